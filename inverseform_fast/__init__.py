@@ -1,0 +1,18 @@
+"""inverseform_fast: the InverseForm boundary loss for semantic segmentation."""
+
+from . import functional, homography
+from .losses import BoundaryAwareLoss, InverseFormLoss, LossTerms
+from .nets import InverseTransformNet
+from .ops import backend_info, set_backend
+
+__version__ = "0.1.0"
+__all__ = [
+    "BoundaryAwareLoss",
+    "InverseFormLoss",
+    "InverseTransformNet",
+    "LossTerms",
+    "backend_info",
+    "functional",
+    "homography",
+    "set_backend",
+]

@@ -1,0 +1,45 @@
+"""What the public functions demand: each error names the argument, what it must be and what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
+    if maps.ndim != 4 or 0 in maps.shape[1:] or channels not in (None, maps.shape[1]):
+        raise ValueError(f"{name} must have shape (N, {channels or 'C'}, h, w), got {tuple(maps.shape)}")
+    if not maps.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {maps.dtype}")
+
+
+def check_labels(labels: Tensor, batch: int | None = None) -> None:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be of an integer dtype, got {labels.dtype}")
+    if labels.ndim != 3 or 0 in labels.shape[1:] or batch not in (None, labels.shape[0]):
+        expected = "N" if batch is None else batch
+        raise ValueError(f"labels must have shape ({expected}, H, W), got {tuple(labels.shape)}")
+
+
+def check_matrices(matrix: Tensor, name: str) -> None:
+    if matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point of shape (..., 3, 3), got {matrix.dtype} {tuple(matrix.shape)}"
+        )
+
+
+def check_radius(radius: int) -> None:
+    if not isinstance(radius, int) or radius < 1:
+        raise ValueError(f"radius must be a whole number of pixels, at least 1, got {radius!r}")
+
+
+def check_size(size: Sequence[int] | None) -> None:
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size must be (height, width) in pixels, got {size!r}")
+
+
+def check_activation(activation: str | None) -> None:
+    if activation not in ("sigmoid", None):
+        raise ValueError(f"activation must be 'sigmoid' or None, got {activation!r}")

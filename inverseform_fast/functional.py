@@ -1,0 +1,267 @@
+"""One public function per op: checks its input, documents it, and calls the op.
+
+All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .checks import check_activation, check_labels, check_maps, check_matrices, check_radius, check_size
+
+__all__ = [
+    "boundary_loss",
+    "boundary_map",
+    "extract_tiles",
+    "geodesic_distance",
+    "homography_warp",
+    "project_to_so3",
+    "segmentation_loss",
+    "soft_boundary_map",
+]
+
+
+def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, release: bool = False) -> Tensor:
+    """Boundaries of a label map: 1 where another valid class lies within Euclidean distance ``radius``, else 0.
+
+    A void pixel is 255, and void neighbours make no boundary; neither do the image's borders.
+
+    Args:
+        labels: ``(N, H, W)`` class ids of any integer dtype.
+        radius: of the disk stencil, in pixels, at least 1.
+        ignore_index: the id that marks void.
+        release: reproduce the authors' public code instead, bit for bit: class 0 and void are "no class", nothing is
+            255, and the image's border is drawn for every class but 0. (From radius 3 on that code also draws specks in
+            the top-left corner for absent classes, where SciPy's distance transform is undefined; those are not
+            reproduced.)
+
+    Returns:
+        ``(N, H, W)`` uint8 of 0, 1 and 255, the target of :class:`inverseform_fast.InverseFormLoss` once it has a
+        channel.
+
+    Raises:
+        TypeError: ``labels`` is not of an integer dtype.
+        ValueError: wrong shape or radius.
+    """
+    check_labels(labels)
+    check_radius(radius)
+    return ops.boundary_map(labels, radius, ignore_index, release)
+
+
+def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:
+    """Boundary probability of predicted classes: what :func:`boundary_map` says of labels, differentiable in logits.
+
+    ``1 - prod_d s_d`` over the neighbours d of the disk, where ``s_d = sum_c sqrt(p_c(x) p_c(x + d))`` is the
+    Bhattacharyya coefficient of the two class distributions: the probability that some neighbour's class differs. For
+    one-hot p it equals ``boundary_map``; where neighbours agree it is 0, however unsure they are, so an untrained model
+    predicts no boundary rather than one everywhere.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        size: ``(H, W)`` to upsample the logits to first (bilinear, ``align_corners=False``); None keeps theirs.
+        radius: of the disk stencil, in pixels of the result, at least 1.
+
+    Returns:
+        ``(N, 1, H, W)`` probabilities in [0, 1], float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, size or radius.
+    """
+    check_maps(logits, "logits")
+    check_size(size)
+    check_radius(radius)
+    return ops.soft_boundary_map(logits, size, radius)
+
+
+def extract_tiles(
+    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int = 224, activation: str | None = "sigmoid"
+) -> tuple[Tensor, Tensor]:
+    """Predicted and true boundary maps, resized and cut into tiles for an inverse-transformation network (paper, 3.4).
+
+    ``activation`` of the prediction, bilinear resize (``align_corners=False``, no antialiasing) of both to ``size``,
+    cut without overlap. A pixel of the result in which any void pixel of the target has a share is 0 on both sides.
+
+    Args:
+        predicted: ``(N, 1, h, w)`` boundary logits (or probabilities with ``activation=None``), of any resolution.
+        target: ``(N, 1, H, W)`` integer or floating map of 0, 1 and 255 (void).
+        size: ``(H', W')``, multiples of ``tile``.
+        tile: edge of a tile in pixels.
+        activation: ``"sigmoid"`` or None.
+
+    Returns:
+        Two tensors ``(N * H'/tile * W'/tile, 1, tile, tile)``: predicted and true tiles, image by image, row by row.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, size or activation.
+    """
+    check_maps(predicted, "predicted", channels=1)
+    if target.ndim != 4 or target.shape[1] != 1 or target.shape[0] != predicted.shape[0]:
+        raise ValueError(f"target must have shape ({predicted.shape[0]}, 1, H, W), got {tuple(target.shape)}")
+    check_size(size)
+    if tile < 1 or size[0] % tile or size[1] % tile:
+        raise ValueError(f"size must be multiples of tile, got size {tuple(size)} and tile {tile}")
+    check_activation(activation)
+    return ops.extract_tiles(predicted, target, size, tile, activation)
+
+
+def homography_warp(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    mode: str = "bilinear",
+    padding: str = "zeros",
+) -> Tensor:
+    """``warp(image, theta)(p) = image(theta p)``: sample the image where the homography sends the result's pixels.
+
+    Coordinates are [-1, 1] over the image and over the result, x right, y down, pixel centres, as in ``grid_sample``
+    with ``align_corners=False``. Points that a homography sends behind the projection centre count as far outside.
+    Differentiable in both.
+
+    Args:
+        image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers below 2^24 with ``mode="nearest"``.
+        theta: ``(N, 3, 3)`` floating point, output points to input points.
+        size: ``(H', W')`` of the result; None keeps the image's.
+        mode: ``"bilinear"`` or ``"nearest"`` (labels).
+        padding: ``"zeros"`` or ``"border"``, for points outside the image.
+
+    Returns:
+        ``(N, C, H', W')`` of the image's dtype.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, size, mode or padding.
+    """
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
+    if padding not in ("zeros", "border"):
+        raise ValueError(f"padding must be 'zeros' or 'border', got {padding!r}")
+    if image.ndim != 4 or 0 in image.shape[2:]:
+        raise ValueError(f"image must have shape (N, C, H, W), got {tuple(image.shape)}")
+    if mode == "bilinear" and not image.is_floating_point():
+        raise TypeError(f"image must be floating point for mode 'bilinear', got {image.dtype}")
+    if theta.shape != (image.shape[0], 3, 3) or not theta.is_floating_point():
+        raise ValueError(
+            f"theta must be floating point ({image.shape[0]}, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
+        )
+    check_size(size)
+    return ops.homography_warp(image, theta, size, mode, padding)
+
+
+def project_to_so3(matrix: Tensor) -> Tensor:
+    """Nearest rotation to each matrix, ``U diag(1, 1, det(U V^T)) V^T`` (paper, section 3.3), with its exact gradient.
+
+    Args:
+        matrix: ``(..., 3, 3)`` floating point.
+
+    Returns:
+        ``(..., 3, 3)`` rotations, of determinant +1 whatever the input; NaN for a matrix that is not finite, in that
+        row only.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+    """
+    check_matrices(matrix, "matrix")
+    return ops.project_to_so3(matrix)
+
+
+def geodesic_distance(
+    theta: Tensor,
+    theta_hat: Tensor,
+    lam: float = 0.1,
+    normalize: str | None = None,
+    smooth: float = 0.0,
+    damping: float = 0.0,
+) -> Tensor:
+    """``angle(P) + lam |M - P|_F^2`` of ``M = theta^-1 theta_hat``, P its projection onto SO(3) (paper, section 3.3).
+
+    The angle is in radians. Exactly 0 with gradient 0 where ``theta_hat == theta``; elsewhere the gradient is exact
+    and, near a match, bounded by 0.7071 where SVD and arccos explode.
+
+    Args:
+        theta: ``(..., 3, 3)``, the true transformations (the identity, as a loss).
+        theta_hat: ``(..., 3, 3)``, the estimates; batch dimensions broadcast.
+        lam: weight of the squared projection residual.
+        normalize: scale of M: None (as it comes), ``"frobenius"`` (``|M|_F = sqrt 3``) or ``"det"`` (``det M = 1``);
+            both also fix its sign.
+        smooth: ``eps`` of ``sqrt(angle^2 + eps^2) - eps``, for optimisers that need a gradient that vanishes at a
+            match.
+        damping: caps the angle's gradient at ``sqrt 2 / (2 damping s1)`` near reflections and rank one, where P jumps.
+
+    Returns:
+        ``(...)`` distances.
+
+    Raises:
+        ValueError: wrong dtype, shape or option.
+    """
+    check_matrices(theta, "theta")
+    check_matrices(theta_hat, "theta_hat")
+    if normalize not in (None, "frobenius", "det"):
+        raise ValueError(f"normalize must be None, 'frobenius' or 'det', got {normalize!r}")
+    for name, value in (("lam", lam), ("smooth", smooth), ("damping", damping)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = 255
+) -> Tensor:
+    """Cross-entropy of logits upsampled (bilinear, ``align_corners=False``) to the labels, mean over valid pixels.
+
+    Equals ``F.cross_entropy(F.interpolate(logits, ...), labels, class_weights, ignore_index=...)``, but is 0 with zero
+    gradients where no pixel is valid.
+
+    Args:
+        logits: ``(N, C, h, w)``.
+        labels: ``(N, H, W)`` class ids of any integer dtype.
+        class_weights: ``(C,)``; the average is weighted by them.
+        ignore_index: the id that marks void.
+
+    Returns:
+        Scalar, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError: ``labels`` is not of an integer dtype.
+        ValueError: wrong shapes, or (labels on the CPU, not under ``torch.compile``) a class id outside [0, C).
+    """
+    check_maps(logits, "logits")
+    check_labels(labels, batch=logits.shape[0])
+    classes = logits.shape[1]
+    if class_weights is not None and class_weights.shape != (classes,):
+        raise ValueError(
+            f"class_weights must have shape ({classes},), one per channel of logits, got {tuple(class_weights.shape)}"
+        )
+    # On a GPU the check would sync; there the gather's own device-side assertion reports it.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        outside = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+        if outside.any():
+            found = labels[outside].unique().tolist()
+            raise ValueError(f"labels must lie in [0, {classes}) or be ignore_index={ignore_index}, found {found[:10]}")
+    return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
+
+
+def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
+    """Class-balanced binary cross-entropy of boundary logits against the boundaries of the labels (paper, section 3.5).
+
+    Positives weigh by the share of negatives among the batch's valid pixels and the other way round; the weighted sum
+    is divided by the number of valid pixels. 0 with zero gradients where only one kind, or no valid pixel, occurs.
+
+    Args:
+        boundary_logits: ``(N, 1, h, w)``, upsampled (bilinear, ``align_corners=False``) to the labels.
+        labels: ``(N, H, W)`` class ids of any integer dtype.
+        radius: of the target's :func:`boundary_map`, in pixels.
+        ignore_index: the id that marks void.
+
+    Returns:
+        Scalar, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or radius.
+    """
+    check_maps(boundary_logits, "boundary_logits", channels=1)
+    check_labels(labels, batch=boundary_logits.shape[0])
+    check_radius(radius)
+    return ops.boundary_loss(boundary_logits, labels, radius, ignore_index)

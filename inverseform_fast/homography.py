@@ -1,0 +1,158 @@
+"""Homographies as elements of SL(3): basis, exponential, logarithm, sampling and distances (DESIGN.md 2).
+
+Coordinates are normalised to [-1, 1] over the tile, x to the right, y down, pixel centres (``align_corners=False``). A
+homography ``theta (..., 3, 3)`` maps output points to input points, as in ``grid_sample``. ``theta = exp(sum_k a_k
+G_k)`` with eight generators, each scaled so that a unit coefficient moves the four tile corners by one unit (half a
+tile) on average: ``|a|`` times half the tile size reads in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .checks import check_matrices
+
+GENERATORS = ("shift x", "shift y", "rotation", "scale", "aspect", "shear", "perspective x", "perspective y")
+DISTANCES = ("log", "euclidean", "geodesic")
+_CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+# (row, column, value) of each generator before it is scaled, and how far it moves a corner per unit.
+_RAW: tuple[tuple[tuple[tuple[int, int, float], ...], float], ...] = (
+    (((0, 2, 1.0),), 1.0),
+    (((1, 2, 1.0),), 1.0),
+    (((0, 1, -1.0), (1, 0, 1.0)), math.sqrt(2)),
+    (((0, 0, 1.0), (1, 1, 1.0), (2, 2, -2.0)), 3 * math.sqrt(2)),
+    (((0, 0, 1.0), (1, 1, -1.0)), math.sqrt(2)),
+    (((0, 1, 1.0), (1, 0, 1.0)), math.sqrt(2)),
+    (((2, 0, 1.0),), math.sqrt(2)),
+    (((2, 1, 1.0),), math.sqrt(2)),
+)
+
+
+def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    """The generators G_k of sl(3), ``(8, 3, 3)``: trace zero, mutually orthogonal, in the order of ``GENERATORS``."""
+    rows = [[0.0] * 9 for _ in _RAW]
+    for row, (entries, displacement) in zip(rows, _RAW, strict=True):
+        for i, j, value in entries:
+            row[3 * i + j] = value / displacement
+    return torch.tensor(rows, dtype=dtype, device=device).view(8, 3, 3)
+
+
+def exp(a: Tensor) -> Tensor:
+    """Homography ``(..., 3, 3)`` of determinant 1 of Lie-algebra coefficients ``a (..., 8)`` in half tiles.
+
+    Fixed order (Taylor of order 8 on A / 32, then five squarings of exp - I, which keeps full relative accuracy near
+    the identity), so that it is batched, differentiable and never asks the host; ``exp(0)`` is exactly the identity.
+    Accurate for ``|a|`` up to 4.
+    """
+    if a.shape[-1:] != (8,):
+        raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
+    eye = torch.eye(3, dtype=a.dtype, device=a.device)
+    small = (a @ basis(a.dtype, a.device).flatten(1)).unflatten(-1, (3, 3)) / 32
+    series = eye
+    for order in range(8, 1, -1):
+        series = eye + small @ series / order
+    minus_one = small @ series
+    for _ in range(5):
+        minus_one = 2 * minus_one + minus_one @ minus_one
+    return eye + minus_one
+
+
+def log(theta: Tensor) -> Tensor:
+    """Coefficients ``(..., 8)``, in half tiles, of homographies ``theta (..., 3, 3)`` of determinant > 0, of any scale.
+
+    The inverse of :func:`exp` wherever no eigenvalue of theta is zero or negative (where one is, that row is
+    meaningless or NaN). Three square roots by eight Denman-Beavers steps each, then ten terms of the Gregory series: a
+    fixed order, computed in float64, differentiable, no host sync; ``log(identity)`` is exactly zero.
+    """
+    check_matrices(theta, "theta")
+    root = theta.double()
+    root = root / determinant(root).pow(1 / 3)[..., None, None]
+    eye = torch.eye(3, dtype=root.dtype, device=root.device)
+    for _ in range(3):
+        z = eye
+        for _ in range(8):
+            root, z = (root + inverse(z)) / 2, (z + inverse(root)) / 2
+    cayley = (root - eye) @ inverse(root + eye)
+    square = cayley @ cayley
+    series = eye / 19
+    for odd in range(17, 0, -2):
+        series = eye / odd + square @ series
+    algebra = 16 * cayley @ series
+    generators = basis(root.dtype, root.device)
+    coefficients = (algebra[..., None, :, :] * generators).sum((-2, -1)) / generators.square().sum((-2, -1))
+    return coefficients.to(theta.dtype)
+
+
+def determinant(matrix: Tensor) -> Tensor:
+    """Determinant ``(...)`` of ``(..., 3, 3)`` by a triple product: torch.linalg would factorise, and sync on a GPU."""
+    a, b, c = matrix.unbind(-2)
+    return (a * torch.linalg.cross(b, c)).sum(-1)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Inverse of ``(..., 3, 3)`` by the adjugate; not finite where singular, in that row only."""
+    a, b, c = matrix.unbind(-2)
+    adjugate = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), -1)
+    return adjugate / determinant(matrix)[..., None, None]
+
+
+def sample(
+    count: int,
+    max_displacement: float,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Random coefficients ``(count, 8)``: direction uniform on the sphere, ``|a|`` uniform in [0, max_displacement].
+
+    ``max_displacement`` is in half tiles (16 px of a 224 tile: 16 / 112).
+    """
+    if not max_displacement > 0:
+        raise ValueError(f"max_displacement must be positive (half tiles), got {max_displacement}")
+    direction = torch.randn(count, 8, generator=generator, device=device)
+    radius = torch.rand(count, 1, generator=generator, device=device) * max_displacement
+    return direction / direction.norm(dim=1, keepdim=True) * radius
+
+
+def corner_displacement(theta: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Mean distance ``(...)`` in half tiles between where ``theta`` and ``reference (..., 3, 3)`` put the tile corners.
+
+    Without ``reference``: from where the corners are, that is, how far theta moves them.
+    """
+    check_matrices(theta, "theta")
+    corners = torch.tensor(_CORNERS, dtype=theta.dtype, device=theta.device)
+    where = corners if reference is None else _project(reference, corners)
+    return (_project(theta, corners) - where).norm(dim=-1).mean(-1)
+
+
+def distance(theta_hat: Tensor, theta: Tensor | None = None, kind: str = "log") -> Tensor:
+    """Distance ``(...)`` of ``theta_hat (..., 3, 3)`` from ``theta``, or from the identity (paper, section 3.3).
+
+    ``"log"``: ``|Log(theta^-1 theta_hat)|`` in half tiles; ``"euclidean"``: ``|theta_hat - theta|_F``; ``"geodesic"``:
+    angle of the projection of ``theta^-1 theta_hat`` onto SO(3) plus 0.1 times the squared projection residual. All
+    have gradient 0 at distance 0.
+    """
+    check_distance(kind)
+    if theta is None:
+        theta = torch.eye(3, dtype=theta_hat.dtype, device=theta_hat.device)
+    if kind == "euclidean":
+        return torch.linalg.vector_norm(theta_hat - theta, dim=(-2, -1))
+    if kind == "geodesic":
+        return functional.geodesic_distance(theta, theta_hat)
+    return torch.linalg.vector_norm(log(inverse(theta) @ theta_hat), dim=-1)
+
+
+def check_distance(kind: str) -> None:
+    """Raise ValueError unless ``kind`` is one of ``DISTANCES``."""
+    if kind not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {kind!r}")
+
+
+def _project(theta: Tensor, points: Tensor) -> Tensor:
+    """Images ``(..., P, 2)`` of ``points (P, 2)`` under ``theta``."""
+    homogeneous = points @ theta[..., :2].mT + theta[..., None, :, 2]
+    return homogeneous[..., :2] / homogeneous[..., 2:]

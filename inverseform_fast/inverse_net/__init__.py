@@ -1,0 +1,1 @@
+"""Training and measuring the inverse-transformation network, from label maps alone."""

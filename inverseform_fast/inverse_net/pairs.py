@@ -1,0 +1,143 @@
+"""Training pairs for the network, made on the fly from label maps alone (paper, sections 3.2 and 3.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .. import homography
+from ..functional import boundary_map, homography_warp
+
+
+class Pairs(NamedTuple):
+    """Boundary tiles ``(N, 1, tile, tile)`` with ``predicted(p) = target(exp(a) p)`` but for damage; ``a (N, 8)``."""
+
+    predicted: Tensor
+    target: Tensor
+    a: Tensor
+
+
+def make_pairs(
+    label_maps: Tensor,
+    count: int,
+    tile: int,
+    max_displacement: float,
+    generator: Generator,
+    *,
+    degrade: bool = True,
+    zoom: tuple[float, float] = (0.6, 2.0),
+) -> Pairs:
+    """Sample a view of a label map and a homography, warp the labels by both, and take the boundaries of either.
+
+    Args:
+        label_maps: ``(M, H, W)`` integer; 255 is void.
+        count: number of pairs.
+        tile: edge of the tiles in pixels.
+        max_displacement: of ``|a|``, in half tiles.
+        generator: source of all randomness, on the label maps' device.
+        degrade: make the predicted side look like a network's: blurred, thin, thick, broken, faded, noisy.
+        zoom: range of the view's size, label pixels per tile pixel.
+    """
+    device = label_maps.device
+    chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=device)][:, None]
+    view = random_views(chosen, tile, zoom, generator)
+    a = homography.sample(count, max_displacement, generator=generator, device=device)
+    warped = torch.cat((view @ homography.exp(a), view))
+    labels = homography_warp(torch.cat((chosen, chosen)), warped, (tile, tile), mode="nearest", padding="border")
+    moved, still = labels[:, 0].chunk(2)
+    target = _boundaries(still, 2)
+    if not degrade:
+        return Pairs(_boundaries(moved, 2), target, a)
+    predicted = _degrade(_random_thickness(moved), generator)
+    # A prediction that says nothing must not be read as a displacement.
+    blank = torch.rand(count, generator=generator, device=device) < 0.04
+    noise = torch.rand(predicted[blank].shape, generator=generator, device=device)
+    predicted[blank] = noise * torch.rand(len(noise), 1, 1, 1, generator=generator, device=device) / 2
+    return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
+
+
+def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], generator: Generator) -> Tensor:
+    """Similarities ``(N, 3, 3)`` from tile to map coordinates: place, zoom, turn (up to 20 degrees, quarters), flip."""
+    count, device = len(maps), maps.device
+    height, width = maps.shape[-2:]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator, device=device) * (high - low) + low
+
+    # In pixels of the map; never more than the map, or the border would fill the view.
+    largest = min(zoom[1], min(height, width) / tile)
+    size = tile * uniform(math.log(min(zoom[0], largest)), math.log(largest)).exp()
+    quarter = torch.randint(4, (count,), generator=generator, device=device) * (torch.pi / 2)
+    turn = uniform(-1, 1).pow(3) * math.radians(20) + quarter * (uniform(0, 1) < 0.5)
+    flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    cos, sin = turn.cos() * size, turn.sin() * size
+    x, y = uniform(-1, 1) * (1 - size / width), uniform(-1, 1) * (1 - size / height)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows = (
+        torch.stack((cos * flip / width, -sin / width, x), 1),
+        torch.stack((sin * flip / height, cos / height, y), 1),
+        torch.stack((zero, zero, one), 1),
+    )
+    return torch.stack(rows, 1)
+
+
+def _boundaries(labels: Tensor, radius: int) -> Tensor:
+    return (boundary_map(labels, radius) == 1).float()[:, None]
+
+
+def _random_thickness(labels: Tensor) -> Tensor:
+    """Boundaries of radius 2, 1, 2 and 3, a quarter of the tiles each: they are independent, so place may decide."""
+    quarters = zip(labels.tensor_split(4), (2, 1, 2, 3), strict=True)
+    return torch.cat([_boundaries(part, radius) for part, radius in quarters])
+
+
+def _on_share(share: float, maps: Tensor, generator: Generator, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``maps`` with a random share of the tiles changed; the rest costs nothing."""
+    chosen = torch.randperm(len(maps), generator=generator, device=maps.device)[: round(share * len(maps))]
+    return maps.index_copy(0, chosen, change(maps[chosen]))
+
+
+def _degrade(maps: Tensor, generator: Generator) -> Tensor:
+    """Drop-outs, blur, fading, ghosts of other lines and noise, each on a share of the tiles and of random strength."""
+
+    def number(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device) * (high - low) + low
+
+    def drop(tiles: Tensor) -> Tensor:
+        return tiles * (_blobs(tiles, 12, generator) > number(tiles, -1.2, -0.4))
+
+    def fade(tiles: Tensor) -> Tensor:
+        return tiles * number(tiles, 0.3, 1) * (1 + 0.3 * _blobs(tiles, 6, generator)).clamp(0.2, 1.5)
+
+    def haunt(tiles: Tensor) -> Tensor:
+        return torch.maximum(tiles, tiles.roll(1, 0) * number(tiles, 0, 0.4))
+
+    def noise(tiles: Tensor) -> Tensor:
+        grain = torch.randn(tiles.shape, generator=generator, device=tiles.device) * number(tiles, 0, 0.12)
+        floor = number(tiles, 0, 0.2)
+        return floor + (1 - floor) * tiles + grain
+
+    maps = _on_share(0.35, maps, generator, drop)
+    maps = _on_share(0.7, maps, generator, lambda tiles: _blur(tiles, number(tiles, 0.5, 3.0)))
+    maps = _on_share(0.5, maps, generator, fade)
+    maps = _on_share(0.15, maps, generator, haunt)
+    return _on_share(0.5, maps, generator, noise).clamp(0, 1)
+
+
+def _blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:
+    """Smooth random fields of unit variance at ``cells`` knots per side."""
+    knots = torch.randn(len(maps), 1, cells, cells, generator=generator, device=maps.device)
+    return F.interpolate(knots, size=maps.shape[-2:], mode="bicubic", align_corners=False)
+
+
+def _blur(tiles: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of ``sigma (N, 1, 1, 1)`` pixels, a matrix along each axis: faster than one-channel convolution."""
+    place = torch.arange(tiles.shape[-1], device=tiles.device)
+    weight = torch.exp(-((place[:, None] - place) / sigma).square() / 2)
+    weight = weight / weight.sum(-1, keepdim=True)
+    return weight @ tiles @ weight.mT

@@ -1,0 +1,161 @@
+"""Training the inverse-transformation network from label maps alone (paper, sections 3.2 and 3.4)."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from .. import homography
+from ..files import write_atomically
+from ..nets import ARCHITECTURES, InverseTransformNet
+from .pairs import make_pairs
+
+STATE = "last.pt"
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """What decides the weights, the label maps apart.
+
+    Attributes:
+        architecture: of the network.
+        tile: edge of the tiles in pixels.
+        distance: what is minimised between the estimate and the truth; see
+            :func:`inverseform_fast.homography.distance`.
+        max_pixels: largest ``|a|``, in pixels of the tile.
+        steps, batch_size, lr, weight_decay, seed: of AdamW with linear warm-up over 100 steps and cosine decay.
+    """
+
+    architecture: str = "compact"
+    tile: int = 224
+    distance: str = "log"
+    max_pixels: float = 24.0
+    steps: int = 3000
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        homography.check_distance(self.distance)
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        for name in ("max_pixels", "steps", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def train_net(
+    label_maps: Tensor,
+    config: NetConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str | torch.device = "cpu",
+    save_every: int = 200,
+    console: Console | None = None,
+) -> InverseTransformNet:
+    """Train a network on pairs made on the fly; ``out`` gets ARCHITECTURE.safetensors and the state to resume from.
+
+    The pairs of step k are a function of the seed and k, so a resumed training goes on exactly where it stopped.
+
+    Args:
+        label_maps: ``(M, H, W)`` integer class ids, 255 void.
+
+    Raises:
+        FileExistsError: ``out`` holds a training and ``resume`` is not asked for. FileNotFoundError: nothing to resume.
+        ValueError: the state to resume is damaged, or of another configuration.
+    """
+    console = console or Console()
+    state = _read_state(out, config, resume)
+    torch.manual_seed(config.seed)
+    net = ARCHITECTURES[config.architecture](tile=config.tile).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    first = 0
+    if state:
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    out.mkdir(parents=True, exist_ok=True)
+    label_maps = label_maps.to(device)
+    with _progress(console) as progress:
+        task = progress.add_task("network", total=config.steps, completed=first, error=math.nan)
+        relative = torch.ones((), device=device)
+        for step in range(first, config.steps):
+            distance, scale = _step(net, optimizer, label_maps, config, step)
+            relative = relative.lerp(distance / scale, 0.05)
+            done = step + 1
+            if done % 20 == 0:
+                progress.update(task, completed=done, error=relative.item())
+            if done % save_every == 0 or done == config.steps:
+                _write_state(out, config, net, optimizer, done)
+                if not console.is_terminal:
+                    console.print(f"step {done} of {config.steps}: {relative.item():.3f} of the identity's distance")
+    net.eval()
+    net.save(out / f"{config.architecture}.safetensors", training=json.dumps(asdict(config)))
+    return net
+
+
+def _step(
+    net: InverseTransformNet, optimizer: torch.optim.Optimizer, label_maps: Tensor, config: NetConfig, step: int
+) -> tuple[Tensor, Tensor]:
+    """One step of training; the mean distance of the estimates, and that of predicting the identity."""
+    seed = int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
+    generator = torch.Generator(label_maps.device).manual_seed(seed)
+    pairs = make_pairs(label_maps, config.batch_size, config.tile, 2 * config.max_pixels / config.tile, generator)
+    lr = config.lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / config.steps)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    estimate = net.pair(pairs.predicted, pairs.target)
+    distance = homography.distance(estimate, homography.exp(pairs.a), config.distance).mean()
+    optimizer.zero_grad()
+    distance.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    return distance.detach(), homography.distance(homography.exp(pairs.a), kind=config.distance).mean()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("error {task.fields[error]:.3f} of the identity's"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _write_state(
+    out: Path, config: NetConfig, net: InverseTransformNet, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    state = {"config": asdict(config), "step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
+    write_atomically(out / STATE, lambda file: torch.save(state, file))
+
+
+def _read_state(out: Path, config: NetConfig, resume: bool) -> dict[str, Any] | None:
+    """The state to resume from, if any; raises rather than let an earlier training be lost."""
+    path = out / STATE
+    if not resume:
+        if path.exists():
+            raise FileExistsError(f"{out} holds a training: resume it, or choose another folder")
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} must be a complete training state, but cannot be read: {error}") from error
+    if state["config"] != asdict(config):
+        raise ValueError(f"a resumed training must keep its configuration {state['config']}, got {asdict(config)}")
+    return state

@@ -1,0 +1,206 @@
+"""The losses: thin modules that read like sections 3.3 to 3.5 of the paper."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import functional, homography
+from .checks import check_activation, check_radius
+from .nets import InverseTransformNet
+
+
+class InverseFormLoss(nn.Module):
+    """How far a predicted boundary is from the true one: the distance from the identity of the homography between them.
+
+    Prediction and target are resized, cut into tiles, and a frozen inverse-transformation network estimates each tile's
+    homography (paper, sections 3.2 to 3.4). With the default network and ``distance="log"`` the value is the mean
+    boundary displacement in half tiles (times 112: pixels of a 224 tile), and exactly 0 for identical maps. Tiles whose
+    target has no boundary count for nothing.
+
+    The network is no part of ``parameters()`` or ``state_dict()``, so optimisers, checkpoints and DDP do not see it; it
+    follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast.
+
+    Args:
+        net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
+            frozen.
+        distance: ``"log"``, ``"euclidean"`` or ``"geodesic"``; see :func:`inverseform_fast.homography.distance`.
+        resize: ``(H, W)`` to resize both maps to, multiples of the network's tile; None: the nearest multiple of the
+            tile to the target's size in each direction, at least one tile.
+        activation: of the prediction, ``"sigmoid"`` or None (it is a probability already).
+        reduction: over tiles: ``"mean"`` (of those with a true boundary), ``"sum"`` or ``"none"`` (``(N * tiles,)``).
+        check_finite: raise ValueError if the prediction is not finite. Off by default, because the answer syncs with
+            the GPU.
+
+    Raises:
+        ValueError: an option is none of these. FileNotFoundError, ValueError: a weight file is missing or not what it
+        must be.
+    """
+
+    net: InverseTransformNet
+
+    def __init__(
+        self,
+        net: str | os.PathLike[str] | nn.Module = "compact",
+        distance: str = "log",
+        resize: tuple[int, int] | None = None,
+        activation: str | None = "sigmoid",
+        reduction: str = "mean",
+        check_finite: bool = False,
+    ) -> None:
+        super().__init__()
+        homography.check_distance(distance)
+        check_activation(activation)
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        if not isinstance(net, nn.Module):
+            net = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
+        if resize is not None and (
+            len(resize) != 2 or min(resize) < net.tile or any(edge % net.tile for edge in resize)
+        ):
+            raise ValueError(f"resize must be multiples of the network's tile, {net.tile}, got {resize}")
+        # Past nn.Module.__setattr__, so that the frozen network is not registered.
+        object.__setattr__(self, "net", net.requires_grad_(False).eval())
+        self.distance = distance
+        self.resize = resize
+        self.activation = activation
+        self.reduction = reduction
+        self.check_finite = check_finite
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of ``logits (N, 1, h, w)`` against ``target (N, 1, H, W)`` of 0, 1 and 255 (void): scalar, or per tile.
+
+        Raises:
+            TypeError, ValueError: wrong dtype or shape; with ``check_finite``, a prediction that is not finite.
+        """
+        if self.check_finite:
+            require_finite(logits, "logits")
+        tile = self.net.tile
+        with torch.autocast(logits.device.type, enabled=False):
+            predicted, true = functional.extract_tiles(
+                logits, target, self.resize or _nearest_multiples(target, tile), tile, self.activation
+            )
+            distance = self._distance(predicted, true)
+        has_boundary = (true > 0).flatten(1).any(1)
+        distance = torch.where(has_boundary, distance, 0)
+        if self.reduction == "none":
+            return distance
+        total = distance.sum()
+        return total if self.reduction == "sum" else total / has_boundary.sum().clamp(min=1)
+
+    def _distance(self, predicted: Tensor, true: Tensor) -> Tensor:
+        if self.distance == "log":
+            return torch.linalg.vector_norm(self.net.algebra(predicted, true), dim=1)
+        return homography.distance(self.net.pair(predicted, true), kind=self.distance)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InverseFormLoss:
+        """Let the unregistered network follow ``.to()``, ``.cuda()`` and the like, except into half precision."""
+
+        def in_full_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved.float() if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(fn, recurse)
+        self.net._apply(in_full_precision)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"net={type(self.net).__name__}, distance={self.distance!r}, reduction={self.reduction!r}"
+
+
+class LossTerms(NamedTuple):
+    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``."""
+
+    total: Tensor
+    segmentation: Tensor
+    boundary: Tensor
+    inverseform: Tensor
+
+
+class BoundaryAwareLoss(nn.Module):
+    """``L = L_xe + beta L_bxe + gamma L_if``: cross-entropy, balanced boundary BCE, InverseForm (paper, section 3.5).
+
+    Args:
+        beta: weight of the class-balanced boundary BCE.
+        gamma: weight of InverseForm; 0 leaves it out (its term is then 0).
+        radius: of the boundary target in pixels.
+        ignore_index: the label that marks void.
+        class_weights: ``(C,)`` for the cross-entropy.
+        inverseform: the InverseForm term; None makes ``InverseFormLoss()``.
+        check_finite: raise ValueError if logits are not finite. Off by default, because the answer syncs with the GPU.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        beta: float = 10.0,
+        gamma: float = 1.0,
+        radius: int = 2,
+        ignore_index: int = 255,
+        class_weights: Tensor | None = None,
+        inverseform: InverseFormLoss | None = None,
+        check_finite: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("beta", beta), ("gamma", gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_radius(radius)
+        self.beta = beta
+        self.gamma = gamma
+        self.radius = radius
+        self.ignore_index = ignore_index
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.inverseform = inverseform or InverseFormLoss()
+        self.check_finite = check_finite
+
+    def forward(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None = None) -> LossTerms:
+        """Loss terms of a batch.
+
+        Args:
+            segmentation_logits: ``(N, C, h, w)``, of the labels' resolution or lower.
+            labels: ``(N, H, W)`` class ids of any integer dtype.
+            boundary_logits: ``(N, 1, h', w')`` of a boundary head; None derives the boundary from the segmentation
+                (headless).
+
+        Raises:
+            TypeError, ValueError: wrong dtype, shape or class id; with ``check_finite``, logits that are not finite.
+        """
+        if self.check_finite:
+            require_finite(segmentation_logits, "segmentation_logits")
+            if boundary_logits is not None:
+                require_finite(boundary_logits, "boundary_logits")
+        with torch.autocast(segmentation_logits.device.type, enabled=False):
+            segmentation = functional.segmentation_loss(
+                segmentation_logits, labels, self.class_weights, self.ignore_index
+            )
+            if boundary_logits is None:
+                soft = functional.soft_boundary_map(segmentation_logits, labels.shape[-2:], self.radius)
+                boundary_logits = soft.logit(eps=1e-6)
+            boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
+            inverseform = torch.zeros_like(segmentation)
+            if self.gamma:
+                target = functional.boundary_map(labels, self.radius, self.ignore_index)
+                inverseform = self.inverseform(boundary_logits, target[:, None])
+            total = segmentation + self.beta * boundary + self.gamma * inverseform
+        return LossTerms(total, segmentation, boundary, inverseform)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}"
+
+
+def require_finite(logits: Tensor, name: str) -> None:
+    """Raise ValueError if ``logits`` holds NaN or infinity; waits for the device."""
+    bad = logits.numel() - int(logits.isfinite().sum())
+    if bad:
+        raise ValueError(f"{name} must be finite, but {bad} of {logits.numel()} values are NaN or infinite")
+
+
+def _nearest_multiples(target: Tensor, tile: int) -> tuple[int, int]:
+    height, width = target.shape[-2:]
+    return max(1, (2 * height + tile) // (2 * tile)) * tile, max(1, (2 * width + tile) // (2 * tile)) * tile

@@ -1,0 +1,23 @@
+"""One file per op: its implementations, and the choice between them."""
+
+from .backend import backend_info, set_backend
+from .boundary_loss import boundary_loss
+from .boundary_map import boundary_map
+from .extract_tiles import extract_tiles
+from .homography_warp import homography_warp
+from .segmentation_loss import segmentation_loss
+from .so3 import geodesic_distance, project_to_so3
+from .soft_boundary_map import soft_boundary_map
+
+__all__ = [
+    "backend_info",
+    "boundary_loss",
+    "boundary_map",
+    "extract_tiles",
+    "geodesic_distance",
+    "homography_warp",
+    "project_to_so3",
+    "segmentation_loss",
+    "set_backend",
+    "soft_boundary_map",
+]

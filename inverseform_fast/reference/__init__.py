@@ -1,0 +1,23 @@
+"""Every op in plain PyTorch: the truth that kernels are held to.
+
+Names and signatures are those of :mod:`inverseform_fast.functional`, which documents them; here the input is trusted.
+"""
+
+from .boundary_loss import boundary_loss
+from .boundary_map import boundary_map
+from .extract_tiles import extract_tiles
+from .homography_warp import homography_warp
+from .segmentation_loss import segmentation_loss
+from .so3 import geodesic_distance, project_to_so3
+from .soft_boundary_map import soft_boundary_map
+
+__all__ = [
+    "boundary_loss",
+    "boundary_map",
+    "extract_tiles",
+    "geodesic_distance",
+    "homography_warp",
+    "project_to_so3",
+    "segmentation_loss",
+    "soft_boundary_map",
+]

@@ -1,0 +1,35 @@
+"""segmentation_loss, plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def upsample(maps: Tensor, size: Sequence[int] | None) -> Tensor:
+    """``maps (N, C, h, w)`` in float32 or wider, resized (bilinear, ``align_corners=False``) if ``size`` is another."""
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    if size is None or list(maps.shape[-2:]) == list(size):
+        return maps
+    if maps.shape[0] == 0:  # F.interpolate refuses an empty batch
+        return maps.new_zeros(*maps.shape[:2], *size) + maps.sum()
+    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = 255
+) -> Tensor:
+    """See :func:`inverseform_fast.functional.segmentation_loss`."""
+    log_probability = upsample(logits, labels.shape[-2:]).log_softmax(1)
+    valid = labels != ignore_index
+    target = torch.where(valid, labels, 0).long()[:, None]
+    weight = valid.to(log_probability.dtype)
+    if class_weights is not None:
+        weight = weight * class_weights.to(log_probability)[target[:, 0]]
+    loss = -log_probability.gather(1, target)[:, 0]
+    # Not weight * loss: an infinite loss in a void pixel times weight 0 would be NaN.
+    total = torch.where(weight > 0, weight * loss, 0).sum()
+    return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)

@@ -1,0 +1,26 @@
+"""soft_boundary_map, plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .boundary_map import half_disk, neighbours
+from .segmentation_loss import upsample
+
+
+def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:
+    """See :func:`inverseform_fast.functional.soft_boundary_map`."""
+    log_probability = upsample(logits, size).log_softmax(1)
+    root = (log_probability / 2).exp()
+    height, width = root.shape[-2:]
+    log_agreement = torch.zeros_like(root[:, :1])
+    for offset in half_disk(radius):
+        here, there = neighbours(height, width, offset)
+        # Rounding can lift the sum of a flat area above 1: a probability never exceeds it.
+        log_same = (root[here] * root[there]).sum(1, keepdim=True).clamp(min=torch.finfo(root.dtype).tiny, max=1).log()
+        log_agreement[here] += log_same
+        log_agreement[there] += log_same
+    return -log_agreement.expm1()

@@ -1,0 +1,160 @@
+"""The inverse-transformation network: exact symmetries for any weights; weight files load strictly or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import inverseform_fast as iff
+from inverseform_fast import nets
+from inverseform_fast.nets import Compact, local_correlation
+
+TILE = 64
+
+
+@pytest.fixture
+def net() -> Compact:
+    torch.manual_seed(0)
+    return Compact(tile=TILE).eval()
+
+
+def maps(count: int, seed: int) -> Tensor:
+    return torch.rand(count, 1, TILE, TILE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_identical_maps_give_exactly_the_identity_for_any_weights(net: Compact) -> None:
+    x = maps(5, 0)
+    assert torch.equal(net.algebra(x, x.clone()), torch.zeros(5, 8))
+    assert torch.equal(net(x, x.clone()), torch.eye(3).expand(5, 3, 3))
+
+
+def test_identical_rows_among_others_give_exactly_the_identity(net: Compact) -> None:
+    x, y = maps(7, 0), maps(7, 1)
+    y[[2, 6]] = x[[2, 6]]
+    a = net.algebra(x, y)
+    assert torch.equal(a[[2, 6]], torch.zeros(2, 8))
+    assert (a[[0, 1, 3, 4, 5]].norm(dim=1) > 0).all()
+
+
+def test_swapped_maps_give_the_inverse(net: Compact) -> None:
+    with torch.no_grad():
+        for parameter in net.trunk[-1].parameters():  # make estimates of a size that matters
+            parameter.mul_(50)
+    x, y = maps(6, 0), maps(6, 1)
+    assert torch.equal(net.algebra(x, y), -net.algebra(y, x))
+    assert net.algebra(x, y).norm(dim=1).max() > 0.02
+    torch.testing.assert_close(net(x, y) @ net(y, x), torch.eye(3).expand(6, 3, 3), rtol=0, atol=1e-5)
+
+
+def test_shipped_network_swaps_to_the_inverse() -> None:
+    net = iff.InverseTransformNet.compact()
+    x = (maps(2, 0).repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :224, :224] > 0.9).float()
+    y = x.roll((3, 5), (2, 3))
+    torch.testing.assert_close(net(x, y) @ net(y, x), torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-5)
+    assert torch.equal(net.algebra(x, x), torch.zeros(2, 8))
+
+
+def test_local_correlation_is_the_mean_product_over_the_window() -> None:
+    first, second = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5)
+    reach, groups = 2, 3
+    found = local_correlation(first, second, reach, groups).view(2, groups, 5, 5, 4, 5)
+    expected = torch.zeros_like(found)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            for y in range(4):
+                for x in range(5):
+                    if 0 <= y + dy < 4 and 0 <= x + dx < 5:
+                        product = (first[:, :, y, x] * second[:, :, y + dy, x + dx]).view(2, groups, -1).mean(2)
+                        expected[:, :, dy + reach, dx + reach, y, x] = product
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradient_reaches_the_prediction(net: Compact) -> None:
+    x = maps(2, 0).requires_grad_()
+    net.algebra(x, maps(2, 1)).norm(dim=1).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert (x.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_compiles_whole(net: Compact) -> None:
+    x, y = maps(2, 0), maps(2, 1)
+    compiled = torch.compile(net.pair, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), net.pair(x, y))
+
+
+def test_saved_weights_load_to_the_same_network(net: Compact, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net.save(path, note="kept")
+    loaded = iff.InverseTransformNet.from_file(path)
+    x, y = maps(3, 0), maps(3, 1)
+    assert torch.equal(loaded(x, y), net(x, y))
+    assert loaded.tile == TILE
+    assert not loaded.training
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shipped_weights_are_small_and_carded() -> None:
+    file = nets.WEIGHTS / "compact.safetensors"
+    assert file.stat().st_size <= 4 * 1024**2
+    assert (nets.WEIGHTS / "compact.md").is_file()
+
+
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"net: no weight file at .*nowhere"):
+        iff.InverseFormLoss(net=tmp_path / "nowhere.safetensors")
+
+
+def test_pickle_is_refused(net: Compact, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (tmp_path.joinpath("touched").touch, ())
+
+    path = tmp_path / "net.pth"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="pickled weights are refused"):
+        iff.InverseFormLoss(net=path)
+    torch.save(net.state_dict(), path)
+    with pytest.raises(ValueError, match="pickled weights are refused"):
+        iff.InverseTransformNet.from_file(path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_truncated_weights(net: Compact, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net.save(path)
+    content = path.read_bytes()
+    for length in (0, 4, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="must be a complete safetensors file"):
+            iff.InverseTransformNet.from_file(path)
+
+
+def test_weights_of_another_shape_name_what_differs(net: Compact, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net.save(path)
+    weights = load_file(path)
+    weights["trunk.0.weight"] = weights["trunk.0.weight"][:1]
+    del weights["trunk.0.bias"]
+    weights["extra"] = torch.zeros(2)
+    save_file(weights, path, {"architecture": "compact", "tile": str(TILE)})
+    with pytest.raises(ValueError, match=r"extra .*trunk.0.bias missing.*trunk.0.weight \(1, "):
+        iff.InverseTransformNet.from_file(path)
+
+
+@pytest.mark.parametrize("header", [None, {"architecture": "vgg", "tile": "64"}, {"architecture": "compact"}])
+def test_weights_without_a_known_architecture(net: Compact, tmp_path: Path, header: dict | None) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file(net.state_dict(), path, header)
+    with pytest.raises(ValueError, match="must name an architecture"):
+        iff.InverseTransformNet.from_file(path)
+
+
+def test_tile_must_fit_the_network() -> None:
+    with pytest.raises(ValueError, match="tile must be a positive multiple of 32, got 100"):
+        Compact(tile=100)
