@@ -1,0 +1,1 @@
+"""Training and evaluating segmentation models with the loss (needs the extra ``train``)."""

@@ -1,0 +1,381 @@
+"""Data sets that read files: what they read, and that a bad file stops them at the start, by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+
+from inverseform_fast.segmentation.datasets import DATASETS, CamVid, Folder, SegmentationDataset, build_dataset
+from inverseform_fast.segmentation.datasets.camvid import part
+from inverseform_fast.segmentation.transforms import train_transform
+
+CLASSES = ["sky", "road", "car"]
+
+
+def write_pair(
+    root: Path, name: str, suffix: str = ".jpg", label: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """An image ``images/NAME`` and a label ``labels/NAME.png`` of 20x30 pixels; returns the label."""
+    rng = np.random.default_rng(seed)
+    if label is None:
+        label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (20, 30))
+    image = root / "images" / f"{name}{suffix}"
+    target = root / "labels" / f"{name}.png"
+    for path in (image, target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(image)
+    Image.fromarray(label).save(target)
+    return label
+
+
+def make_camvid(root: Path) -> Path:
+    for split, count in (("train", 80), ("val", 3), ("test", 2)):
+        names = [f"{split}V{i % 2}_{i // 2:05d}" for i in range(count)]
+        for i, name in enumerate(names):
+            write_pair(root, f"{split}/{name}", seed=i)
+        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
+    entries = [{"id": i, "name": name, "color": [i, 0, 255 - i]} for i, name in enumerate(CLASSES)]
+    (root / "classes.json").write_text(json.dumps({"ignore_index": 255, "classes": entries}))
+    return root
+
+
+def make_folder(root: Path) -> Path:
+    for split, count in (("train", 4), ("val", 3), ("test", 2)):
+        for i in range(count):
+            write_pair(root, f"{split}/{split}V{i % 2}_{i // 2:05d}", seed=i)
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {"camvid": make_camvid, "folder": make_folder}
+FIRST = "val/valV0_00000"
+
+
+@pytest.fixture(params=list(MAKERS))
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    return request.param, MAKERS[request.param](tmp_path)
+
+
+# What is read
+
+
+def test_samples_are_those_of_the_files(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    dataset = build_dataset(name, "val", root)
+    assert isinstance(dataset, SegmentationDataset)
+    assert dataset.classes == CLASSES
+    assert len(dataset.colors) == 3
+    assert len(dataset) == len(dataset.names) == 3
+    for i, stem in enumerate(dataset.names):
+        stem = stem.split("/")[-1]
+        sample = dataset[i]
+        image = np.array(Image.open(root / "images" / "val" / f"{stem}.jpg"))
+        label = np.array(Image.open(root / "labels" / "val" / f"{stem}.png"))
+        assert isinstance(sample["image"], tv_tensors.Image)
+        assert isinstance(sample["segmentation"], tv_tensors.Mask)
+        assert sample["image"].dtype == sample["segmentation"].dtype == torch.uint8
+        assert np.array_equal(sample["image"].numpy(), image.transpose(2, 0, 1))
+        assert np.array_equal(sample["segmentation"].numpy(), label)
+
+
+def test_cached_samples_are_the_same_and_need_no_files(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    plain = build_dataset(name, "val", root)
+    samples = [plain[i] for i in range(len(plain))]
+    cached = build_dataset(name, "val", root, cache=True)
+    for path in [*root.rglob("*.jpg"), *root.rglob("*.png")]:
+        path.unlink()
+    for i, sample in enumerate(samples):
+        assert torch.equal(cached[i]["image"], sample["image"])
+        assert torch.equal(cached[i]["segmentation"], sample["segmentation"])
+
+
+def test_batches_of_a_data_loader(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    dataset = build_dataset(name, "val", root, transform=train_transform((16, 24)))
+    batch = next(iter(DataLoader(dataset, batch_size=3)))
+    assert batch["image"].shape == (3, 3, 16, 24)
+    assert batch["segmentation"].shape == (3, 16, 24)
+
+
+def test_camvid_classes_and_colors(tmp_path: Path) -> None:
+    dataset = CamVid("test", make_camvid(tmp_path))
+    assert dataset.colors == [(0, 0, 255), (1, 0, 254), (2, 0, 253)]
+    assert dataset.names == ["testV0_00000", "testV1_00000"]
+
+
+def test_camvid_holdout_is_apart_from_fit(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    train, fit, holdout = (CamVid(split, root) for split in ("train", "fit", "holdout"))
+    assert set(fit.names) | set(holdout.names) < set(train.names)
+    assert set(fit.names).isdisjoint(holdout.names)
+    assert len(holdout) == 12  # 15 % of two videos of 40 frames
+    assert len(fit) == 80 - 12 - 2 * 6
+    assert CamVid("fit", root).names == fit.names
+
+
+def test_the_parts_of_a_video_are_blocks_with_gaps() -> None:
+    names = [f"{video}_{frame:05d}" for video, count in (("a", 204), ("b", 101), ("c", 62)) for frame in range(count)]
+    fit, holdout = part(list(reversed(names)))
+    assert len(set(fit)) == len(fit) == 276  # what CamVid's three videos give
+    assert len(set(holdout)) == len(holdout) == 55
+    for held in holdout:
+        video, frame = held.split("_")
+        near = {f"{video}_{int(frame) + step:05d}" for step in range(-3, 4)}
+        assert near.isdisjoint(fit)
+    assert {name[0] for name in holdout} == {"a", "b", "c"}
+
+
+def test_folder_takes_many_formats_and_sub_folders(tmp_path: Path) -> None:
+    suffixes = [".png", ".jpg", ".JPEG", ".bmp", ".tif", ".webp"]
+    for i, suffix in enumerate(suffixes):
+        write_pair(tmp_path, f"train/town/{i}", suffix, seed=i)
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    dataset = Folder("train", tmp_path)
+    assert dataset.names == [f"train/town/{i}" for i in range(6)]
+    for i in range(6):
+        label = np.array(Image.open(tmp_path / "labels" / f"train/town/{i}.png"))
+        assert np.array_equal(dataset[i]["segmentation"].numpy(), label)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_image_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    write_pair(tmp_path, "train/a", ".png")
+    picture = Image.open(tmp_path / "images/train/a.png").convert(mode)
+    picture.save(tmp_path / "images/train/a.png")
+    image = Folder("train", tmp_path)[0]["image"]
+    assert np.array_equal(image.numpy(), np.array(picture.convert("RGB")).transpose(2, 0, 1))
+
+
+def test_palettised_labels_are_read_as_ids(tmp_path: Path) -> None:
+    label = write_pair(tmp_path, "train/a")
+    picture = Image.fromarray(label).convert("P")
+    picture.putdata(label.flatten().tolist())
+    picture.putpalette([255 - i // 3 for i in range(768)])
+    picture.save(tmp_path / "labels/train/a.png")
+    assert Image.open(tmp_path / "labels/train/a.png").mode == "P"
+    assert np.array_equal(Folder("train", tmp_path)[0]["segmentation"].numpy(), label)
+
+
+def test_folder_counts_the_classes_of_all_splits(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train/a", label=np.array([[0, 1], [1, 255]], np.uint8).repeat(10, 0).repeat(15, 1))
+    write_pair(tmp_path, "val/b", label=np.full((20, 30), 4, np.uint8))
+    for split in ("train", "val"):
+        dataset = Folder(split, tmp_path)
+        assert len(dataset.classes) == len(dataset.colors) == len(set(dataset.colors)) == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.txt", "sky\n\nroad \ncar\n"),
+        ("classes.json", json.dumps(CLASSES)),
+        ("classes.json", json.dumps([{"name": name} for name in CLASSES])),
+        ("classes.json", json.dumps({"classes": [{"id": i, "name": name} for i, name in enumerate(CLASSES)]})),
+    ],
+)
+def test_folder_reads_class_names(tmp_path: Path, file: str, content: str) -> None:
+    write_pair(tmp_path, "train/a")
+    (tmp_path / file).write_text(content)
+    dataset = Folder("train", tmp_path)
+    assert dataset.classes == CLASSES
+    assert len(set(dataset.colors)) == 3
+
+
+def test_folder_without_splits_is_parted_by_name(tmp_path: Path) -> None:
+    for i in range(30):
+        write_pair(tmp_path, f"photo{i}", seed=i)
+    parts = {split: Folder(split, tmp_path) for split in ("train", "val", "test")}
+    assert {split: len(dataset) for split, dataset in parts.items()} == {"train": 24, "val": 3, "test": 3}
+    assert sorted(name for dataset in parts.values() for name in dataset.names) == sorted(
+        f"photo{i}" for i in range(30)
+    )
+    assert Folder("val", tmp_path).names == parts["val"].names
+    assert parts["val"].names != sorted(f"photo{i}" for i in range(30))[:3]  # no stretch of neighbours
+
+
+# Bad input: training does not start, and the message names the file
+
+
+def test_missing_root(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    with pytest.raises(FileNotFoundError, match=re.escape(str(root / "nowhere"))):
+        build_dataset(name, "val", root / "nowhere")
+
+
+def test_missing_label(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    label = root / "labels" / f"{FIRST}.png"
+    label.unlink()
+    with pytest.raises(FileNotFoundError, match=f"must have a label.*{re.escape(str(label))}"):
+        build_dataset(name, "val", root)
+
+
+def test_missing_image_of_the_list(tmp_path: Path) -> None:
+    image = make_camvid(tmp_path) / "images" / f"{FIRST}.jpg"
+    image.unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(str(image))):
+        CamVid("val", tmp_path)
+
+
+def test_missing_list(tmp_path: Path) -> None:
+    (make_camvid(tmp_path) / "val.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "val.txt"))):
+        CamVid("val", tmp_path)
+
+
+def test_missing_classes(tmp_path: Path) -> None:
+    (make_camvid(tmp_path) / "classes.json").unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "classes.json"))):
+        CamVid("val", tmp_path)
+
+
+def test_label_of_another_size(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    label = root / "labels" / f"{FIRST}.png"
+    Image.fromarray(np.zeros((20, 31), np.uint8)).save(label)
+    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have the size.*30x20.*got 31x20"):
+        build_dataset(name, "val", root)
+
+
+@pytest.mark.parametrize("file", [f"images/{FIRST}.jpg", f"labels/{FIRST}.png"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_unreadable_file(tree: tuple[str, Path], file: str, damage: str) -> None:
+    name, root = tree
+    path = root / file
+    content = path.read_bytes()
+    damaged = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"This is no image."}
+    path.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} must be a readable image file"):
+        build_dataset(name, "val", root)
+
+
+def test_label_with_an_unknown_id(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    label = root / "labels" / f"{FIRST}.png"
+    values = np.array(Image.open(label))
+    values[3, 4], values[7, 8] = 3, 77
+    Image.fromarray(values).save(label)
+    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have class ids 0..2 or 255 .* got 3, 77"):
+        build_dataset(name, "val", root)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
+def test_label_of_several_channels_or_16_bits(tree: tuple[str, Path], mode: str) -> None:
+    name, root = tree
+    label = root / "labels" / f"{FIRST}.png"
+    values = Image.open(label)
+    (Image.fromarray(np.array(values, np.uint16)) if mode == "I;16" else values.convert(mode)).save(label)
+    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have one 8-bit channel.*got mode {mode}"):
+        build_dataset(name, "val", root)
+
+
+def test_16_bit_image_is_not_clipped(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train/a", ".png")
+    image = tmp_path / "images/train/a.png"
+    Image.fromarray(np.full((20, 30), 3000, np.uint16)).save(image)
+    with pytest.raises(ValueError, match=f"{re.escape(str(image))} must have 8 bits per channel, got mode I;16"):
+        Folder("train", tmp_path)
+
+
+def test_folder_refuses_what_it_cannot_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*images"):
+        Folder("train", tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"images must have images.* found none"):
+        Folder("train", tmp_path)
+    write_pair(tmp_path, "a")
+    write_pair(tmp_path, "b")
+    with pytest.raises(ValueError, match="at least 3 images to part, got 2"):
+        Folder("train", tmp_path)
+    write_pair(tmp_path, "train/c")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "images/a.jpg"))):
+        Folder("train", tmp_path)
+
+
+def test_folder_with_two_images_of_a_name(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train/a", ".jpg")
+    write_pair(tmp_path, "train/a", ".png")
+    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png"):
+        Folder("train", tmp_path)
+
+
+def test_folder_without_the_split(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train/a")
+    with pytest.raises(FileNotFoundError, match="split 'val' must have images"):
+        Folder("val", tmp_path)
+
+
+def test_folder_of_masks_that_are_0_and_255(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train/a", label=np.array([[0, 255]], np.uint8).repeat(20, 0).repeat(15, 1))
+    with pytest.raises(ValueError, match="at least 2 classes, got only id 0"):
+        Folder("train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "must be JSON"),
+        ("3", "must list 2 to 255 classes"),
+        ('["sky"]', "must list 2 to 255 classes"),
+        ('["sky", 3]', "class 1 of .* must have a name, got 3"),
+        ('[{"name": "sky", "id": 1}, "road"]', "class sky of .* must have its position 0 as id, got 1"),
+        ('[{"name": "sky", "color": [1, 2]}, "road"]', "color of class sky .* must be three integers"),
+        ('{"ignore_index": 0, "classes": ["sky", "road"]}', "ignore_index of .* must be 255, got 0"),
+    ],
+)
+def test_bad_class_list(tmp_path: Path, content: str, message: str) -> None:
+    write_pair(tmp_path, "train/a")
+    (tmp_path / "classes.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Folder("train", tmp_path)
+
+
+# The registry
+
+
+def test_unknown_name_lists_the_names() -> None:
+    assert list(DATASETS) == ["scenes", "camvid", "folder"]
+    with pytest.raises(ValueError, match="name must be one of scenes, camvid, folder, got 'cityscapes'"):
+        build_dataset("cityscapes", "train")
+
+
+def test_unknown_split_lists_the_splits(tree: tuple[str, Path]) -> None:
+    name, root = tree
+    splits = {"camvid": "train, val, test, fit, holdout", "folder": "train, val, test"}[name]
+    with pytest.raises(ValueError, match=f"split must be one of {splits}, got 'dev'"):
+        build_dataset(name, "dev", root)
+
+
+def test_a_root_where_one_belongs() -> None:
+    with pytest.raises(ValueError, match="root must be the folder of the data set for camvid, got None"):
+        build_dataset("camvid", "train")
+    with pytest.raises(ValueError, match="root must be None for scenes, got 'somewhere'"):
+        build_dataset("scenes", "train", "somewhere")
+
+
+def test_scenes_by_name() -> None:
+    dataset = build_dataset("scenes", "val", size=(24, 32), length=2)
+    assert dataset[1]["image"].shape == (3, 24, 32)
+
+
+@pytest.mark.skipif(
+    "INVERSEFORM_FAST_CAMVID" not in os.environ, reason="INVERSEFORM_FAST_CAMVID names no CamVid folder"
+)
+def test_real_camvid() -> None:
+    root = os.environ["INVERSEFORM_FAST_CAMVID"]
+    sizes = {split: len(CamVid(split, root)) for split in CamVid.splits}
+    assert sizes == {"train": 367, "val": 101, "test": 233, "fit": 276, "holdout": 55}
+    dataset = CamVid("holdout", root)
+    assert len(dataset.classes) == 11
+    assert dataset[0]["image"].shape == (3, 360, 480)
