@@ -148,15 +148,14 @@ def _solve(matrix: Tensor, vector: Tensor, damping: float = 0.0) -> Tensor:
     ratio = values / top
     largest_singular = (1 + ratio[..., 1:2] - ratio[..., :1]) / 2  # K has s2 + s3, s1 + s3, s1 + s2, here over the last
     weights = ratio / (ratio.square() + (damping * largest_singular).square()) / top
-    weights = torch.where(values <= NOISE * top, 0, weights)  # false for NaN, which stays
+    weights = torch.where(values <= NOISE * top, 0, weights)
     return ((vectors * weights[..., None, :]) @ (vectors.mT @ vector[..., None]))[..., 0]
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """eigh, with NaN eigenvalues for a non-finite matrix: LAPACK would raise for the whole batch."""
-    finite = matrix.isfinite().all(-1).all(-1)[..., None]
-    values, vectors = torch.linalg.eigh(torch.where(finite[..., None], matrix, 0))
-    return torch.where(finite, values, torch.nan), vectors
+    """eigh, of 0 for a non-finite matrix: LAPACK would refuse the whole batch. The vector that it meets is NaN."""
+    finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
+    return torch.linalg.eigh(torch.where(finite, matrix, 0))
 
 
 def _inverse(matrix: Tensor) -> Tensor:
