@@ -7,8 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_tensor(value: object, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
 
 def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
+    check_tensor(maps, name)
     if maps.ndim != 4 or 0 in maps.shape[1:] or channels not in (None, maps.shape[1]):
         raise ValueError(f"{name} must have shape (N, {channels or 'C'}, h, w), got {tuple(maps.shape)}")
     if not maps.is_floating_point():
@@ -16,14 +24,16 @@ def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
 
 
 def check_labels(labels: Tensor, batch: int | None = None) -> None:
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be of an integer dtype, got {labels.dtype}")
+    check_tensor(labels, "labels")
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(f"labels must be of an integer dtype (uint8, int8, int16, int32, int64), got {labels.dtype}")
     if labels.ndim != 3 or 0 in labels.shape[1:] or batch not in (None, labels.shape[0]):
         expected = "N" if batch is None else batch
         raise ValueError(f"labels must have shape ({expected}, H, W), got {tuple(labels.shape)}")
 
 
 def check_matrices(matrix: Tensor, name: str) -> None:
+    check_tensor(matrix, name)
     if matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
         raise ValueError(
             f"{name} must be floating point of shape (..., 3, 3), got {matrix.dtype} {tuple(matrix.shape)}"
@@ -36,7 +46,9 @@ def check_radius(radius: int) -> None:
 
 
 def check_size(size: Sequence[int] | None) -> None:
-    if size is not None and (len(size) != 2 or min(size) < 1):
+    if size is None:
+        return
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(s, int) and s >= 1 for s in size):
         raise ValueError(f"size must be (height, width) in pixels, got {size!r}")
 
 

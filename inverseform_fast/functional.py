@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .checks import check_activation, check_labels, check_maps, check_matrices, check_radius, check_size
+from .checks import check_activation, check_labels, check_maps, check_matrices, check_radius, check_size, check_tensor
 
 __all__ = [
     "boundary_loss",
@@ -31,7 +31,7 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     A void pixel is 255, and void neighbours make no boundary; neither do the image's borders.
 
     Args:
-        labels: ``(N, H, W)`` class ids of any integer dtype.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
         radius: of the disk stencil, in pixels, at least 1.
         ignore_index: the id that marks void.
         release: reproduce the authors' public code instead, bit for bit: class 0 and void are "no class", nothing is
@@ -99,10 +99,13 @@ def extract_tiles(
         TypeError, ValueError: wrong dtype, shape, size or activation.
     """
     check_maps(predicted, "predicted", channels=1)
-    if target.ndim != 4 or target.shape[1] != 1 or target.shape[0] != predicted.shape[0]:
+    check_tensor(target, "target")
+    if target.ndim != 4 or target.shape[:2] != (predicted.shape[0], 1) or 0 in target.shape[2:]:
         raise ValueError(f"target must have shape ({predicted.shape[0]}, 1, H, W), got {tuple(target.shape)}")
     check_size(size)
-    if tile < 1 or size[0] % tile or size[1] % tile:
+    if not isinstance(tile, int) or tile < 1:
+        raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
+    if size[0] % tile or size[1] % tile:
         raise ValueError(f"size must be multiples of tile, got size {tuple(size)} and tile {tile}")
     check_activation(activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
@@ -138,6 +141,8 @@ def homography_warp(
         raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
     if padding not in ("zeros", "border"):
         raise ValueError(f"padding must be 'zeros' or 'border', got {padding!r}")
+    check_tensor(image, "image")
+    check_tensor(theta, "theta")
     if image.ndim != 4 or 0 in image.shape[2:]:
         raise ValueError(f"image must have shape (N, C, H, W), got {tuple(image.shape)}")
     if mode == "bilinear" and not image.is_floating_point():
@@ -216,7 +221,7 @@ def segmentation_loss(
 
     Args:
         logits: ``(N, C, h, w)``.
-        labels: ``(N, H, W)`` class ids of any integer dtype.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
         class_weights: ``(C,)``; the average is weighted by them.
         ignore_index: the id that marks void.
 
@@ -230,13 +235,17 @@ def segmentation_loss(
     check_maps(logits, "logits")
     check_labels(labels, batch=logits.shape[0])
     classes = logits.shape[1]
-    if class_weights is not None and class_weights.shape != (classes,):
-        raise ValueError(
-            f"class_weights must have shape ({classes},), one per channel of logits, got {tuple(class_weights.shape)}"
-        )
+    if class_weights is not None:
+        check_tensor(class_weights, "class_weights")
+        if class_weights.shape != (classes,):
+            raise ValueError(
+                f"class_weights must have shape ({classes},), one per channel of logits, "
+                f"got {tuple(class_weights.shape)}"
+            )
     # On a GPU the check would sync; there the gather's own device-side assertion reports it.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        outside = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+        ids = labels.long()  # a narrow dtype would wrap the numbers that it is compared with around
+        outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
         if outside.any():
             found = labels[outside].unique().tolist()
             raise ValueError(f"labels must lie in [0, {classes}) or be ignore_index={ignore_index}, found {found[:10]}")
@@ -251,7 +260,7 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
 
     Args:
         boundary_logits: ``(N, 1, h, w)``, upsampled (bilinear, ``align_corners=False``) to the labels.
-        labels: ``(N, H, W)`` class ids of any integer dtype.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
         radius: of the target's :func:`boundary_map`, in pixels.
         ignore_index: the id that marks void.
 

@@ -45,20 +45,20 @@ def exp(a: Tensor) -> Tensor:
     """Homography ``(..., 3, 3)`` of determinant 1 of Lie-algebra coefficients ``a (..., 8)`` in half tiles.
 
     Fixed order (Taylor of order 8 on A / 32, then five squarings of exp - I, which keeps full relative accuracy near
-    the identity), so that it is batched, differentiable and never asks the host; ``exp(0)`` is exactly the identity.
-    Accurate for ``|a|`` up to 4.
+    the identity), in float64, so that neither autocast nor TF32 rounds it; batched, differentiable, no host sync;
+    ``exp(0)`` is exactly the identity. Accurate for ``|a|`` up to 4.
     """
     if a.shape[-1:] != (8,):
         raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
-    eye = torch.eye(3, dtype=a.dtype, device=a.device)
-    small = (a @ basis(a.dtype, a.device).flatten(1)).unflatten(-1, (3, 3)) / 32
+    eye = torch.eye(3, dtype=torch.float64, device=a.device)
+    small = (a.double() @ basis(eye.dtype, a.device).flatten(1)).unflatten(-1, (3, 3)) / 32
     series = eye
     for order in range(8, 1, -1):
         series = eye + small @ series / order
     minus_one = small @ series
     for _ in range(5):
         minus_one = 2 * minus_one + minus_one @ minus_one
-    return eye + minus_one
+    return (eye + minus_one).to(a.dtype)
 
 
 def log(theta: Tensor) -> Tensor:

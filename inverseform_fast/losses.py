@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +57,14 @@ class InverseFormLoss(nn.Module):
         check_activation(activation)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        if not isinstance(net, nn.Module):
-            net = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
-        if resize is not None and (
-            len(resize) != 2 or min(resize) < net.tile or any(edge % net.tile for edge in resize)
-        ):
-            raise ValueError(f"resize must be multiples of the network's tile, {net.tile}, got {resize}")
+        if isinstance(net, nn.Module):
+            frozen = cast(InverseTransformNet, net)
+        else:
+            frozen = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
+        if resize is not None and any(edge < 1 or edge % frozen.tile for edge in resize):
+            raise ValueError(f"resize must be multiples of the network's tile, {frozen.tile}, got {resize}")
         # Past nn.Module.__setattr__, so that the frozen network is not registered.
-        object.__setattr__(self, "net", net.requires_grad_(False).eval())
+        object.__setattr__(self, "net", frozen.requires_grad_(False).eval())
         self.distance = distance
         self.resize = resize
         self.activation = activation
@@ -139,7 +139,7 @@ class BoundaryAwareLoss(nn.Module):
     def __init__(
         self,
         beta: float = 10.0,
-        gamma: float = 1.0,
+        gamma: float = 3.0,
         radius: int = 2,
         ignore_index: int = 255,
         class_weights: Tensor | None = None,
@@ -164,7 +164,7 @@ class BoundaryAwareLoss(nn.Module):
 
         Args:
             segmentation_logits: ``(N, C, h, w)``, of the labels' resolution or lower.
-            labels: ``(N, H, W)`` class ids of any integer dtype.
+            labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
             boundary_logits: ``(N, 1, h', w')`` of a boundary head; None derives the boundary from the segmentation
                 (headless).
 

@@ -31,7 +31,7 @@ def quiet() -> Console:
 
 
 def test_predicted_is_the_target_moved_by_theta(label_maps: Tensor, generator: torch.Generator) -> None:
-    pairs = make_pairs(label_maps, 24, 224, 0.15, generator, degrade=False)
+    pairs = make_pairs(label_maps, 24, 224, 0.15, generator, damage_every=0)
     moved = iff.functional.homography_warp(pairs.target, homography.exp(pairs.a), padding="border")
     # Compared inside, where both sides see the same labels, and up to the rounding of lines two pixels thick.
     inside = (..., slice(40, -40), slice(40, -40))
@@ -55,8 +55,7 @@ def test_pairs_repeat_by_generator_and_reach_the_asked_displacement(label_maps: 
 
 def test_degradation_touches_the_predicted_side_only(label_maps: Tensor) -> None:
     clean, damaged = (
-        make_pairs(label_maps, 32, 64, 1e-6, torch.Generator().manual_seed(5), degrade=degrade)
-        for degrade in (False, True)
+        make_pairs(label_maps, 32, 64, 1e-6, torch.Generator().manual_seed(5), damage_every=every) for every in (0, 1)
     )
     thickness = damaged.target.flatten(1).sum(1) / clean.target.flatten(1).sum(1).clamp(min=1)
     assert (thickness == 1).float().mean() > 0.5  # some targets are drawn thinner or thicker

@@ -17,11 +17,13 @@ def evaluate(
     *,
     count: int = 1024,
     max_pixels: float = 16.0,
-    degrade: bool = False,
+    damage_every: int = 0,
     seed: int = 0,
     batch: int = 64,
 ) -> dict[str, float]:
     """Accuracy on random views of label maps moved by random homographies, ``|a|`` uniform up to ``max_pixels``.
+
+    ``damage_every``: of the predicted tiles, see :func:`.pairs.make_pairs`; 0 for crisp ones.
 
     Tiles without a boundary are left out, as the loss leaves them out.
 
@@ -34,7 +36,9 @@ def evaluate(
     half = net.tile / 2
     errors, displacements, lengths = [], [], []
     for _ in range(0, count, batch):
-        pairs = make_pairs(label_maps, batch, net.tile, max_pixels / half, generator, degrade=degrade, zoom=(0.9, 1.1))
+        pairs = make_pairs(
+            label_maps, batch, net.tile, max_pixels / half, generator, damage_every=damage_every, zoom=(0.9, 1.1)
+        )
         seen = (pairs.target > 0).flatten(1).any(1)
         estimate, theta = net.algebra(pairs.predicted[seen], pairs.target[seen]), homography.exp(pairs.a[seen])
         errors.append(homography.corner_displacement(homography.exp(estimate), theta) * half)

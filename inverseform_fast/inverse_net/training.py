@@ -14,10 +14,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torchvision.transforms import v2
 
 from .. import homography
 from ..files import write_atomically
 from ..nets import ARCHITECTURES, InverseTransformNet
+from ..segmentation.datasets import build_dataset
+from ..segmentation.datasets.scenes import label_maps as scene_labels
 from .pairs import make_pairs
 
 STATE = "last.pt"
@@ -34,6 +37,7 @@ class NetConfig:
             :func:`inverseform_fast.homography.distance`.
         max_pixels: largest ``|a|``, in pixels of the tile.
         steps, batch_size, lr, weight_decay, seed: of AdamW with linear warm-up over 100 steps and cosine decay.
+        init: weight file to start from, of the same architecture and tile.
     """
 
     architecture: str = "compact"
@@ -45,6 +49,7 @@ class NetConfig:
     lr: float = 2e-3
     weight_decay: float = 0.01
     seed: int = 0
+    init: str | None = None
 
     def __post_init__(self) -> None:
         homography.check_distance(self.distance)
@@ -79,7 +84,7 @@ def train_net(
     console = console or Console()
     state = _read_state(out, config, resume)
     torch.manual_seed(config.seed)
-    net = ARCHITECTURES[config.architecture](tile=config.tile).to(device)
+    net = _initial(config).train().requires_grad_(True).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     first = 0
     if state:
@@ -103,6 +108,18 @@ def train_net(
                     console.print(f"step {done} of {config.steps}: {relative.item():.3f} of the identity's distance")
     net.eval()
     net.save(out / f"{config.architecture}.safetensors", training=json.dumps(asdict(config)))
+    return net
+
+
+def _initial(config: NetConfig) -> InverseTransformNet:
+    if config.init is None:
+        return ARCHITECTURES[config.architecture](tile=config.tile)
+    net = InverseTransformNet.from_file(config.init)
+    if (net.architecture, net.tile) != (config.architecture, config.tile):
+        raise ValueError(
+            f"init must hold a {config.architecture} network of tile {config.tile}, "
+            f"got {net.architecture} of tile {net.tile}"
+        )
     return net
 
 
@@ -159,3 +176,18 @@ def _read_state(out: Path, config: NetConfig, resume: bool) -> dict[str, Any] | 
     if state["config"] != asdict(config):
         raise ValueError(f"a resumed training must keep its configuration {state['config']}, got {asdict(config)}")
     return state
+
+
+def collect_label_maps(
+    data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, seed: int
+) -> Tensor:
+    """Label maps ``(M, H, W)`` uint8 of ``size`` (height, width): ``scenes`` procedural ones, or those of a data set.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`inverseform_fast.segmentation.datasets.build_dataset`.
+    """
+    if data == "scenes":
+        return scene_labels(scenes, *size, torch.Generator().manual_seed(seed))
+    dataset = build_dataset(data, split, root)
+    resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
+    return torch.stack([resize(dataset[index]["segmentation"]).as_subclass(Tensor) for index in range(len(dataset))])

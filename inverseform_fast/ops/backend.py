@@ -75,4 +75,4 @@ def backend_info() -> dict[str, dict[str, str]]:
     return {"backends": backends, "ops": {op.name: active for op in _OPS}}
 
 
-_backend = _usable(os.environ.get("INVERSEFORM_FAST_BACKEND", "auto"))
+_backend = _usable(os.environ.get("INVERSEFORM_FAST_BACKEND") or "auto")

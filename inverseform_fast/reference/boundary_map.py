@@ -9,6 +9,15 @@ from torch import Tensor
 VOID = 255
 
 
+def is_valid(labels: Tensor, ignore_index: int) -> Tensor:
+    """Which labels are not void."""
+    ids = torch.iinfo(labels.dtype)
+    if ids.min <= ignore_index <= ids.max:
+        return labels != ignore_index
+    # Comparing would wrap around: -100 would be class 156 of uint8 labels.
+    return torch.ones_like(labels, dtype=torch.bool)
+
+
 def half_disk(radius: int) -> list[tuple[int, int]]:
     """Offsets (dy, dx) with 0 < dy^2 + dx^2 <= radius^2, one of each pair of opposite ones."""
     return [
@@ -31,7 +40,7 @@ def neighbours(height: int, width: int, offset: tuple[int, int]) -> tuple[tuple,
 
 def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, release: bool = False) -> Tensor:
     """See :func:`inverseform_fast.functional.boundary_map`."""
-    valid = labels != ignore_index
+    valid = is_valid(labels, ignore_index)
     if not release:
         return torch.where(valid, _near_another_class(labels, valid, radius).to(torch.uint8), VOID)
     # Class 0, void and a ring of one pixel around the image are all "no class"; the others are drawn against it.

@@ -21,15 +21,15 @@ def homography_warp(
     """See :func:`inverseform_fast.functional.homography_warp`."""
     working = torch.promote_types(image.dtype, torch.float32)
     height, width = size or image.shape[-2:]
-    x, y = _pixel_centres(width, theta), _pixel_centres(height, theta)
-    y, x = torch.meshgrid(y, x, indexing="ij")
-    points = torch.stack((x, y, torch.ones_like(x)), -1).flatten(0, 1)
-    source = points @ theta.mT
+    theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
+    x, y = _pixel_centres(width, theta)[:, None], _pixel_centres(height, theta)[:, None, None]
+    # Term by term: a matmul would round the coordinates under autocast and to TF32.
+    x_axis, y_axis, origin = theta[:, None, None].unbind(-1)
+    source = x_axis * x + y_axis * y + origin
     depth = source[..., 2:]
     behind = depth <= torch.finfo(depth.dtype).eps
     grid = torch.where(behind, FAR, source[..., :2] / torch.where(behind, 1, depth)).clamp(-FAR, FAR)
-    grid = grid.unflatten(1, (height, width)).to(working)
-    warped = F.grid_sample(image.to(working), grid, mode=mode, padding_mode=padding, align_corners=False)
+    warped = F.grid_sample(image.to(working), grid.to(working), mode=mode, padding_mode=padding, align_corners=False)
     return warped.to(image.dtype)
 
 

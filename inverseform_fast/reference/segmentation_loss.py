@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .boundary_map import is_valid
+
 
 def upsample(maps: Tensor, size: Sequence[int] | None) -> Tensor:
     """``maps (N, C, h, w)`` in float32 or wider, resized (bilinear, ``align_corners=False``) if ``size`` is another."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if size is None or list(maps.shape[-2:]) == list(size):
         return maps
-    if maps.shape[0] == 0:  # F.interpolate refuses an empty batch
-        return maps.new_zeros(*maps.shape[:2], *size) + maps.sum()
     return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
 
 
@@ -24,7 +24,7 @@ def segmentation_loss(
 ) -> Tensor:
     """See :func:`inverseform_fast.functional.segmentation_loss`."""
     log_probability = upsample(logits, labels.shape[-2:]).log_softmax(1)
-    valid = labels != ignore_index
+    valid = is_valid(labels, ignore_index)
     target = torch.where(valid, labels, 0).long()[:, None]
     weight = valid.to(log_probability.dtype)
     if class_weights is not None:

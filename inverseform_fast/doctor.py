@@ -1,0 +1,69 @@
+"""What is installed, what runs on what, and why the rest does not: the first lines of a bug report.
+
+``inverseform-fast doctor``, or ``python -m inverseform_fast.doctor`` where the [train] extra is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from . import InverseTransformNet, backend_info
+
+BASE = ("inverseform-fast", "torch", "triton", "numpy", "safetensors")
+EXTRA = ("timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "typer")
+
+
+def report() -> str:
+    """The report as lines of text; never raises for what is missing, only says so."""
+    sections = {
+        "versions": _versions(BASE),
+        "[train] extra": _versions(EXTRA),
+        "machine": _machine(),
+        "backends": iter(backend_info()["backends"].items()),
+        "ops": iter(backend_info()["ops"].items()),
+        "weights": _weights(),
+    }
+    lines = []
+    for title, rows in sections.items():
+        lines += ["", title, *(f"  {name:<20} {value}" for name, value in rows)]
+    return "\n".join(lines[1:])
+
+
+def _versions(packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()}"
+    yield "torch's CUDA", torch.version.cuda or "none: this torch is a CPU build"
+    if not torch.cuda.is_available():
+        yield "GPU", "none that this torch can use; every op runs on the CPU"
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = f"{properties.total_memory / 2**30:.0f} GiB"
+        yield f"GPU {index}", f"{properties.name}, sm_{properties.major}{properties.minor}, {memory}"
+
+
+def _weights() -> Iterator[tuple[str, str]]:
+    try:
+        net = InverseTransformNet.compact()
+    except (OSError, ValueError) as error:
+        yield "compact", f"broken: {error}"
+        return
+    count = sum(parameter.numel() for parameter in net.parameters())
+    yield "compact", f"{count:,} parameters, tiles of {net.tile} x {net.tile}"
+
+
+if __name__ == "__main__":
+    print(report())

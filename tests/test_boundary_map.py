@@ -1,0 +1,192 @@
+"""boundary_map against its own definition, written as loops, and against SciPy's distance transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import distance_transform_edt as edt
+from test_backend import assert_same_when_called, ways
+from torch import Tensor
+
+from inverseform_fast.functional import boundary_map
+
+DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+SHAPES = [(2, 7, 9), (1, 1, 13), (1, 11, 1), (2, 1, 1), (1, 2, 5), (0, 3, 4)]
+ids = st.sampled_from([0, 1, 2, 7, 255])
+maps = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=ids).map(torch.from_numpy)
+radii = st.integers(1, 4)
+examples = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def some_labels(shape: tuple[int, ...], classes: int, seed: int = 0, void: int | None = 255) -> Tensor:
+    """Areas of 3x3 pixels, with specks of noise and of void."""
+    g = torch.Generator().manual_seed(seed)
+    n, h, w = shape
+    areas = torch.randint(classes, (n, h // 3 + 1, w // 3 + 1), generator=g)
+    labels = areas.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :h, :w]
+    noise = torch.rand(shape, generator=g)
+    labels = torch.where(noise < 0.05, torch.randint(classes, shape, generator=g), labels)
+    return labels if void is None else labels.masked_fill(noise > 0.9, void)
+
+
+def by_definition(labels: Tensor, radius: int, ignore_index: int = 255) -> Tensor:
+    """A pixel is boundary if a pixel of another valid class lies within Euclidean distance radius; void is 255."""
+    result = torch.zeros(labels.shape, dtype=torch.uint8)
+    rows, columns = torch.meshgrid(*map(torch.arange, labels.shape[1:]), indexing="ij")
+    for n, y, x in np.ndindex(*labels.shape):
+        near = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+        other_class = (labels[n] != labels[n, y, x]) & (labels[n] != ignore_index)
+        result[n, y, x] = 255 if labels[n, y, x] == ignore_index else (near & other_class).any()
+    return result
+
+
+def by_distance(labels: np.ndarray, radius: int, ignore_index: int = 255) -> np.ndarray:
+    """Per class, the distance to the nearest pixel of another valid class."""
+    valid = labels != ignore_index
+    result = np.where(valid, 0, 255).astype(np.uint8)
+    for class_id in np.unique(labels[valid]):
+        others = valid & (labels != class_id)
+        if others.any():
+            result[(labels == class_id) & (edt(~others) <= radius)] = 1
+    return result
+
+
+def by_public_release(labels: np.ndarray, radius: int, classes: list[int]) -> np.ndarray:
+    """One-hot of each class but 0, padded by one pixel; distance inside plus outside, if at most the radius; union."""
+    result = np.zeros(labels.shape, np.uint8)
+    for class_id in classes:
+        mask = np.pad(labels == class_id, 1)
+        distance = (edt(mask) + edt(1 - mask))[1:-1, 1:-1]
+        distance[distance > radius] = 0
+        result[distance > 0] = 1
+    return result
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_definition(shape: tuple[int, ...], radius: int) -> None:
+    labels = some_labels(shape, 3)
+    result = boundary_map(labels, radius)
+    assert result.dtype == torch.uint8
+    assert result.equal(by_definition(labels, radius))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+def test_distance_transform(radius: int) -> None:
+    labels = some_labels((2, 61, 83), 11, seed=radius)
+    expected = np.stack([by_distance(image, radius) for image in labels.numpy()])
+    np.testing.assert_array_equal(boundary_map(labels, radius), expected)
+
+
+def test_radius_defaults_to_two() -> None:
+    labels = some_labels((1, 9, 9), 3)
+    assert boundary_map(labels).equal(boundary_map(labels, 2))
+    assert not boundary_map(labels).equal(boundary_map(labels, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("release", [False, True])
+def test_every_integer_type(dtype: torch.dtype, release: bool) -> None:
+    labels = some_labels((2, 9, 11), 4, void=100)
+    expected = boundary_map(labels, ignore_index=100, release=release)
+    assert boundary_map(labels.to(dtype), ignore_index=100, release=release).equal(expected)
+
+
+@pytest.mark.parametrize("ignore_index", [255, 0, -1, -100, 1000])
+def test_any_id_may_mark_void(ignore_index: int) -> None:
+    labels = some_labels((1, 9, 11), 3, void=None) + 254  # 254, 255, 256: class ids like any other
+    labels[0, 4] = ignore_index
+    assert boundary_map(labels, 2, ignore_index).equal(by_definition(labels, 2, ignore_index))
+
+
+@pytest.mark.parametrize(("dtype", "ignore_index"), [(torch.uint8, -1), (torch.uint8, 256 + 7), (torch.int8, 255)])
+def test_a_void_id_that_the_type_cannot_hold_marks_nothing(dtype: torch.dtype, ignore_index: int) -> None:
+    labels = torch.tensor([[[7, 7, 255, 1, 1, 1, 1]]]).to(dtype)
+    assert boundary_map(labels, 2, ignore_index).tolist() == [[[1, 1, 1, 1, 1, 0, 0]]]
+
+
+def test_by_hand() -> None:
+    row = torch.tensor([[[3, 3, 3, 3, 5, 5, 255, 3, 255, 255, 255, 8]]])
+    assert boundary_map(row, 1).tolist() == [[[0, 0, 0, 1, 1, 0, 255, 0, 255, 255, 255, 0]]]
+    assert boundary_map(row, 2).tolist() == [[[0, 0, 1, 1, 1, 1, 255, 1, 255, 255, 255, 0]]]
+
+
+@pytest.mark.parametrize(("fill", "expected"), [(0, 0), (7, 0), (255, 255)])
+def test_one_class_has_no_boundary_and_void_is_void(fill: int, expected: int) -> None:
+    assert boundary_map(torch.full((2, 5, 6), fill)).unique().tolist() == [expected]
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 41, 37), (1, 1, 9), (1, 8, 1)], ids=str)
+def test_release_with_absent_classes(shape: tuple[int, ...], radius: int) -> None:
+    labels = some_labels(shape, 6)
+    expected = [by_public_release(image, radius, list(range(1, 20))) for image in labels.numpy()]
+    np.testing.assert_array_equal(boundary_map(labels, radius, release=True), np.stack(expected))
+
+
+@pytest.mark.parametrize("radius", [3, 4])
+def test_release_at_larger_radii(radius: int) -> None:
+    """Only classes present: of an absent one SciPy's distance is undefined, and below 3 only in the cropped ring."""
+    labels = some_labels((2, 41, 37), 6)
+    expected = [by_public_release(x, radius, sorted(set(x.flat) - {0, 255})) for x in labels.numpy()]
+    np.testing.assert_array_equal(boundary_map(labels, radius, release=True), np.stack(expected))
+
+
+@examples
+@given(maps, radii, st.booleans())
+def test_commutes_with_flips_and_transposition(labels: Tensor, radius: int, release: bool) -> None:
+    result = boundary_map(labels[None], radius, release=release)[0]
+    changes: list[Callable[[Tensor], Tensor]] = [Tensor.t, Tensor.fliplr, Tensor.flipud]
+    for change in changes:
+        assert boundary_map(change(labels)[None], radius, release=release)[0].equal(change(result))
+
+
+@examples
+@given(maps, radii, st.permutations(range(1, 10)), st.booleans())
+def test_class_ids_are_only_names(labels: Tensor, radius: int, names: list[int], release: bool) -> None:
+    renamed = labels.clone()
+    for class_id in (1, 2, 7):  # 0 is special in the release, 255 everywhere
+        renamed[labels == class_id] = 100 * names[class_id]
+    before, after = (boundary_map(x[None], radius, release=release) for x in (labels, renamed))
+    assert before.equal(after)
+
+
+@examples
+@given(maps, radii)
+def test_grows_with_the_radius(labels: Tensor, radius: int) -> None:
+    assert (boundary_map(labels[None], radius) <= boundary_map(labels[None], radius + 1)).all()
+
+
+@ways
+@pytest.mark.parametrize("release", [False, True])
+def test_any_way_of_calling_it(way: str, release: bool) -> None:
+    assert_same_when_called(way, boundary_map, some_labels((2, 9, 11), 4), 3, release=release)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64, torch.uint16], ids=str)
+def test_labels_of_another_type_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=f"labels must be of an integer dtype.*, got {dtype}"):
+        boundary_map(torch.zeros(1, 4, 4).to(dtype))
+
+
+def test_labels_that_are_no_tensor_are_refused() -> None:
+    with pytest.raises(TypeError, match="labels must be a tensor, got ndarray"):
+        boundary_map(np.zeros((1, 4, 4), np.uint8))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4, 4), (1, 0, 4), (1, 4, 0)], ids=str)
+def test_labels_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"labels must have shape \(N, H, W\), got \(" + ", ".join(map(str, shape))):
+        boundary_map(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("radius", [0, -1, 2.0, "2"])
+def test_radius_is_a_whole_number_from_one(radius: int) -> None:
+    with pytest.raises(ValueError, match=f"radius must be a whole number of pixels, at least 1, got {radius!r}"):
+        boundary_map(torch.zeros(1, 4, 4, dtype=torch.long), radius)

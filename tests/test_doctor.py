@@ -1,0 +1,26 @@
+"""The environment report names versions, devices, backends with reasons, and weights, whatever is missing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from inverseform_fast import doctor, nets
+
+
+def test_report_names_everything() -> None:
+    text = doctor.report()
+    for name in (*doctor.BASE, *doctor.EXTRA, "reference", "triton", "cuda", "boundary_map", "geodesic_distance"):
+        assert name in text
+    assert torch.__version__ in text
+    assert "no triton kernels" in text
+    assert "tiles of 224 x 224" in text
+    assert ("GPU 0" in text) == torch.cuda.is_available()
+
+
+def test_report_survives_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(doctor, "EXTRA", ("no-such-package",))
+    monkeypatch.setattr(nets, "WEIGHTS", tmp_path)
+    text = doctor.report()
+    assert "no-such-package      not installed" in text
+    assert "broken: net: no weight file at" in text

@@ -1,0 +1,199 @@
+"""homography_warp against sampling by hand, against cases that are exact, and against its own composition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_backend import assert_same_when_called, ways
+from torch import Tensor
+
+from inverseform_fast.functional import homography_warp
+
+EYE = torch.eye(3, dtype=torch.float64)
+sizes = pytest.mark.parametrize("size", [None, (5, 9), (12, 4), (1, 1)], ids=str)
+
+
+def some_images(n: int = 2, c: int = 3, h: int = 7, w: int = 6) -> Tensor:
+    return torch.randn(n, c, h, w, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def some_thetas(n: int = 2, strength: float = 0.2) -> Tensor:
+    """Homographies, all eight directions at once."""
+    return EYE + strength * torch.randn(n, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def grid_by_hand(theta: Tensor, height: int, width: int) -> Tensor:
+    grid = torch.empty(len(theta), height, width, 2, dtype=torch.float64)
+    for n, i, j in itertools.product(range(len(theta)), range(height), range(width)):
+        x, y, depth = theta[n] @ torch.tensor([(2 * j + 1) / width - 1, (2 * i + 1) / height - 1, 1], dtype=theta.dtype)
+        grid[n, i, j] = torch.stack([x, y]) / depth if depth > 0 else torch.tensor([100.0, 100.0])
+    return grid
+
+
+def theta_of(*rows: tuple[float, float, float]) -> Tensor:
+    return torch.tensor([rows], dtype=torch.float64)
+
+
+def smooth_image(size: int) -> Tensor:
+    t = (torch.arange(size) + 0.5).double() / size * 2 * math.pi
+    return (torch.sin(2 * t)[:, None] * torch.cos(t) + 0.3 * torch.cos(3 * t))[None, None]
+
+
+@sizes
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("strength", [0.05, 0.3])
+def test_grid_sample_of_a_grid_by_hand(size: tuple[int, int] | None, mode: str, padding: str, strength: float) -> None:
+    image, theta = some_images(), some_thetas(strength=strength)
+    grid = grid_by_hand(theta, *(size or image.shape[2:]))
+    expected = F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=False)
+    torch.testing.assert_close(homography_warp(image, theta, size, mode, padding), expected)
+
+
+@pytest.mark.parametrize("dx", [-7, -1, 0, 2])
+@pytest.mark.parametrize("dy", [-2, 0, 1, 6])
+def test_whole_pixel_shifts(dx: int, dy: int) -> None:
+    """Output points are sent to input points, x to the right and y down: the content moves against the shift."""
+    image = some_images(n=1)
+    h, w = image.shape[2:]
+    theta = theta_of((1, 0, 2 * dx / w), (0, 1, 2 * dy / h), (0, 0, 1))
+    rows, columns = slice(10 + dy, 10 + dy + h), slice(10 + dx, 10 + dx + w)
+    expected = F.pad(image, (10, 10, 10, 10))[..., rows, columns]
+    bordered = F.pad(image, (10, 10, 10, 10), mode="replicate")[..., rows, columns]
+    torch.testing.assert_close(homography_warp(image, theta), expected)
+    torch.testing.assert_close(homography_warp(image, theta, mode="nearest"), expected)
+    torch.testing.assert_close(homography_warp(image, theta, padding="border"), bordered)
+
+
+@pytest.mark.parametrize(
+    ("theta", "expected"),
+    [
+        (theta_of((-1, 0, 0), (0, 1, 0), (0, 0, 1)), lambda x: x.flip(3)),
+        (theta_of((1, 0, 0), (0, -1, 0), (0, 0, 1)), lambda x: x.flip(2)),
+        (theta_of((0, 1, 0), (1, 0, 0), (0, 0, 1)), lambda x: x.mT),
+        (theta_of((0, -1, 0), (1, 0, 0), (0, 0, 1)), lambda x: x.rot90(1, (2, 3))),
+        (theta_of((0, 1, 0), (-1, 0, 0), (0, 0, 1)), lambda x: x.rot90(-1, (2, 3))),
+        (theta_of((1, 0, 0), (0, 1, 0), (0, 0, 1)), lambda x: x),
+        (theta_of((2, 0, 0), (0, 2, 0), (0, 0, 2)), lambda x: x),
+    ],
+    ids=["flip x", "flip y", "transpose", "quarter turn", "quarter turn back", "identity", "multiple of the identity"],
+)
+def test_exact_transformations(theta: Tensor, expected: Any) -> None:
+    image = some_images(n=1, h=6, w=6)
+    torch.testing.assert_close(homography_warp(image, theta), expected(image))
+    assert homography_warp(image, theta, mode="nearest").equal(expected(image))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_composition(seed: int) -> None:
+    """warp(warp(x, A), B) is warp(x, A B), not warp(x, B A)."""
+    image = smooth_image(96)
+    first, second = EYE + 0.15 * torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
+    twice = homography_warp(homography_warp(image, first, padding="border"), second, padding="border")
+    inside = homography_warp(homography_warp(torch.ones_like(image), first), second) > 0.999
+    right, wrong = homography_warp(image, first @ second), homography_warp(image, second @ first)
+    assert inside.sum() > 1000
+    assert (right - twice)[inside].abs().max() < 0.01 < 0.05 < (wrong - twice)[inside].abs().max()
+
+
+@sizes
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_nearest_keeps_labels_of_any_integer_type(dtype: torch.dtype, size: tuple[int, int] | None) -> None:
+    top = min(torch.iinfo(dtype).max, 2**24)
+    labels = torch.randint(top - 100, top, (2, 1, 7, 6), generator=torch.Generator().manual_seed(0)).to(dtype)
+    theta = some_thetas()
+    x, y = (grid_by_hand(theta, *(size or (7, 6))) * torch.tensor([6, 7]) / 2 + torch.tensor([2.5, 3.0])).unbind(-1)
+    column, row = x.round().long(), y.round().long()
+    inside = (column == column.clamp(0, 5)) & (row == row.clamp(0, 6))
+    picked = labels[torch.arange(2)[:, None, None], 0, row.clamp(0, 6), column.clamp(0, 5)]
+    warped = homography_warp(labels, theta, size, mode="nearest")
+    assert warped.dtype == dtype
+    assert warped[:, 0].equal(picked * inside)
+
+
+def test_what_lies_behind_the_projection_centre_is_outside() -> None:
+    theta = theta_of((1, 0, 0), (0, 1, 0), (4, 0, 1)).requires_grad_()  # depth 1 + 4x: x < -0.25 is behind
+    image = torch.ones(1, 1, 4, 16, dtype=torch.float64, requires_grad=True)
+    warped = homography_warp(image, theta)
+    assert not warped[..., :6].any()  # although x / (1 + 4x) lies inside the image
+    assert warped[..., 8:].all()
+    torch.testing.assert_close(homography_warp(image, theta, padding="border"), torch.ones_like(image))
+    for gradient in torch.autograd.grad(warped.sum(), (image, theta)):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("shift", "depth"), [(0.5, 0.0), (0.5, 1e-30), (0.5, -1e-30), (0.5, 1e-9), (3e38, 1.0)])
+def test_points_at_infinity_are_outside_with_finite_gradients(shift: float, depth: float) -> None:
+    theta = torch.tensor([[[1, 0, shift], [0, 1, shift], [0, 0, depth]]], requires_grad=True)
+    image = torch.ones(1, 1, 4, 4, requires_grad=True)
+    warped = homography_warp(image, theta)
+    assert not warped.any()
+    for gradient in torch.autograd.grad(warped.sum(), (image, theta)):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+def test_a_broken_theta_touches_no_other_row(bad: float) -> None:
+    image, theta = some_images(n=3).requires_grad_(), some_thetas(n=3)
+    theta[1] = bad
+    good = [0, 2]
+    warped, expected = homography_warp(image, theta.requires_grad_())[good], homography_warp(image[good], theta[good])
+    assert warped.equal(expected)
+    actual, wanted = (torch.autograd.grad(x.square().sum(), (image, theta)) for x in (warped, expected))
+    assert all(a[good].equal(b[good]) for a, b in zip(actual, wanted, strict=True))
+
+
+@sizes
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_gradient(size: tuple[int, int] | None, padding: str) -> None:
+    image, theta = some_images(c=2, h=4, w=3).requires_grad_(), some_thetas(strength=0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, t: homography_warp(x, t, size, padding=padding), (image, theta))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["image", "theta"])
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
+    inputs: dict[str, Any] = {"image": some_images(h=61, w=47).float(), "theta": some_thetas(strength=0.1).float()}
+    inputs[name] = inputs[name].to(dtype)
+    exact = homography_warp(inputs["image"].double(), inputs["theta"].double())
+    warped = homography_warp(**inputs)
+    assert warped.dtype == inputs["image"].dtype
+    error = 1e-2 if warped.dtype == torch.bfloat16 else 1e-3 if warped.dtype == torch.float16 else 1e-4
+    torch.testing.assert_close(warped, exact.to(warped.dtype), rtol=error, atol=error)
+
+
+@ways
+@pytest.mark.parametrize("size", [None, (5, 9)])
+def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
+    assert_same_when_called(way, homography_warp, some_images().float(), some_thetas().float(), size)
+
+
+def test_an_empty_batch_gives_an_empty_batch() -> None:
+    assert homography_warp(some_images(n=0), some_thetas(n=0), (4, 5)).shape == (0, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"image": torch.zeros(2, 4, 4)}, ValueError, r"image must have shape \(N, C, H, W\), got \(2, 4, 4\)"),
+        ({"image": torch.zeros(2, 1, 0, 4)}, ValueError, r"image must have shape \(N, C, H, W\), got \(2, 1, 0, 4\)"),
+        ({"image": torch.zeros(2, 1, 4, 4).long()}, TypeError, "image must be floating point.*got torch.int64"),
+        ({"theta": torch.eye(3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(3, 3\)"),
+        ({"theta": torch.zeros(1, 3, 3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(1, 3, 3\)"),
+        ({"theta": torch.zeros(2, 2, 3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(2, 2, 3\)"),
+        ({"theta": torch.zeros(2, 3, 3).int()}, ValueError, "theta must be floating point .*got torch.int32"),
+        ({"size": (4, 0)}, ValueError, r"size must be \(height, width\) in pixels, got \(4, 0\)"),
+        ({"size": 4}, (TypeError, ValueError), r"size must be \(height, width\) in pixels, got 4"),
+        ({"mode": "bicubic"}, ValueError, "mode must be 'bilinear' or 'nearest', got 'bicubic'"),
+        ({"padding": "reflection"}, ValueError, "padding must be 'zeros' or 'border', got 'reflection'"),
+    ],
+)
+def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    good = {"image": torch.zeros(2, 1, 4, 4), "theta": torch.eye(3).expand(2, 3, 3)}
+    with pytest.raises(error, match=message):
+        homography_warp(**{**good, **changed})

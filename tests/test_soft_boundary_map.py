@@ -1,0 +1,162 @@
+"""soft_boundary_map against its definition, written as loops, and against boundary_map of certain predictions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_backend import assert_same_when_called, ways
+from test_boundary_map import some_labels
+from torch import Tensor
+
+from inverseform_fast.functional import boundary_map, soft_boundary_map
+
+SHAPES = [(2, 3, 5, 6), (1, 4, 1, 7), (1, 2, 8, 1), (2, 1, 4, 4), (1, 5, 1, 1)]
+
+
+def some_logits(shape: tuple[int, ...], scale: float = 3.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).to(dtype)
+
+
+def by_definition(logits: Tensor, radius: int) -> Tensor:
+    """1 - product over the neighbours within radius of sum_c sqrt(p_c(here) p_c(there))."""
+    p = logits.softmax(1)
+    n, _, h, w = p.shape
+    all_agree = torch.ones(n, 1, h, w, dtype=p.dtype)
+    for (y, x), (v, u) in itertools.permutations(itertools.product(range(h), range(w)), 2):
+        if math.dist((y, x), (v, u)) <= radius:
+            all_agree[..., y, x] *= (p[..., y, x] * p[..., v, u]).sqrt().sum(1, keepdim=True)
+    return 1 - all_agree
+
+
+def one_hot_logits(labels: Tensor, classes: int, sure: float = 50.0) -> Tensor:
+    return sure * F.one_hot(labels, classes).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_definition(shape: tuple[int, ...], radius: int) -> None:
+    logits = some_logits(shape)
+    torch.testing.assert_close(soft_boundary_map(logits, radius=radius), by_definition(logits, radius))
+
+
+def test_radius_defaults_to_two_and_size_to_the_logits() -> None:
+    logits = some_logits((1, 3, 6, 7))
+    torch.testing.assert_close(soft_boundary_map(logits), by_definition(logits, 2))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+def test_is_boundary_map_where_predictions_are_certain(radius: int) -> None:
+    labels = some_labels((2, 31, 23), 7, void=None)
+    soft = soft_boundary_map(one_hot_logits(labels, 7), radius=radius)
+    torch.testing.assert_close(soft[:, 0], boundary_map(labels, radius).float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("classes", [1, 2, 19, 150])
+def test_is_zero_where_neighbours_agree_however_unsure(classes: int, scale: float) -> None:
+    flat = some_logits((2, classes, 1, 1), scale, torch.float32).expand(-1, -1, 9, 8)
+    soft = soft_boundary_map(flat)
+    assert 0 <= soft.min() <= soft.max() < 1e-4  # 12 neighbours, each a rounded sum over the classes
+
+
+def test_grows_with_the_contrast_of_an_edge() -> None:
+    sides = one_hot_logits((torch.arange(12) > 5).long().expand(1, 4, -1), 2, sure=1.0)
+    across = torch.stack([soft_boundary_map(k * sides)[0, 0, 2] for k in (0, 1, 2, 4, 8)])
+    assert (across.diff(dim=0)[:, 4:8] > 0).all()
+    assert across[:, [0, 3, 8, 11]].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0, 1e4])
+def test_is_a_probability_with_finite_gradients(scale: float, dtype: torch.dtype) -> None:
+    logits = some_logits((2, 5, 7, 9), scale, dtype).requires_grad_()
+    soft = soft_boundary_map(logits)
+    assert soft.min() >= 0
+    assert soft.max() <= 1
+    soft.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_a_class_that_is_masked_out_counts_for_nothing() -> None:
+    logits = some_logits((1, 4, 5, 6))
+    masked = torch.cat([logits, torch.full((1, 1, 5, 6), -torch.inf)], 1).requires_grad_()
+    soft = soft_boundary_map(masked)
+    torch.testing.assert_close(soft, soft_boundary_map(logits))
+    (gradient,) = torch.autograd.grad(soft.sum(), masked)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradient(shape: tuple[int, ...]) -> None:
+    assert torch.autograd.gradcheck(soft_boundary_map, some_logits(shape, 1.0).requires_grad_())
+
+
+def test_gradient_through_upsampling() -> None:
+    logits = some_logits((1, 3, 3, 2), 1.0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: soft_boundary_map(x, (5, 7), 1), logits)
+
+
+@pytest.mark.parametrize("size", [(20, 28), (11, 9), (5, 7), (3, 3), torch.Size((10, 14))], ids=str)
+def test_size_upsamples_the_logits_first(size: tuple[int, int]) -> None:
+    logits = some_logits((2, 3, 5, 7))
+    upsampled = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(soft_boundary_map(logits, size), soft_boundary_map(upsampled))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    logits = some_logits((2, 5, 7, 9), dtype=dtype).requires_grad_()
+    soft, expected = soft_boundary_map(logits, (14, 18)), soft_boundary_map(logits.float(), (14, 18))
+    assert soft.dtype == torch.float32
+    torch.testing.assert_close(soft, expected)
+    (gradient,) = torch.autograd.grad(soft.sum(), logits)
+    assert gradient.dtype == dtype
+
+
+def test_only_differences_of_logits_count_and_classes_have_no_order() -> None:
+    logits = some_logits((1, 4, 6, 7))
+    changed = logits[:, [2, 0, 3, 1]] + some_logits((1, 1, 6, 7), 10.0)
+    torch.testing.assert_close(soft_boundary_map(changed), soft_boundary_map(logits))
+
+
+@pytest.mark.parametrize("size", [None, (8, 10)])
+def test_an_empty_batch_gives_an_empty_map(size: tuple[int, int] | None) -> None:
+    logits = torch.zeros(0, 3, 4, 5, requires_grad=True)
+    soft = soft_boundary_map(logits, size)
+    assert soft.shape == (0, 1, *(size or (4, 5)))
+    soft.sum().backward()
+
+
+@ways
+@pytest.mark.parametrize("size", [None, (14, 11)])
+def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
+    assert_same_when_called(way, soft_boundary_map, some_logits((2, 5, 7, 9), dtype=torch.float32), size)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 3, 0, 4), (1, 3, 4, 0), (1, 0, 4, 4)], ids=str)
+def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits must have shape \(N, C, h, w\), got \(" + ", ".join(map(str, shape))):
+        soft_boundary_map(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.complex64], ids=str)
+def test_logits_of_another_type_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=f"logits must be floating point, got {dtype}"):
+        soft_boundary_map(torch.zeros(1, 2, 4, 4, dtype=dtype))
+
+
+@pytest.mark.parametrize("size", [(4,), (4, 4, 4), (0, 4), (4, -1), 4, (4.0, 4.0)], ids=str)
+def test_another_size_is_refused(size: tuple[int, ...]) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"size must be \(height, width\) in pixels, got"):
+        soft_boundary_map(torch.zeros(1, 2, 4, 4), size)
+
+
+@pytest.mark.parametrize("radius", [0, -1, 1.5])
+def test_radius_is_a_whole_number_from_one(radius: int) -> None:
+    with pytest.raises(ValueError, match=f"radius must be a whole number of pixels, at least 1, got {radius}"):
+        soft_boundary_map(torch.zeros(1, 2, 4, 4), radius=radius)
