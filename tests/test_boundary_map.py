@@ -190,3 +190,9 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_radius_is_a_whole_number_from_one(radius: int) -> None:
     with pytest.raises(ValueError, match=f"radius must be a whole number of pixels, at least 1, got {radius!r}"):
         boundary_map(torch.zeros(1, 4, 4, dtype=torch.long), radius)
+
+
+def test_compiled_code_builds_and_agrees() -> None:
+    labels = some_labels((2, 19, 23), 5)
+    compiled = torch.compile(iff.functional.boundary_map, fullgraph=True)
+    assert torch.equal(compiled(labels), iff.functional.boundary_map(labels))

@@ -41,7 +41,7 @@ def make_pairs(
         max_displacement: of ``|a|``, in half tiles.
         generator: source of all randomness, on the label maps' device.
         damage_every: make the predicted side look like a network's: lines thin or thick, and every so many-th tile also
-            blurred, broken, faded and noisy. What stays crisp teaches the most geometry; 0 leaves both sides as they are.
+            blurred, broken, faded and noisy. Crisp tiles teach the most geometry; 0: both sides as they are.
         zoom: range of the view's size, label pixels per tile pixel.
     """
     device = label_maps.device

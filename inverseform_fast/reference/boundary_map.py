@@ -42,19 +42,19 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     """See :func:`inverseform_fast.functional.boundary_map`."""
     valid = is_valid(labels, ignore_index)
     if not release:
-        return torch.where(valid, _near_another_class(labels, valid, radius).to(torch.uint8), VOID)
+        return torch.where(valid, _near_another_class(labels, valid, radius), VOID)
     # Class 0, void and a ring of one pixel around the image are all "no class"; the others are drawn against it.
     padded = F.pad(torch.where(valid, labels, 0), (1, 1, 1, 1))
     boundary = _near_another_class(padded, torch.ones_like(padded, dtype=torch.bool), radius)
-    return boundary[..., 1:-1, 1:-1].to(torch.uint8).contiguous()
+    return boundary[..., 1:-1, 1:-1].contiguous()
 
 
 def _near_another_class(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
     height, width = labels.shape[-2:]
-    near = torch.zeros_like(valid)
+    near = torch.zeros_like(valid, dtype=torch.uint8)  # not bool: torch.compile's C++ for that does not compile
     for offset in half_disk(radius):
         here, there = neighbours(height, width, offset)
-        differs = (labels[here] != labels[there]) & valid[here] & valid[there]
+        differs = ((labels[here] != labels[there]) & valid[here] & valid[there]).to(torch.uint8)
         near[here] |= differs
         near[there] |= differs
     return near
