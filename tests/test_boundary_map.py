@@ -194,5 +194,5 @@ def test_radius_is_a_whole_number_from_one(radius: int) -> None:
 
 def test_compiled_code_builds_and_agrees() -> None:
     labels = some_labels((2, 19, 23), 5)
-    compiled = torch.compile(iff.functional.boundary_map, fullgraph=True)
-    assert torch.equal(compiled(labels), iff.functional.boundary_map(labels))
+    compiled = torch.compile(boundary_map, fullgraph=True)
+    assert torch.equal(compiled(labels), boundary_map(labels))

@@ -1,0 +1,200 @@
+"""The command line. What is heavy is imported by the command that needs it, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from .segmentation.config import TrainConfig
+
+_NEEDS_EXTRA = "error: this needs the training extra: pip install 'inverseform-fast[train]'"
+_EXTRA_MODULES = {"timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "PIL"}
+_DEBUG = "INVERSEFORM_FAST_DEBUG"
+
+try:
+    import typer
+except ModuleNotFoundError:
+    raise SystemExit(_NEEDS_EXTRA) from None
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Runs the command line. What a user can mend is one line on stderr and exit code 1, unless ``--debug`` is on."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if os.environ.get(_DEBUG) or (error.name or "").split(".")[0] not in _EXTRA_MODULES:
+            raise
+        sys.exit(f"{_NEEDS_EXTRA} ({error.name} is missing)")
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get(_DEBUG):
+            raise
+        sys.exit(f"error: {error}")
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Semantic segmentation with the InverseForm boundary loss."""
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives ``command(given, ...)`` an option per field of TrainConfig; ``given`` holds those on the command line."""
+    parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+    flags = {"boundary_head": ["--boundary-head/--headless"], "data_options": ["--data-option"]}
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    for field in dataclasses.fields(TrainConfig):
+        hint = list[str] if field.name == "data_options" else hints[field.name].__origin__
+        default = False if field.default in (None, dataclasses.MISSING) else str(field.default)
+        option = typer.Option(*flags.get(field.name, []), help=hints[field.name].__metadata__[0], show_default=default)
+        annotation = Annotated[hint | None, option]  # type: ignore[valid-type]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+
+    def wrapper(**values: Any) -> None:
+        fields = {field.name: values.pop(field.name) for field in dataclasses.fields(TrainConfig)}
+        command({name: value for name, value in fields.items() if value is not None}, **values)
+
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapper
+
+
+@app.command()
+@_with_config_options
+def train(
+    given: dict[str, Any],
+    *,
+    config: Annotated[Path | None, typer.Option(help="JSON file of options; those given here come first.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the out folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
+) -> None:
+    """Train a segmentation model and report on it. --resume needs no other option than --out."""
+    from .segmentation.checkpoint import CHECKPOINT, load_checkpoint
+    from .segmentation.training import train as run_training
+
+    base = TrainConfig()
+    if config:
+        base = TrainConfig.from_file(config)
+    elif resume:
+        base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
+    if "data_options" in given:
+        given["data_options"] = dict(_data_option(text) for text in given["data_options"])
+    settings = dataclasses.replace(base, **given)
+    run_training(settings, resume=resume, overwrite=overwrite)
+    typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
+
+
+def _data_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"data-option must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.")],
+    data: Annotated[str | None, typer.Option(help="Data set; that of the training if not given.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    eval_size: Annotated[tuple[int, int] | None, typer.Option(help="Size to evaluate at.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file, too.")] = None,
+) -> None:
+    """Score a checkpoint on whole images: mIoU, mBA and boundary F-scores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .segmentation.evaluation import evaluate_checkpoint
+    from .segmentation.report import metric_rows, write_metrics
+
+    metrics = evaluate_checkpoint(
+        checkpoint, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+    )
+    table = Table("metric", title=str(checkpoint), caption="shares in percent")
+    table.add_column("value", justify="right")
+    for row in metric_rows(metrics):
+        table.add_row(*row)
+    Console().print(table)
+    if json_file:
+        write_metrics(json_file, metrics)
+
+
+@app.command("train-net")
+def train_net(
+    data: Annotated[str, typer.Option(help="Where label maps come from: scenes (made), camvid or folder.")] = "scenes",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the label maps; others are resized.")] = (
+        360,
+        480,
+    ),
+    scenes: Annotated[int, typer.Option(help="How many scenes to make.")] = 768,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
+    batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
+    max_pixels: Annotated[float, typer.Option(help="Largest displacement, in pixels of the tile.")] = 24.0,
+    distance: Annotated[str, typer.Option(help="Distance to minimise: log, euclidean or geodesic.")] = "log",
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the pairs.")] = 0,
+    init: Annotated[Path | None, typer.Option(help="Weight file to start from.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the out folder.")] = False,
+    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")] = None,
+) -> None:
+    """Train an inverse-transformation network from label maps alone, and measure it."""
+    import torch
+
+    from .inverse_net.evaluation import evaluate as evaluate_net
+    from .inverse_net.training import NetConfig, collect_label_maps
+    from .inverse_net.training import train_net as run_training
+
+    config = NetConfig(
+        tile=tile,
+        distance=distance,
+        max_pixels=max_pixels,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        init=str(init) if init else None,
+    )
+    if threads:
+        torch.set_num_threads(threads)
+    label_maps = collect_label_maps(data, split, root, size, scenes, seed)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    net = run_training(label_maps, config, out, resume=resume, device=device)
+    scores = evaluate_net(net, label_maps.to(device), seed=seed + 1)
+    typer.echo(
+        f"On the boundaries that it was trained on, moved by up to 16 px: corner error {scores['corner_error']:.2f} px "
+        f"({scores['relative_corner_error']:.0%} of predicting the identity), rank correlation {scores['spearman']:.2f}"
+    )
+    typer.echo(f'Weights: {out / "compact.safetensors"}; use them with InverseFormLoss(net="...")')
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, GPU, what runs on which backend and why not: the first lines of a bug report."""
+    from .doctor import report
+
+    typer.echo(report())
+
+
+if __name__ == "__main__":
+    main()

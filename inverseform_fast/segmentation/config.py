@@ -1,0 +1,133 @@
+"""All that decides a training run, in one dataclass; its fields are the options of ``inverseform-fast train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+NEUTRAL = "neutral"  # marks a field that a resumed run may change, for it does not change the result
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run. Sizes are (height, width) in pixels; a step is one batch.
+
+    Raises:
+        ValueError: a value out of its range; the message names the field.
+    """
+
+    data: Annotated[str, "Data set: scenes (made on the fly), camvid or folder."] = "scenes"
+    root: Annotated[str | None, "Folder of the data set.", NEUTRAL] = None
+    data_options: Annotated[dict[str, Any], "More options of the data set."] = field(default_factory=dict)
+    train_split: Annotated[str, "Split to train on."] = "train"
+    eval_split: Annotated[str, "Split to evaluate on."] = "val"
+    out: Annotated[str, "Folder for the checkpoint, logs and report.", NEUTRAL] = "runs/train"
+
+    model: Annotated[str, "Model of the registry."] = "pyramid"
+    backbone: Annotated[str, "Any timm backbone with a feature at stride 4, e.g. hrnet_w18."] = "test_resnet"
+    pretrained: Annotated[bool, "Start from timm's ImageNet weights."] = False
+    boundary_head: Annotated[bool, "Predict boundaries by a 1x1 convolution; without it the loss is headless."] = True
+
+    loss: Annotated[
+        Literal["ce", "boundary", "inverseform"],
+        "Cross-entropy alone, + boundary BCE, or + boundary BCE + InverseForm.",
+    ] = "inverseform"
+    beta: Annotated[float | None, "Weight of the boundary BCE; the library's default if not given."] = None
+    gamma: Annotated[float | None, "Weight of InverseForm; the library's default if not given."] = None
+    distance: Annotated[Literal["log", "euclidean", "geodesic"], "Distance of the InverseForm term."] = "log"
+    radius: Annotated[int, "Radius of the true boundaries in pixels."] = 2
+    net: Annotated[str, "Inverse-transformation network: compact, or a weight file."] = "compact"
+
+    crop: Annotated[tuple[int, int], "Training crop (height, width)."] = (144, 192)
+    scale: Annotated[tuple[float, float], "Range of the random resizing before the crop."] = (0.5, 2.0)
+    eval_size: Annotated[
+        tuple[int, int] | None, "Size to evaluate at (height, width); the images' own if not given."
+    ] = None
+
+    steps: Annotated[int, "Training steps."] = 2000
+    batch_size: Annotated[int, "Images per step."] = 8
+    optimizer: Annotated[Literal["adamw", "sgd"], "AdamW, or SGD with momentum 0.9."] = "adamw"
+    lr: Annotated[float, "Peak learning rate."] = 2e-3
+    weight_decay: Annotated[float, "Weight decay of all but norms and biases."] = 0.01
+    warmup: Annotated[int, "Steps of linear warm-up."] = 50
+    power: Annotated[float, "Power of the polynomial decay to 0."] = 0.9
+    clip: Annotated[float | None, "Clip the gradient norm to this; off if not given."] = None
+    amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model."] = "none"
+    seed: Annotated[int, "Seed of the weights, batches and augmentation."] = 0
+
+    device: Annotated[str | None, "Device; the GPU if there is one.", NEUTRAL] = None
+    workers: Annotated[int, "Processes that load data; 0: none but this one.", NEUTRAL] = 0
+    threads: Annotated[int | None, "CPU threads of PyTorch; its own choice if not given.", NEUTRAL] = None
+    log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
+    checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
+    eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every"):
+            self._require(name, lambda value: value > 0, "positive")
+        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every"):
+            self._require(name, lambda value: value >= 0, "at least 0")
+        for name in ("beta", "gamma"):
+            self._require(name, lambda value: value is None or value >= 0, "at least 0")
+        for name in ("threads", "clip"):
+            self._require(name, lambda value: value is None or value > 0, "positive")
+        for name in ("crop", "scale", "eval_size"):
+            self._require(
+                name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
+            )
+        self._require("scale", lambda value: value[0] <= value[1], "a range (lowest, highest)")
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                self._require(name, get_args(hint).__contains__, f"one of {get_args(hint)}")
+
+    def _require(self, name: str, holds: Callable[[Any], bool], what: str) -> None:
+        value = getattr(self, name)
+        try:
+            good = holds(value)
+        except TypeError:  # a string where a number belongs, from a JSON file
+            good = False
+        if not good:
+            raise ValueError(f"{name} must be {what}, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them (tuples become lists)."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: an unknown field, or a value out of its range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"config must have fields of TrainConfig, got {', '.join(unknown)}")
+        tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**tuples)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TrainConfig:
+        """The configuration of a JSON file such as the ``config.json`` that a run writes.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: no JSON object of known fields.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"config {path} must be JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"config {path} must be a JSON object, got {type(values).__name__}")
+        return cls.from_dict(values)
+
+    def difference(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """The fields in which a run with ``other`` gives another result, with both values."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        hints = get_type_hints(type(self), include_extras=True)
+        decisive = [name for name, hint in hints.items() if NEUTRAL not in hint.__metadata__]
+        return {name: (mine[name], theirs[name]) for name in decisive if mine[name] != theirs[name]}

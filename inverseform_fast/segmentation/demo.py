@@ -1,0 +1,60 @@
+"""``python -m inverseform_fast.segmentation.demo``: one small model, trained without and with the InverseForm loss."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from .config import TrainConfig
+from .evaluation import load_model
+from .report import comparison_table, draw_rows, predict_row
+from .training import open_datasets, train
+
+PICTURE = "demo.png"
+_RUNS: dict[str, Literal["ce", "inverseform"]] = {"cross-entropy": "ce", "with InverseForm": "inverseform"}
+_COLUMNS = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "seconds_per_step")
+_SCENES = (0, 1, 2)  # of the validation split, for the picture
+
+
+def run_demo(config: TrainConfig, console: Console) -> Path:
+    """Trains both runs into folders of ``config.out``, prints the table, and returns the path of the picture."""
+    out = Path(config.out)
+    metrics, models = {}, {}
+    with console.status("making the scenes"):
+        datasets = open_datasets(config)
+    for name, loss in _RUNS.items():
+        console.rule(name)
+        run = dataclasses.replace(config, loss=loss, boundary_head=loss != "ce", out=str(out / loss))
+        metrics[name] = train(run, overwrite=True, datasets=datasets, console=console)
+        models[name] = load_model(out / loss)[0]
+    dataset = datasets[1]
+    rows = [predict_row(dataset, index, models) for index in _SCENES]
+    draw_rows(out / PICTURE, rows, dataset, title="The same model and schedule on procedural scenes it never saw")
+    console.print(comparison_table(metrics, _COLUMNS, title=f"{len(dataset)} unseen scenes, shares in percent"))
+    return out / PICTURE
+
+
+def main() -> None:
+    """The command line of the demo; ``make demo`` runs it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="runs/demo", help="folder of the results; an earlier demo in it is replaced")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of each run")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    arguments = parser.parse_args()
+    console = Console()
+    config = TrainConfig(
+        out=arguments.out, steps=arguments.steps, threads=arguments.threads, checkpoint_every=arguments.steps
+    )
+    picture = run_demo(config, console)
+    console.print(
+        f"Picture: {picture}\nReports: "
+        + ", ".join(str(picture.parent / loss / "report.md") for loss in _RUNS.values())
+    )
+
+
+if __name__ == "__main__":
+    main()

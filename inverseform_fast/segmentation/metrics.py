@@ -1,0 +1,225 @@
+"""Segmentation metrics: region overlap (mIoU, pixel accuracy) and boundary quality (mBA, boundary F-score).
+
+Void (``ignore_index``) is left out everywhere: a void pixel is never scored, and a label change between a void pixel
+and another one is no boundary, in the truth or in the prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+# Offsets (rows, columns) to the neighbours that a pixel is compared with to find one-pixel-wide boundaries.
+_EAST_SOUTH_SOUTHEAST = ((0, 1), (1, 0), (1, 1))
+
+
+def ellipse_half_widths(radius: int) -> list[int]:
+    """How far each row of the (2r+1, 2r+1) elliptical kernel of OpenCV reaches to either side of the centre column.
+
+    ``cv2.getStructuringElement(MORPH_ELLIPSE, (2r+1, 2r+1))`` sets ``|dx| <= round(sqrt(r^2 - dy^2))`` in row ``dy``,
+    with halves rounded to even as Python's ``round`` does.
+    """
+    return [round(math.sqrt(radius**2 - dy**2)) for dy in range(-radius, radius + 1)]
+
+
+def disk_half_widths(radius: int) -> list[int]:
+    """How far each row of the disk ``dx^2 + dy^2 <= r^2`` reaches to either side of the centre column."""
+    return [math.isqrt(radius**2 - dy**2) for dy in range(-radius, radius + 1)]
+
+
+def dilate(values: Tensor, half_widths: Sequence[int]) -> Tensor:
+    """Maximum of ``values`` (..., H, W), of any integer type or bool, over a footprint that is symmetric up and down.
+
+    Row ``dy`` of the footprint covers ``|dx| <= half_widths[radius + dy]``. Pixels outside the image take no part.
+    """
+    radius = len(half_widths) // 2
+    rows = [values]  # rows[k]: the maximum over the 2k+1 pixels of a row
+    for k in range(1, max(half_widths) + 1):
+        row = rows[-1].clone()
+        torch.maximum(row[..., k:], values[..., :-k], out=row[..., k:])
+        torch.maximum(row[..., :-k], values[..., k:], out=row[..., :-k])
+        rows.append(row)
+    result = rows[half_widths[radius]].clone()
+    for dy in range(1, radius + 1):
+        row = rows[half_widths[radius + dy]]
+        torch.maximum(result[..., dy:, :], row[..., :-dy, :], out=result[..., dy:, :])
+        torch.maximum(result[..., :-dy, :], row[..., dy:, :], out=result[..., :-dy, :])
+    return result
+
+
+def mean_boundary_accuracy(prediction: Tensor, target: Tensor, ignore_index: int = 255) -> float:
+    """mBA of one image (CascadePSP, Cheng et al. 2020, section 4.1; multi-class form).
+
+    For each of the 5 radii ``1 + int(((W + H) / 300 - 1) / 5 * i)`` the boundary region is the union over classes of
+    the morphological gradient of the class's true mask with an elliptical kernel: the valid pixels that have another
+    valid class inside the kernel. The score is the share of it that is labelled right, averaged over the radii.
+
+    Args:
+        prediction: (H, W) integer class ids.
+        target: (H, W) integer class ids, ``ignore_index`` for void.
+
+    Returns:
+        A value in [0, 1]; NaN where no radius finds a boundary.
+    """
+    height, width = target.shape
+    valid = target != ignore_index
+    labels = target.to(torch.int32)
+    lowest = torch.iinfo(torch.int32).min
+    # The negated copy turns the minimum over the kernel into a maximum; void is lowest in both, so it never wins.
+    both = torch.stack((labels, -labels)).masked_fill(~valid, lowest)
+    right = prediction == target
+    scores = []
+    for step in range(5):
+        radius = 1 + int(((width + height) / 300 - 1) / 5 * step)
+        highest, negated_lowest = dilate(both, ellipse_half_widths(radius))
+        region = valid & (highest != -negated_lowest)
+        pixels = int(region.sum())
+        if pixels:
+            scores.append(int((region & right).sum()) / pixels)
+    return sum(scores) / len(scores) if scores else math.nan
+
+
+def class_boundaries(labels: Tensor, classes: Tensor, valid: Tensor) -> Tensor:
+    """One-pixel boundaries of every class: (K, H, W) bool for labels (H, W), classes (K,) and valid (H, W) bool.
+
+    A pixel is boundary of a class if it and its right, lower or lower-right neighbour are both valid and exactly one of
+    the two has the class (the ``seg2bmap`` of DAVIS and GSCNN). So the image border makes none.
+    """
+    height, width = labels.shape
+    masks = labels == classes[:, None, None]
+    boundaries = torch.zeros_like(masks)
+    for down, right in _EAST_SOUTH_SOUTHEAST:
+        here = (..., slice(None, height - down), slice(None, width - right))
+        there = (..., slice(down, None), slice(right, None))
+        boundaries[here] |= (masks[here] ^ masks[there]) & (valid[here] & valid[there])
+    return boundaries
+
+
+def boundary_f_scores(
+    prediction: Tensor, target: Tensor, num_classes: int, tolerances: Sequence[int], ignore_index: int = 255
+) -> Tensor:
+    """Boundary F-score of one image per tolerance and class (Perazzi et al. 2016, section 4; per class as in GSCNN).
+
+    Precision is the share of the class's predicted boundary pixels within Euclidean distance ``t`` of a true one,
+    recall the share of its true ones within ``t`` of a predicted one, and ``F = 2PR / (P + R)``, 0 if only one side has
+    a boundary.
+
+    Args:
+        prediction: (H, W) integer class ids.
+        target: (H, W) integer class ids, ``ignore_index`` for void.
+        tolerances: in pixels.
+
+    Returns:
+        (len(tolerances), num_classes) float64 on the CPU; NaN for a class with a boundary on neither side.
+    """
+    valid = target != ignore_index
+    scores = torch.full((len(tolerances), num_classes), math.nan, dtype=torch.float64)
+    present = torch.unique(torch.cat((prediction[valid], target[valid])))
+    predicted = class_boundaries(prediction, present, valid).view(torch.uint8)  # PyTorch vectorises no bool maximum
+    true = class_boundaries(target, present, valid).view(torch.uint8)
+    sizes = torch.stack((predicted.sum((1, 2)), true.sum((1, 2)))).double()
+    for row, tolerance in zip(scores, tolerances, strict=True):
+        disk = disk_half_widths(tolerance)
+        hits = torch.stack(((predicted & dilate(true, disk)).sum((1, 2)), (true & dilate(predicted, disk)).sum((1, 2))))
+        precision, recall = hits / sizes.clamp(min=1)
+        f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        row[present.long().cpu()] = f.masked_fill(sizes.sum(0) == 0, math.nan).cpu()
+    return scores
+
+
+class SegmentationMetrics:
+    """Accumulates the metrics of a data set; runs on whatever device the labels are on.
+
+    ``compute`` gives, each in [0, 1] and NaN where nothing defines it:
+
+    - ``miou``: mean over classes of the IoU from one confusion matrix over all valid pixels (torchmetrics'
+      ``MulticlassJaccardIndex``). A class that is in neither truth nor prediction is left out of the mean.
+    - ``pixel_accuracy``: share of all valid pixels that are labelled right.
+    - ``mba``: :func:`mean_boundary_accuracy`, averaged over the images that have a boundary.
+    - ``boundary_f_{t}px`` per tolerance ``t``: :func:`boundary_f_scores` averaged over the images in which the class
+      has a boundary (true or predicted), then over the classes that have such an image.
+    - ``iou/{name}`` per class.
+
+    Args:
+        num_classes: class ids are 0 .. num_classes - 1.
+        ignore_index: label of void.
+        tolerances: of the boundary F-score, in pixels.
+        class_names: for the ``iou/`` entries; the class ids if not given.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        tolerances: Sequence[int] = (1, 3, 5),
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        if any(tolerance < 0 for tolerance in tolerances):
+            raise ValueError(f"tolerances must be at least 0 pixels, got {tuple(tolerances)}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.tolerances = tuple(tolerances)
+        self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
+        if len(self.class_names) != num_classes:
+            raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
+        self._boundary_accuracies: list[float] = []
+        self._boundary_f_scores: list[Tensor] = []
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            prediction: (N, H, W) integer class ids in 0 .. num_classes - 1.
+            target: (N, H, W) integer class ids, ``ignore_index`` for void.
+
+        Raises:
+            TypeError: labels that are no integers.
+            ValueError: another shape, or a class id out of range.
+        """
+        self._check(prediction, target)
+        self.confusion += multiclass_confusion_matrix(
+            prediction.long(), target.long(), self.num_classes, ignore_index=self.ignore_index, validate_args=False
+        ).cpu()
+        for predicted, true in zip(prediction, target, strict=True):
+            self._boundary_accuracies.append(mean_boundary_accuracy(predicted, true, self.ignore_index))
+            self._boundary_f_scores.append(
+                boundary_f_scores(predicted, true, self.num_classes, self.tolerances, self.ignore_index)
+            )
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all batches so far; see the class for the names."""
+        right = self.confusion.diagonal().double()
+        iou = right / (self.confusion.sum(0) + self.confusion.sum(1) - right)  # 0/0 = NaN for an absent class
+        metrics = {
+            "miou": float(iou.nanmean()),
+            "pixel_accuracy": float(right.sum() / self.confusion.sum()),
+            "mba": float(torch.tensor(self._boundary_accuracies, dtype=torch.float64).nanmean()),
+        }
+        f_scores = torch.full((1, len(self.tolerances), self.num_classes), math.nan, dtype=torch.float64)
+        if self._boundary_f_scores:
+            f_scores = torch.stack(self._boundary_f_scores)
+        for tolerance, f in zip(self.tolerances, f_scores.nanmean(0).nanmean(1).tolist(), strict=True):
+            metrics[f"boundary_f_{tolerance}px"] = f
+        metrics.update({f"iou/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)})
+        return metrics
+
+    def _check(self, prediction: Tensor, target: Tensor) -> None:
+        if prediction.ndim != 3 or prediction.shape != target.shape:
+            raise ValueError(
+                "prediction and target must have the same shape (N, H, W), "
+                f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
+            )
+        for name, labels in (("prediction", prediction), ("target", target)):
+            if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+                raise TypeError(f"{name} must hold integer class ids, got {labels.dtype}")
+            known = (labels >= 0) & (labels < self.num_classes)
+            if name == "target":
+                known |= labels == self.ignore_index
+            if not bool(known.all()):
+                wrong = sorted(set(labels[~known].tolist()))[:5]
+                raise ValueError(f"{name} must hold class ids 0 .. {self.num_classes - 1}, got {wrong}")

@@ -1,0 +1,247 @@
+"""The command line and the demo: what they print, write and say when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from inverseform_fast import cli
+from inverseform_fast.nets import Compact, InverseTransformNet
+from inverseform_fast.segmentation.checkpoint import load_checkpoint
+from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.demo import run_demo
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = [
+    "--data-option",
+    "size=[48,64]",
+    "--data-option",
+    "length=3",
+    "--crop",
+    "32",
+    "48",
+    "--batch-size",
+    "2",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("net") / "net.safetensors"
+    Compact(tile=32).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")  # so that what --debug sets is undone
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call_with(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inverseform-fast", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        if isinstance(end.value.code, str):  # what Python prints to stderr before it exits with 1
+            return 1, captured.out, captured.err + end.value.code
+        return end.value.code or 0, captured.out, captured.err
+
+    return call_with
+
+
+def test_train_then_evaluate_gives_the_same_numbers(call: Any, tmp_path: Path, net: str) -> None:
+    out = tmp_path / "run"
+    code, printed, _ = call(
+        "train", *TINY, "--steps", "3", "--net", net, "--headless", "--gamma", "0.5", "--out", str(out)
+    )
+    assert code == 0
+    assert f"The report is in {out / 'report.md'}" in printed.replace("\n", "")
+    config = load_checkpoint(out / "last.pt").config
+    assert (config.crop, config.boundary_head, config.gamma, config.steps) == ((32, 48), False, 0.5, 3)
+    assert config.data_options == {"size": [48, 64], "length": 3}
+
+    code, printed, _ = call("evaluate", str(out), "--json", str(tmp_path / "again.json"), "--device", "cpu")
+    assert code == 0
+    trained, again = (json.loads(path.read_text()) for path in (out / "metrics.json", tmp_path / "again.json"))
+    del trained["seconds_per_step"]
+    assert again == pytest.approx(trained, nan_ok=True)
+    assert f"{100 * again['miou']:.1f}" in printed
+    assert "IoU building" in printed
+
+    code, _, _ = call("evaluate", str(out / "last.pt"), "--split", "test", "--json", str(tmp_path / "test.json"))
+    assert code == 0
+    assert json.loads((tmp_path / "test.json").read_text()) != again
+
+
+def test_resume_needs_no_option_but_out(call: Any, tmp_path: Path, net: str) -> None:
+    out = str(tmp_path / "run")
+    assert call("train", *TINY, "--steps", "3", "--net", net, "--out", out)[0] == 0
+    assert call("train", "--out", out, "--resume", "--workers", "0")[0] == 0
+    code, _, errors = call("train", "--out", out, "--resume", "--lr", "0.5")
+    assert code == 1
+    assert "lr was 0.002, now 0.5" in errors
+
+
+def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"loss": "ce", "steps": 3, "lr": 0.01, "backbone": "test_convnext"}))
+    out = tmp_path / "run"
+    assert call("train", "--config", str(path), *TINY, "--steps", "2", "--out", str(out))[0] == 0
+    config = load_checkpoint(out / "last.pt").config
+    assert (config.loss, config.steps, config.lr, config.backbone) == ("ce", 2, 0.01, "test_convnext")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "camvid"], "root must be the folder of the data set"),
+        (["train", "--data", "folder", "--root", "nowhere"], "nowhere"),
+        (["train", "--backbone", "resnet17", *TINY], "did you mean"),
+        (["train", "--net", "nowhere.safetensors", *TINY], "no weight file at nowhere.safetensors"),
+        (["train", "--device", "warp", *TINY[:-2]], "device must be one that this machine has, got 'warp'"),
+        (["train", "--steps", "0"], "steps must be positive, got 0"),
+        (["train", "--data-option", "size"], "data-option must be NAME=VALUE, got 'size'"),
+        (["train", "--config", "nowhere.json"], "nowhere.json"),
+        (["evaluate", "nowhere"], "no checkpoint at nowhere"),
+    ],
+)
+def test_an_error_is_one_readable_line(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = call(*arguments)
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")
+    monkeypatch.setattr(sys, "argv", ["inverseform-fast", "--debug", "evaluate", "nowhere"])
+    with pytest.raises(FileNotFoundError, match="no checkpoint at nowhere"):
+        cli.main()
+
+
+def test_a_value_of_the_wrong_kind_is_a_usage_error(call: Any) -> None:
+    for arguments in (["--loss", "dice"], ["--steps", "many"], ["--crop", "3"], ["--no-such-option"]):
+        code, _, errors = call("train", *arguments)
+        assert code == 2
+        assert arguments[0] in errors
+
+
+def test_help_has_every_option_with_its_default(call: Any) -> None:
+    code, printed, _ = call("train", "--help")
+    assert code == 0
+    for name in ("--loss", "--beta", "--gamma", "--headless", "--backbone", "--resume", "--overwrite", "--amp"):
+        assert name in printed
+    assert "test_resnet" in printed
+
+
+@pytest.mark.parametrize("missing", ["typer", "timm"])
+def test_a_missing_extra_is_one_line_that_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from inverseform_fast.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", "nowhere"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "pip install 'inverseform-fast[train]'" in result.stderr
+
+
+def test_the_demo_ends_with_a_table_and_a_picture(tmp_path: Path, net: str) -> None:
+    printed = io.StringIO()
+    config = TrainConfig(
+        data_options={"size": [48, 64], "length": 3},
+        net=net,
+        crop=(32, 48),
+        steps=2,
+        batch_size=2,
+        threads=1,
+        device="cpu",
+        out=str(tmp_path / "demo"),
+    )
+    for _ in range(2):  # the second replaces the first
+        picture = run_demo(config, Console(file=printed, width=120))
+    with Image.open(picture) as image:
+        assert image.width > image.height > 100
+    for loss in ("ce", "inverseform"):
+        metrics = json.loads((tmp_path / "demo" / loss / "metrics.json").read_text())
+        for name in ("miou", "mba", "boundary_f_1px", "boundary_f_3px"):
+            value = metrics[name]
+            assert (f"{100 * value:.1f}" if value is not None and not math.isnan(value) else "-") in printed.getvalue()
+        assert f"{metrics['seconds_per_step']:.3f}" in printed.getvalue()
+    ce, inverseform = (load_checkpoint(tmp_path / "demo" / loss / "last.pt") for loss in ("ce", "inverseform"))
+    assert set(ce.config.difference(inverseform.config)) == {"loss", "boundary_head"}
+
+
+def test_train_net_trains_and_resumes_nothing_twice(call: Any, tmp_path: Path) -> None:
+    out = tmp_path / "net"
+    tiny = [
+        "--scenes",
+        "3",
+        "--size",
+        "64",
+        "80",
+        "--tile",
+        "32",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--max-pixels",
+        "3",
+    ]
+    code, output, _ = call("train-net", *tiny, "--device", "cpu", "--out", str(out))
+    assert code == 0
+    assert "rank correlation" in output
+    assert str(out / "compact.safetensors") in output
+    assert InverseTransformNet.from_file(out / "compact.safetensors").tile == 32
+    code, _, error = call("train-net", *tiny, "--device", "cpu", "--out", str(out))
+    assert code == 1
+    assert "holds a training: resume it" in error
+    code, _, error = call("train-net", *tiny, "--out", str(tmp_path / "next"), "--init", str(tmp_path / "missing"))
+    assert code == 1
+    assert "no weight file" in error
+
+
+def test_train_net_reads_a_folder_of_label_maps(call: Any, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for index in range(4):
+        size = (60 + index, 50)  # (width, height), all different
+        Image.new("RGB", size).save(root / "images" / f"{index}.png")
+        labels = Image.new("L", size)
+        labels.paste(1, (10, 10, 40, 40))
+        labels.save(root / "labels" / f"{index}.png")
+    options = ["--data", "folder", "--root", str(root), "--size", "64", "64", "--tile", "32", "--max-pixels", "3"]
+    code, _, error = call("train-net", *options, "--steps", "2", "--batch-size", "2", "--out", str(tmp_path / "net"))
+    assert code == 0, error
+
+
+def test_doctor(call: Any) -> None:
+    code, output, _ = call("doctor")
+    assert code == 0
+    assert "reference            active" in output
