@@ -180,7 +180,7 @@ def train_net(
     label_maps = collect_label_maps(data, split, root, size, scenes, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     net = run_training(label_maps, config, out, resume=resume, device=device)
-    scores = evaluate_net(net, label_maps.to(device), seed=seed + 1)
+    scores = evaluate_net(net, label_maps.to(device), count=512, seed=seed + 1)
     typer.echo(
         f"On the boundaries that it was trained on, moved by up to 16 px: corner error {scores['corner_error']:.2f} px "
         f"({scores['relative_corner_error']:.0%} of predicting the identity), rank correlation {scores['spearman']:.2f}"

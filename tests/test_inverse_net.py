@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from inverseform_fast import homography
 from inverseform_fast.inverse_net.curves import displacement_curves
 from inverseform_fast.inverse_net.evaluation import evaluate
 from inverseform_fast.inverse_net.pairs import make_pairs
-from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net
+from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net, training_history
 from inverseform_fast.nets import Compact
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
@@ -89,6 +90,20 @@ def test_training_learns_and_resumes_exactly(label_maps: Tensor, tmp_path: Path)
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.state_dict().items())
     loaded = iff.InverseTransformNet.from_file(tmp_path / "whole" / "compact.safetensors")
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_training_goes_on_from_weights_and_remembers_how_they_were_made(label_maps: Tensor, tmp_path: Path) -> None:
+    train_net(label_maps, TINY, tmp_path / "first", console=quiet())
+    init = str(tmp_path / "first" / "compact.safetensors")
+    barely = dataclasses.replace(TINY, init=init, lr=1e-12, weight_decay=0.0)
+    second = train_net(label_maps, barely, tmp_path / "second", console=quiet())
+    for name, value in iff.InverseTransformNet.from_file(init).state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value)
+    stages = training_history(tmp_path / "second" / "compact.safetensors")
+    assert [stage["lr"] for stage in stages] == [TINY.lr, 1e-12]
+    assert not any(str(tmp_path) in str(stage) for stage in stages)
+    with pytest.raises(ValueError, match="init must hold a compact network of tile 64, got compact of tile 32"):
+        train_net(label_maps, dataclasses.replace(barely, tile=64), tmp_path / "third", console=quiet())
 
 
 def test_a_training_is_never_overwritten_nor_resumed_as_another(label_maps: Tensor, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def displacement_curves(
     """
     generator = Generator().manual_seed(seed)
     chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator)]
-    view = random_views(chosen[:, None], net.tile, (0.95, 1.05), generator)
+    view = random_views(chosen[:, None], net.tile, (0.95, 1.05), False, generator)
     boundary = (boundary_map(chosen) == 1).float()[:, None]
     target = (homography_warp(boundary, view, (net.tile, net.tile), padding="border") > 0.5).float()
     seen = (target > 0).flatten(1).any(1)

@@ -15,15 +15,17 @@ def evaluate(
     net: InverseTransformNet,
     label_maps: Tensor,
     *,
-    count: int = 1024,
+    count: int = 2048,
     max_pixels: float = 16.0,
     damage_every: int = 0,
+    turn: bool = False,
     seed: int = 0,
     batch: int = 64,
 ) -> dict[str, float]:
-    """Accuracy on random views of label maps moved by random homographies, ``|a|`` uniform up to ``max_pixels``.
+    """Accuracy on tiles from random places of label maps, moved by random homographies of ``|a|`` up to ``max_pixels``.
 
-    ``damage_every``: of the predicted tiles, see :func:`.pairs.make_pairs`; 0 for crisp ones.
+    ``damage_every``: of the predicted tiles, see :func:`.pairs.make_pairs`; 0 for crisp ones. ``turn``: turn, flip and
+    zoom (by up to 10 per cent) the views, too.
 
     Tiles without a boundary are left out, as the loss leaves them out.
 
@@ -37,7 +39,14 @@ def evaluate(
     errors, displacements, lengths = [], [], []
     for _ in range(0, count, batch):
         pairs = make_pairs(
-            label_maps, batch, net.tile, max_pixels / half, generator, damage_every=damage_every, zoom=(0.9, 1.1)
+            label_maps,
+            batch,
+            net.tile,
+            max_pixels / half,
+            generator,
+            damage_every=damage_every,
+            zoom=(0.9, 1.1) if turn else (1.0, 1.0),
+            turn=turn,
         )
         seen = (pairs.target > 0).flatten(1).any(1)
         estimate, theta = net.algebra(pairs.predicted[seen], pairs.target[seen]), homography.exp(pairs.a[seen])

@@ -31,6 +31,7 @@ def make_pairs(
     *,
     damage_every: int = 2,
     zoom: tuple[float, float] = (0.6, 2.0),
+    turn: bool = True,
 ) -> Pairs:
     """Sample a view of a label map and a homography, warp the labels by both, and take the boundaries of either.
 
@@ -43,10 +44,11 @@ def make_pairs(
         damage_every: make the predicted side look like a network's: lines thin or thick, and every so many-th tile also
             blurred, broken, faded and noisy. Crisp tiles teach the most geometry; 0: both sides as they are.
         zoom: range of the view's size, label pixels per tile pixel.
+        turn: turn and flip the views, too.
     """
     device = label_maps.device
     chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=device)][:, None]
-    view = random_views(chosen, tile, zoom, generator)
+    view = random_views(chosen, tile, zoom, turn, generator)
     a = homography.sample(count, max_displacement, generator=generator, device=device)
     warped = torch.cat((view @ homography.exp(a), view))
     labels = homography_warp(torch.cat((chosen, chosen)), warped, (tile, tile), mode="nearest", padding="border")
@@ -63,8 +65,8 @@ def make_pairs(
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
 
 
-def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], generator: Generator) -> Tensor:
-    """Similarities ``(N, 3, 3)`` from tile to map coordinates: place, zoom, turn (up to 20 degrees, quarters), flip."""
+def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool, generator: Generator) -> Tensor:
+    """Similarities ``(N, 3, 3)`` from tile to map coordinates: place, zoom, and turn (20 degrees, quarters), flip."""
     count, device = len(maps), maps.device
     height, width = maps.shape[-2:]
 
@@ -75,9 +77,11 @@ def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], generator: 
     largest = min(zoom[1], min(height, width) / tile)
     size = tile * uniform(math.log(min(zoom[0], largest)), math.log(largest)).exp()
     quarter = torch.randint(4, (count,), generator=generator, device=device) * (torch.pi / 2)
-    turn = uniform(-1, 1).pow(3) * math.radians(20) + quarter * (uniform(0, 1) < 0.5)
+    angle = uniform(-1, 1).pow(3) * math.radians(20) + quarter * (uniform(0, 1) < 0.5)
     flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    cos, sin = turn.cos() * size, turn.sin() * size
+    if not turn:
+        angle, flip = torch.zeros_like(angle), torch.ones_like(flip)
+    cos, sin = angle.cos() * size, angle.sin() * size
     x, y = uniform(-1, 1) * (1 - size / width), uniform(-1, 1) * (1 - size / height)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     rows = (

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -107,8 +108,20 @@ def train_net(
                 if not console.is_terminal:
                     console.print(f"step {done} of {config.steps}: {relative.item():.3f} of the identity's distance")
     net.eval()
-    net.save(out / f"{config.architecture}.safetensors", training=json.dumps(asdict(config)))
+    net.save(out / f"{config.architecture}.safetensors", training=json.dumps(_history(config)))
     return net
+
+
+def _history(config: NetConfig) -> list[dict[str, Any]]:
+    """The configurations of all trainings that led to these weights, the last one last."""
+    stage = {name: value for name, value in asdict(config).items() if name != "init"}
+    return [*(training_history(Path(config.init)) if config.init else []), stage]
+
+
+def training_history(weights: Path) -> list[dict[str, Any]]:
+    """The configurations that a weight file of :func:`train_net` says it was trained with, in order."""
+    with safe_open(weights, "pt") as file:
+        return json.loads((file.metadata() or {}).get("training", "[]"))
 
 
 def _initial(config: NetConfig) -> InverseTransformNet:

@@ -83,9 +83,7 @@ def write_report(
 ) -> None:
     """Writes ``metrics.json``, ``predictions.png`` (a few images of the data set) and ``report.md`` into ``out``."""
     write_metrics(out / METRICS, metrics)
-    count = min(4, len(dataset))
-    indices = [i * len(dataset) // count for i in range(count)]
-    rows = [predict_row(dataset, index, {"prediction": model}, config.eval_size) for index in indices]
+    rows = predict_rows(dataset, 4, {"prediction": model}, config.eval_size)
     draw_rows(out / PICTURE, rows, dataset, title=f"{config.backbone} on {config.data}, loss: {config.loss}")
     values = "\n".join(f"| {what} | {value} |" for what, value in metric_rows(metrics))
     options = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
@@ -109,11 +107,15 @@ class Row:
     predictions: dict[str, Tensor]
 
 
-def predict_row(
-    dataset: SegmentationDataset, index: int, models: Mapping[str, nn.Module], size: tuple[int, int] | None = None
-) -> Row:
-    """An image with its labels and the predictions of each model, which sees the image at ``size``."""
-    sample = dataset[index]
+def predict_rows(
+    dataset: SegmentationDataset, count: int, models: Mapping[str, nn.Module], size: tuple[int, int] | None = None
+) -> list[Row]:
+    """Images evenly spread over the data set with the predictions of each model, which sees them at ``size``."""
+    count = min(count, len(dataset))
+    return [_predict_row(dataset[i * len(dataset) // count], models, size) for i in range(count)]
+
+
+def _predict_row(sample: dict[str, Tensor], models: Mapping[str, nn.Module], size: tuple[int, int] | None) -> Row:
     image, target = (sample[name].as_subclass(Tensor) for name in ("image", "segmentation"))
     inputs = eval_transform(size)(sample)["image"][None]
     predictions = {}
@@ -154,7 +156,7 @@ def draw_rows(path: Path, rows: Sequence[Row], dataset: SegmentationDataset, tit
     height, width = rows[0].target.shape[-2:]
     panel = 3.0  # inches wide
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    figure = Figure(figsize=(panel * len(titles), panel * height / width * len(rows) + 0.9), layout=layout)
+    figure = Figure(figsize=(panel * len(titles), panel * height / width * len(rows) + 1.4), layout=layout)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         panels = [row.image.permute(1, 2, 0), colorize(row.target, dataset.colors)]
