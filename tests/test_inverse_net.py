@@ -144,7 +144,7 @@ def test_evaluation_of_networks_whose_score_is_known(label_maps: Tensor) -> None
 
 def test_shipped_network_reads_displacements(label_maps: Tensor) -> None:
     scores = evaluate(iff.InverseTransformNet.compact(), label_maps, count=192)
-    assert scores["relative_corner_error"] < 0.45
+    assert scores["relative_corner_error"] < 0.48
     assert scores["spearman"] > 0.88
 
 
