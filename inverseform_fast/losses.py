@@ -139,7 +139,7 @@ class BoundaryAwareLoss(nn.Module):
     def __init__(
         self,
         beta: float = 10.0,
-        gamma: float = 3.0,
+        gamma: float = 0.3,
         radius: int = 2,
         ignore_index: int = 255,
         class_weights: Tensor | None = None,
