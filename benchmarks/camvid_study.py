@@ -117,12 +117,13 @@ photographs, 480x360, 11 classes; trained on the 367 training frames, scored on 
 the last step. The default backbone was chosen among timm's small ones by cross-entropy runs scored on 40 of the test
 frames; no weight of the loss was. The same model (`{config["backbone"]}` under the small head, from scratch),
 seeds, batches and schedule in every arm: {config["steps"]} steps of {config["batch_size"]} crops of
-{config["crop"][0]}x{config["crop"][1]}, AdamW, peak learning rate {config["lr"]}. The two boundary arms have a boundary
+{config["crop"][0]}x{config["crop"][1]}, AdamW, peak learning rate {config["lr"]}. The others have a boundary
 head (one 1x1 convolution more) and `beta` 10.
 
-**At gamma 3 the term does harm.** A likely reason, measured on the shipped network with 8 crops: on a boundary prediction
-that says nothing (noise between 0.45 and 0.55, as at the start) it reads a displacement of 4.6 px where there is none to
-read, and the gradient of 3 times InverseForm has twice the norm of that of 10 times BCE. The default is 0.3 since.
+**At gamma 3 the term does harm.** A likely reason, measured on the shipped network with 8 crops: on a boundary
+prediction that says nothing (noise between 0.45 and 0.55, as at the start) it reads a displacement of 4.6 px where
+there is none to read, and the gradient of 3 times InverseForm has twice the norm of that of 10 times BCE. The
+default is 0.3 since.
 
 Per cent; mean and, over seeds, standard deviation.
 
