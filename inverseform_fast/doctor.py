@@ -45,6 +45,7 @@ def _versions(packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 def _machine() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     yield "CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()}"
+    yield "torch build", torch.__version__
     yield "torch's CUDA", torch.version.cuda or "none: this torch is a CPU build"
     if not torch.cuda.is_available():
         yield "GPU", "none that this torch can use; every op runs on the CPU"
