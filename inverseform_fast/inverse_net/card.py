@@ -97,6 +97,8 @@ displacement of the corners.
 
 ## What the loss says of a known displacement
 
+![Value and gradient against a known displacement](../../{PICTURE})
+
 True CamVid test boundaries against copies of themselves, displaced (the paper's Figure 2, answered): the
 loss `|a|` in pixels and the class-balanced BCE of the same pair. *Home* is the share of views, in per cent, on which
 descending the gradient by the displacement leads back to the match. Means over {curves["shift"]["bce"].shape[1]}
