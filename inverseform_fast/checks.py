@@ -15,6 +15,11 @@ def check_tensor(value: object, name: str) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
+def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
+
+
 def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
     check_tensor(maps, name)
     if maps.ndim != 4 or 0 in maps.shape[1:] or channels not in (None, maps.shape[1]):

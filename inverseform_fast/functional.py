@@ -1,6 +1,8 @@
 """One public function per op: checks its input, documents it, and calls the op.
 
-All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels.
+All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels. On a
+GPU, Triton kernels compute them (float64: plain PyTorch); their maps are at most 32000 pixels high and wide, and span
+fewer than 2^31 elements each (batches may be larger).
 """
 
 from __future__ import annotations
@@ -11,7 +13,16 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .checks import check_activation, check_labels, check_maps, check_matrices, check_radius, check_size, check_tensor
+from .checks import (
+    check_activation,
+    check_labels,
+    check_maps,
+    check_matrices,
+    check_radius,
+    check_same_device,
+    check_size,
+    check_tensor,
+)
 
 __all__ = [
     "boundary_loss",
@@ -31,7 +42,7 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     A void pixel is 255, and void neighbours make no boundary; neither do the image's borders.
 
     Args:
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64; on a GPU, ids are told apart by their low 32 bits.
         radius: of the disk stencil, in pixels, at least 1.
         ignore_index: the id that marks void.
         release: reproduce the authors' public code instead, bit for bit: class 0 and void are "no class", nothing is
@@ -83,7 +94,8 @@ def extract_tiles(
     """Predicted and true boundary maps, resized and cut into tiles for an inverse-transformation network (paper, 3.4).
 
     ``activation`` of the prediction, bilinear resize (``align_corners=False``, no antialiasing) of both to ``size``,
-    cut without overlap. A pixel of the result in which any void pixel of the target has a share is 0 on both sides.
+    cut without overlap. A pixel of the result in which void pixels of the target have a share (above 1/1000) is 0 on
+    both sides.
 
     Args:
         predicted: ``(N, 1, h, w)`` boundary logits (or probabilities with ``activation=None``), of any resolution.
@@ -102,6 +114,7 @@ def extract_tiles(
     check_tensor(target, "target")
     if target.ndim != 4 or target.shape[:2] != (predicted.shape[0], 1) or 0 in target.shape[2:]:
         raise ValueError(f"target must have shape ({predicted.shape[0]}, 1, H, W), got {tuple(target.shape)}")
+    check_same_device("target", target, "predicted", predicted)
     check_size(size)
     if not isinstance(tile, int) or tile < 1:
         raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
@@ -122,17 +135,19 @@ def homography_warp(
 
     Coordinates are [-1, 1] over the image and over the result, x right, y down, pixel centres, as in ``grid_sample``
     with ``align_corners=False``. Points that a homography sends behind the projection centre count as far outside.
-    Differentiable in both.
+    Differentiable in both. On a GPU, the gradient of the image is a sum in 64-bit fixed point: the same bits in every
+    run; all of it is NaN if any of the incoming gradient is.
 
     Args:
         image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers below 2^24 with ``mode="nearest"``.
-        theta: ``(N, 3, 3)`` floating point, output points to input points.
+        theta: ``(N, 3, 3)`` floating point, output points to input points; or ``(N, T, 3, 3)``: T views of each image,
+            which read it once (the tiles of an image, the two sides of a training pair).
         size: ``(H', W')`` of the result; None keeps the image's.
         mode: ``"bilinear"`` or ``"nearest"`` (labels).
         padding: ``"zeros"`` or ``"border"``, for points outside the image.
 
     Returns:
-        ``(N, C, H', W')`` of the image's dtype.
+        ``(N, C, H', W')``, or ``(N, T, C, H', W')``, of the image's dtype.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size, mode or padding.
@@ -147,10 +162,13 @@ def homography_warp(
         raise ValueError(f"image must have shape (N, C, H, W), got {tuple(image.shape)}")
     if mode == "bilinear" and not image.is_floating_point():
         raise TypeError(f"image must be floating point for mode 'bilinear', got {image.dtype}")
-    if theta.shape != (image.shape[0], 3, 3) or not theta.is_floating_point():
+    n = image.shape[0]
+    one_or_more_views = theta.ndim in (3, 4) and theta.shape[0] == n and theta.shape[-2:] == (3, 3)
+    if not one_or_more_views or not theta.is_floating_point():
         raise ValueError(
-            f"theta must be floating point ({image.shape[0]}, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
+            f"theta must be floating point ({n}, 3, 3) or ({n}, T, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
         )
+    check_same_device("theta", theta, "image", image)
     check_size(size)
     return ops.homography_warp(image, theta, size, mode, padding)
 
@@ -230,10 +248,12 @@ def segmentation_loss(
 
     Raises:
         TypeError: ``labels`` is not of an integer dtype.
-        ValueError: wrong shapes, or (labels on the CPU, not under ``torch.compile``) a class id outside [0, C).
+        ValueError: wrong shapes or devices, or (labels on the CPU, not under ``torch.compile``) a class id outside
+            [0, C). On a GPU, where the check would wait for the device, the loss is NaN instead.
     """
     check_maps(logits, "logits")
     check_labels(labels, batch=logits.shape[0])
+    check_same_device("labels", labels, "logits", logits)
     classes = logits.shape[1]
     if class_weights is not None:
         check_tensor(class_weights, "class_weights")
@@ -242,7 +262,8 @@ def segmentation_loss(
                 f"class_weights must have shape ({classes},), one per channel of logits, "
                 f"got {tuple(class_weights.shape)}"
             )
-    # On a GPU the check would sync; there the gather's own device-side assertion reports it.
+        check_same_device("class_weights", class_weights, "logits", logits)
+    # On a GPU the check would sync; there the loss is NaN.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         ids = labels.long()  # a narrow dtype would wrap the numbers that it is compared with around
         outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
@@ -272,5 +293,6 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
     """
     check_maps(boundary_logits, "boundary_logits", channels=1)
     check_labels(labels, batch=boundary_logits.shape[0])
+    check_same_device("labels", labels, "boundary_logits", boundary_logits)
     check_radius(radius)
     return ops.boundary_loss(boundary_logits, labels, radius, ignore_index)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import inverseform_fast as iff
 from inverseform_fast import reference
@@ -30,6 +31,9 @@ OPS = {
     "segmentation_loss",
     "soft_boundary_map",
 }
+
+
+SO3 = {"geodesic_distance", "project_to_so3"}
 
 
 @contextmanager
@@ -94,17 +98,45 @@ def triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def active() -> str:
-    (name,) = set(iff.backend_info()["ops"].values())
+    (name,) = {name for op, name in iff.backend_info()["ops"].items() if op not in SO3}
     return name
 
 
 def test_reference_is_active_for_every_op_and_the_rest_says_why_not() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU runs Triton")
     info = iff.backend_info()
     assert info["ops"] == dict.fromkeys(OPS, "reference")
-    assert set(info["backends"]) == {"reference", "triton", "cuda"}
+    assert info["backends"].keys() == {"reference", "triton", "cuda"}
     assert info["backends"]["reference"] == "active"
-    for name in ("triton", "cuda"):
-        assert f"no {name} kernels" in info["backends"][name]
+    assert info["backends"]["triton"] == "torch sees no CUDA device"
+    assert "no cuda kernels" in info["backends"]["cuda"]
+
+
+def test_a_backend_runs_the_ops_that_it_has(triton_runs: None) -> None:
+    iff.set_backend("triton")
+    info = iff.backend_info()
+    assert info["ops"] == {name: "reference" if name in SO3 else "triton" for name in OPS}
+    assert info["backends"]["triton"] == info["backends"]["reference"] == "active"
+    assert iff.functional.project_to_so3(torch.eye(3)).equal(torch.eye(3))
+
+
+@pytest.mark.skipif(backend.INTERPRETED, reason="the interpreter takes CPU tensors")
+def test_triton_refuses_tensors_elsewhere(triton_runs: None) -> None:
+    with iff.set_backend("triton"), pytest.raises(RuntimeError, match="boundary_map: backend 'triton' runs on CUDA"):
+        iff.functional.boundary_map(torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+def test_without_triton_a_gpu_runs_the_reference_and_one_line_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "NO_TRITON", "triton is not installed")
+    with FakeTensorMode():  # tensors of a GPU that need none
+        labels = torch.zeros(1, 2, 2, dtype=torch.long, device="cuda")
+        for _ in range(2):
+            iff.functional.boundary_map(labels)
+    assert [record.message for record in caplog.records] == ["the ops run on plain PyTorch: triton is not installed"]
+    assert iff.backend_info()["backends"]["triton"] == "triton is not installed"
 
 
 def test_every_op_is_public_and_has_a_reference() -> None:
@@ -115,6 +147,7 @@ def test_every_op_is_public_and_has_a_reference() -> None:
 def test_ops_run_the_chosen_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"reference": lambda *_: "reference", "triton": lambda *_: "triton"}
     monkeypatch.setattr(iff.ops.boundary_map, "implementations", both)
+    monkeypatch.setattr(backend, "INTERPRETED", True)
     for name in ("reference", "triton"):
         with iff.set_backend(name):
             assert iff.functional.boundary_map(torch.zeros(1, 2, 2, dtype=torch.long)) == name
@@ -124,13 +157,14 @@ def test_ops_run_the_chosen_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_call_lasts() -> None:
     iff.set_backend("triton")
     assert active() == "triton"
-    assert iff.backend_info()["backends"]["reference"] == "available"
     iff.set_backend("reference")
+    assert iff.backend_info()["backends"]["triton"] == "available"
     assert active() == "reference"
 
 
 @pytest.mark.usefixtures("triton_runs")
 def test_a_block_restores_and_nests() -> None:
+    iff.set_backend("reference")
     with iff.set_backend("triton"):
         with iff.set_backend("reference"):
             with iff.set_backend("triton"):
@@ -142,6 +176,7 @@ def test_a_block_restores_and_nests() -> None:
 
 @pytest.mark.usefixtures("triton_runs")
 def test_a_block_restores_after_an_exception() -> None:
+    iff.set_backend("reference")
     with pytest.raises(KeyError), iff.set_backend("triton"):
         raise KeyError
     assert active() == "reference"
@@ -162,9 +197,11 @@ def test_a_refused_backend_changes_nothing(name: str, error: type[Exception], me
     assert active() == "triton"
 
 
-@pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_a_backend_that_cannot_run_says_why(name: str) -> None:
-    with pytest.raises(RuntimeError, match=rf"backend '{name}' cannot run here: .*no {name} kernels"):
+@pytest.mark.parametrize(("name", "reason"), [("triton", "torch sees no CUDA device"), ("cuda", ".*no cuda kernels")])
+def test_a_backend_that_cannot_run_says_why(name: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(backend, "INTERPRETED", False)
+    with pytest.raises(RuntimeError, match=rf"backend '{name}' cannot run here: {reason}"):
         iff.set_backend(name)
 
 
@@ -173,7 +210,7 @@ def test_a_backend_that_cannot_run_says_why(name: str) -> None:
     [
         ("reference", "chosen: reference"),
         ("cudnn", "ValueError: .*must be one of auto, reference, triton, cuda, got 'cudnn'"),
-        ("triton", "RuntimeError: .*'triton' cannot run here"),
+        ("cuda", "RuntimeError: .*'cuda' cannot run here"),
     ],
 )
 def test_the_environment_variable_chooses_at_import(value: str, said: str) -> None:

@@ -176,6 +176,7 @@ LABELS = torch.zeros(2, 4, 4, dtype=torch.long)
         ({"labels": LABELS[:1]}, ValueError, r"labels must have shape \(2, H, W\), got \(1, 4, 4\)"),
         ({"radius": 0}, ValueError, "radius must be a whole number of pixels, at least 1, got 0"),
         ({"radius": 1.5}, ValueError, "radius must be a whole number of pixels, at least 1, got 1.5"),
+        ({"labels": LABELS.to("meta")}, ValueError, "labels must be on the device of boundary_logits, cpu, got meta"),
     ],
 )
 def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -13,7 +13,7 @@ def test_report_names_everything() -> None:
     for name in (*doctor.BASE, *doctor.EXTRA, "reference", "triton", "cuda", "boundary_map", "geodesic_distance"):
         assert name in text
     assert torch.__version__ in text
-    assert "no triton kernels" in text
+    assert "no cuda kernels" in text
     assert "tiles of 224 x 224" in text
     assert ("GPU 0" in text) == torch.cuda.is_available()
 

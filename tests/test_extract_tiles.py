@@ -49,7 +49,7 @@ def cut(maps: Tensor, tile: int) -> Tensor:
 
 
 def by_definition(predicted: Tensor, target: Tensor, size: tuple[int, int], tile: int) -> tuple[Tensor, Tensor]:
-    void = resize(target == 255, size) > 0
+    void = resize(target == 255, size) > 1e-3
     both = resize(predicted, size), resize(target == 1, size)
     first, second = (cut(maps.masked_fill(void, 0), tile) for maps in both)
     return first, second
@@ -179,6 +179,11 @@ def test_any_way_of_calling_it(way: str, size: tuple[int, int]) -> None:
         ({"tile": 0}, ValueError, "tile.*got.* 0"),
         ({"tile": 4.0}, (TypeError, ValueError), "tile.*got.* 4.0"),
         ({"activation": "tanh"}, ValueError, "activation must be 'sigmoid' or None, got 'tanh'"),
+        (
+            {"target": torch.zeros(2, 1, 8, 8, device="meta")},
+            ValueError,
+            "target must be on the device of predicted, cpu",
+        ),
     ],
 )
 def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:

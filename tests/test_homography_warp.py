@@ -173,6 +173,15 @@ def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
     assert_same_when_called(way, homography_warp, some_images().float(), some_thetas().float(), size)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_views_of_an_image_are_its_warps_by_each_theta(mode: str) -> None:
+    images, thetas = some_images(), torch.stack([some_thetas(), EYE.expand(2, 3, 3), some_thetas(strength=0.5)], 1)
+    views = homography_warp(images, thetas, (5, 9), mode)
+    assert views.shape == (2, 3, 3, 5, 9)
+    for view, theta in zip(views.unbind(1), thetas.unbind(1), strict=True):
+        assert view.equal(homography_warp(images, theta, (5, 9), mode))
+
+
 def test_an_empty_batch_gives_an_empty_batch() -> None:
     assert homography_warp(some_images(n=0), some_thetas(n=0), (4, 5)).shape == (0, 3, 4, 5)
 
@@ -183,10 +192,15 @@ def test_an_empty_batch_gives_an_empty_batch() -> None:
         ({"image": torch.zeros(2, 4, 4)}, ValueError, r"image must have shape \(N, C, H, W\), got \(2, 4, 4\)"),
         ({"image": torch.zeros(2, 1, 0, 4)}, ValueError, r"image must have shape \(N, C, H, W\), got \(2, 1, 0, 4\)"),
         ({"image": torch.zeros(2, 1, 4, 4).long()}, TypeError, "image must be floating point.*got torch.int64"),
-        ({"theta": torch.eye(3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(3, 3\)"),
-        ({"theta": torch.zeros(1, 3, 3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(1, 3, 3\)"),
-        ({"theta": torch.zeros(2, 2, 3)}, ValueError, r"theta must be .*\(2, 3, 3\), got torch.float32 \(2, 2, 3\)"),
+        ({"theta": torch.eye(3)}, ValueError, r"theta must be .*\(2, T, 3, 3\), got torch.float32 \(3, 3\)"),
+        ({"theta": torch.zeros(1, 3, 3)}, ValueError, r"theta must be .*\(2, T, 3, 3\), got torch.float32 \(1, 3, 3\)"),
+        ({"theta": torch.zeros(2, 2, 3)}, ValueError, r"theta must be .*\(2, T, 3, 3\), got torch.float32 \(2, 2, 3\)"),
         ({"theta": torch.zeros(2, 3, 3).int()}, ValueError, "theta must be floating point .*got torch.int32"),
+        (
+            {"theta": torch.zeros(2, 3, 3, device="meta")},
+            ValueError,
+            "theta must be on the device of image, cpu, got meta",
+        ),
         ({"size": (4, 0)}, ValueError, r"size must be \(height, width\) in pixels, got \(4, 0\)"),
         ({"size": 4}, (TypeError, ValueError), r"size must be \(height, width\) in pixels, got 4"),
         ({"mode": "bicubic"}, ValueError, "mode must be 'bilinear' or 'nearest', got 'bicubic'"),

@@ -160,6 +160,12 @@ LABELS = torch.zeros(2, 4, 4, dtype=torch.long)
         ({"labels": LABELS + 255, "ignore_index": -1}, ValueError, r"or be ignore_index=-1, found \[255\]"),
         ({"class_weights": torch.ones(4)}, ValueError, r"class_weights must have shape \(3,\), .*got \(4,\)"),
         ({"class_weights": torch.ones(1, 3)}, ValueError, r"class_weights must have shape \(3,\), .*got \(1, 3\)"),
+        (
+            {"class_weights": torch.ones(3, device="meta")},
+            ValueError,
+            "class_weights must be on the device of logits, cpu",
+        ),
+        ({"labels": LABELS.to("meta")}, ValueError, "labels must be on the device of logits, cpu, got meta"),
         ({"class_weights": [1.0, 1.0, 1.0]}, TypeError, "class_weights must be a tensor, got list"),
     ],
 )

@@ -50,9 +50,8 @@ def make_pairs(
     chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=device)][:, None]
     view = random_views(chosen, tile, zoom, turn, generator)
     a = homography.sample(count, max_displacement, generator=generator, device=device)
-    warped = torch.cat((view @ homography.exp(a), view))
-    labels = homography_warp(torch.cat((chosen, chosen)), warped, (tile, tile), mode="nearest", padding="border")
-    moved, still = labels[:, 0].chunk(2)
+    both = torch.stack((view @ homography.exp(a), view), 1)
+    moved, still = homography_warp(chosen, both, (tile, tile), mode="nearest", padding="border")[:, :, 0].unbind(1)
     target = _boundaries(still, 2)
     if not damage_every:
         return Pairs(_boundaries(moved, 2), target, a)

@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any
 
+import torch
+from torch import Tensor
+
 BACKENDS = ("auto", "reference", "triton", "cuda")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+NO_TRITON = None if find_spec("triton") else "triton is not installed"
 _OPS: list[Op] = []
 
 
 class Op:
-    """One op and its implementations by backend; calling it runs the one in force."""
+    """One op and its implementations by backend; calling it runs the one in force for its first argument."""
 
     def __init__(self, **implementations: Callable[..., Any]) -> None:
         self.implementations = implementations
         self.name = implementations["reference"].__name__
         _OPS.append(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.implementations["reference" if _backend == "auto" else _backend](*args, **kwargs)
+    def __call__(self, *args: Any) -> Any:
+        return self.implementations[self._choose(args[0])](*args)
+
+    def _choose(self, tensor: Tensor) -> str:
+        if _backend == "auto":
+            if not tensor.is_cuda or tensor.dtype == torch.float64 or "triton" not in self.implementations:
+                return "reference"
+            if NO_TRITON:
+                _log_once(f"the ops run on plain PyTorch: {NO_TRITON}")
+                return "reference"
+            return "triton"
+        if _backend != "triton" or "triton" not in self.implementations:
+            return "reference"
+        if not (tensor.is_cuda or INTERPRETED):
+            raise RuntimeError(f"{self.name}: backend 'triton' runs on CUDA tensors, got one on {tensor.device}")
+        if tensor.dtype == torch.float64:
+            raise TypeError(f"{self.name}: backend 'triton' computes in float32, got {tensor.dtype}; use 'auto'")
+        return "triton"
+
+    @property
+    def backend(self) -> str:
+        """What runs on this machine's best device."""
+        best = "triton" if _backend == "auto" and not _why_not("triton") and not INTERPRETED else _backend
+        return best if best in self.implementations else "reference"
+
+
+def kernel_op(function: Callable[..., Any]) -> Any:
+    """Register ``function`` as ``torch.ops.inverseform_fast.<its name>``; it runs with its tensors' device current."""
+
+    def on_device(first: Tensor, *args: Any) -> Any:
+        with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+            return function(first, *args)
+
+    name = f"inverseform_fast::{function.__name__.strip('_')}"
+    schema = torch.library.infer_schema(function, mutates_args=())
+    return torch.library.custom_op(name, on_device, mutates_args=(), schema=schema)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logging.getLogger("inverseform_fast").warning(message)
 
 
 def _usable(backend: str) -> str:
@@ -33,16 +81,19 @@ def _usable(backend: str) -> str:
 
 
 def _why_not(backend: str) -> str | None:
-    if backend in ("auto", "reference"):
-        return None
-    return f"this version of inverseform_fast has no {backend} kernels; use 'auto' or 'reference'"
+    if backend == "triton":
+        no_device = None if INTERPRETED or torch.cuda.is_available() else "torch sees no CUDA device"
+        return NO_TRITON or no_device
+    if backend == "cuda":
+        return "this version of inverseform_fast has no cuda kernels; use 'auto', 'triton' or 'reference'"
+    return None
 
 
 class set_backend:
     """Choose the backend of every op: ``"auto"`` (the best one that runs), ``"reference"``, ``"triton"`` or ``"cuda"``.
 
-    Takes effect at once; used as a context manager it restores the previous choice at the end. The environment variable
-    ``INVERSEFORM_FAST_BACKEND`` sets the choice at import.
+    An op that a backend lacks runs on the reference. Takes effect at once; used as a context manager it restores the
+    previous choice at the end. The environment variable ``INVERSEFORM_FAST_BACKEND`` sets the choice at import.
 
     Raises:
         ValueError: ``backend`` is none of these names.
@@ -68,11 +119,11 @@ def backend_info() -> dict[str, dict[str, str]]:
     Returns:
         ``{"backends": {name: "active" | "available" | reason}, "ops": {op: backend}}``.
     """
-    active = "reference" if _backend == "auto" else _backend
+    active = {op.backend for op in _OPS}
     backends = {
-        name: _why_not(name) or ("active" if name == active else "available") for name in BACKENDS if name != "auto"
+        name: _why_not(name) or ("active" if name in active else "available") for name in BACKENDS if name != "auto"
     }
-    return {"backends": backends, "ops": {op.name: active for op in _OPS}}
+    return {"backends": backends, "ops": {op.name: op.backend for op in _OPS}}
 
 
 _backend = _usable(os.environ.get("INVERSEFORM_FAST_BACKEND") or "auto")

@@ -1,6 +1,63 @@
 """boundary_loss: its implementations by backend."""
 
-from .. import reference
-from .backend import Op
+from __future__ import annotations
 
-boundary_loss = Op(reference=reference.boundary_loss)
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .backend import Op, kernel_op
+
+
+@kernel_op
+def _boundary_loss(
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
+    from ..kernels import boundary_loss as kernel
+
+    return kernel.boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)
+
+
+@_boundary_loss.register_fake
+def _(
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (2, *boundary_logits.shape) if with_gradient else (0,)
+    shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
+    loss, weights, gradient = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return loss, weights, gradient
+
+
+@kernel_op
+def _boundary_loss_backward(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    # Not a product of matrices, which autocast would round.
+    return ((grad * weights).view(2, 1, 1, 1, 1) * gradient).sum(0).to(dtype)
+
+
+@_boundary_loss_backward.register_fake
+def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    return gradient.new_empty(gradient.shape[1:], dtype=dtype)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, weights, gradient = output
+    ctx.save_for_backward(gradient, weights)
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return _boundary_loss_backward(grad, *ctx.saved_tensors, ctx.dtype), None, None, None, None
+
+
+_boundary_loss.register_autograd(_backward, setup_context=_save)
+
+
+def _triton(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
+    with_gradient = boundary_logits.requires_grad and torch.is_grad_enabled()
+    return _boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)[0]
+
+
+boundary_loss = Op(reference=reference.boundary_loss, triton=_triton)

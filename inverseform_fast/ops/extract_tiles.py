@@ -1,6 +1,68 @@
 """extract_tiles: its implementations by backend."""
 
-from .. import reference
-from .backend import Op
+from __future__ import annotations
 
-extract_tiles = Op(reference=reference.extract_tiles)
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .backend import Op, kernel_op
+
+
+@kernel_op
+def _extract_tiles(
+    predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted and true tiles, and which of their pixels are valid."""
+    from ..kernels import extract_tiles as kernel
+
+    return kernel.extract_tiles(predicted, target, size, tile, sigmoid)
+
+
+@_extract_tiles.register_fake
+def _(predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bool) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (predicted.shape[0] * (size[0] // tile) * (size[1] // tile), 1, tile, tile)
+    dtypes = (torch.float32, torch.float32, torch.uint8)
+    predicted_tiles, true_tiles, valid = (predicted.new_empty(shape, dtype=dtype) for dtype in dtypes)
+    return predicted_tiles, true_tiles, valid
+
+
+@kernel_op
+def _extract_tiles_backward(
+    grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool
+) -> Tensor:
+    from ..kernels import extract_tiles as kernel
+
+    return kernel.extract_tiles_backward(grad, valid, predicted, size, tile, sigmoid)
+
+
+@_extract_tiles_backward.register_fake
+def _(grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool) -> Tensor:
+    from ..kernels.resize import empty_gradient
+
+    return empty_gradient(predicted).to(predicted.dtype)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    predicted, _, *ctx.options = inputs
+    ctx.save_for_backward(output[2], predicted)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return _extract_tiles_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None
+
+
+_extract_tiles.register_autograd(_backward, setup_context=_save)
+
+
+def _triton(
+    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, activation: str | None
+) -> tuple[Tensor, Tensor]:
+    predicted_tiles, true_tiles, _ = _extract_tiles(predicted, target, size, tile, activation == "sigmoid")
+    return predicted_tiles, true_tiles.detach()  # or the network would compute the gradient of the truth, too
+
+
+extract_tiles = Op(reference=reference.extract_tiles, triton=_triton)

@@ -1,6 +1,63 @@
 """segmentation_loss: its implementations by backend."""
 
-from .. import reference
-from .backend import Op
+from __future__ import annotations
 
-segmentation_loss = Op(reference=reference.segmentation_loss)
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .backend import Op, kernel_op
+
+
+@kernel_op
+def _segmentation_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, sum of weights, and the gradient of their product: backward only scales it."""
+    from ..kernels import segmentation_loss as kernel
+
+    return kernel.segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)
+
+
+@_segmentation_loss.register_fake
+def _(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from ..kernels.resize import empty_gradient
+
+    loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
+    return loss, weight, empty_gradient(logits, 1 if with_gradient else 0)
+
+
+@kernel_op
+def _segmentation_loss_backward(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    # Into the final dtype at once: one pass over the gradient.
+    return torch.mul(gradient, grad / weight, out=torch.empty_like(gradient, dtype=dtype))
+
+
+@_segmentation_loss_backward.register_fake
+def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(gradient, dtype=dtype)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, weight, gradient = output
+    ctx.save_for_backward(gradient, weight)
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return _segmentation_loss_backward(grad, *ctx.saved_tensors, ctx.dtype), None, None, None, None
+
+
+_segmentation_loss.register_autograd(_backward, setup_context=_save)
+
+
+def _triton(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
+    with_gradient = logits.requires_grad and torch.is_grad_enabled()
+    return _segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)[0]
+
+
+segmentation_loss = Op(reference=reference.segmentation_loss, triton=_triton)

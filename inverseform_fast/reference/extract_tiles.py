@@ -10,6 +10,8 @@ from torch import Tensor
 from .boundary_map import VOID
 from .segmentation_loss import upsample
 
+VOID_SHARE = 1e-3  # of a result pixel; not 0, where the rounding of sampling positions would decide
+
 
 def extract_tiles(
     predicted: Tensor, target: Tensor, size: Sequence[int], tile: int = 224, activation: str | None = "sigmoid"
@@ -19,8 +21,8 @@ def extract_tiles(
     if activation == "sigmoid":
         predicted = predicted.sigmoid()
     void = target == VOID
-    # A pixel that any void pixel has a share in is void on both sides: nothing unlabelled is compared.
-    valid = upsample(void.to(predicted.dtype), size) == 0
+    # A pixel that a void pixel has a share in is void on both sides: nothing unlabelled is compared.
+    valid = upsample(void.to(predicted.dtype), size) < VOID_SHARE
     boundary = upsample((target == 1).to(predicted.dtype), size)
     return _cut(torch.where(valid, upsample(predicted, size), 0), tile), _cut(torch.where(valid, boundary, 0), tile)
 

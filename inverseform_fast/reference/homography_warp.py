@@ -19,6 +19,10 @@ def homography_warp(
     padding: str = "zeros",
 ) -> Tensor:
     """See :func:`inverseform_fast.functional.homography_warp`."""
+    if theta.ndim == 4:  # views of each image
+        views = theta.shape[1]
+        images = image[:, None].expand(-1, views, -1, -1, -1).flatten(0, 1)
+        return homography_warp(images, theta.flatten(0, 1), size, mode, padding).unflatten(0, (-1, views))
     working = torch.promote_types(image.dtype, torch.float32)
     height, width = size or image.shape[-2:]
     theta = theta.to(torch.promote_types(theta.dtype, torch.float32))

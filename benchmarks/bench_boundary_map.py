@@ -1,0 +1,32 @@
+"""boundary_map: labels to boundary targets. White noise is the worst case; the distance transforms get one image."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from benchmarks import harness, release
+from inverseform_fast import functional, reference
+
+
+def workload(name: str) -> harness.Workload:
+    """``labels-dtype[-images]``."""
+    kind, dtype, *images = name.split("-")
+    labels = harness.street_labels(getattr(torch, dtype), *map(int, images))
+    if kind == "noise":
+        labels = torch.randint_like(labels, harness.CLASSES)
+    return harness.Workload(
+        function=functional.boundary_map,
+        reference=reference.boundary_map,
+        release=release.boundary_map,
+        truth_of_release=partial(reference.boundary_map, release=True),
+        arguments=(labels,),
+        bytes={"forward": labels.nbytes + labels.numel()},  # labels read once, one byte a pixel written
+    )
+
+
+test_boundary_map = harness.cases(
+    "boundary_map", workload, ["street-uint8", "street-int64", "noise-uint8"], ["forward"], harness.PROVIDERS[1:]
+)
+test_one_image = harness.cases("boundary_map", workload, ["street-uint8-1"], ["forward"])

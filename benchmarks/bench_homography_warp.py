@@ -1,0 +1,31 @@
+"""homography_warp: one homography per tile, as in the training of the inverse-transformation network."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks import harness, release
+from inverseform_fast import functional, homography, reference
+
+TILES, TILE = (288, 224) if harness.ON_GPU else (8, 56)
+
+
+def workload(name: str) -> harness.Workload:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(TILES, 1, TILE, TILE, generator=generator)
+    theta = homography.exp(homography.sample(TILES, 16 / 112, generator=generator))
+    image, theta = image.to(harness.DEVICE, getattr(torch, name)), theta.to(harness.DEVICE)
+    forward, backward = 2 * image.nbytes + theta.nbytes, 3 * image.nbytes + 2 * theta.nbytes
+    return harness.Workload(
+        function=functional.homography_warp,
+        reference=reference.homography_warp,
+        release=release.homography_warp,
+        arguments=(image.requires_grad_(), theta.requires_grad_()),
+        # Image and theta read, the result written; the same and the result's gradient read, both gradients written.
+        bytes={"forward": forward, "backward": backward, "both": forward + backward},
+        # theta's gradient jumps where a sample crosses a pixel's centre, and rounding decides on which side it falls.
+        tolerance=2e-2,
+    )
+
+
+test_homography_warp = harness.cases("homography_warp", workload, ["float32", "bfloat16"])

@@ -1,0 +1,263 @@
+"""All that one machine can say: ``python -m benchmarks.gpu --out DIR``, from the repository's root.
+
+Runs the GPU and kernel tests, then every ``bench_<op>.py``, each in a process with a time limit, and keeps in ``DIR``,
+up to date after each: ``summary.json`` (of ``schema.json``), ``summary.md``, ``raw.json`` (pytest-benchmark's own),
+``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is recorded, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inverseform_fast.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = json.loads((ROOT / "benchmarks/schema.json").read_text())
+PACKAGES = ("torch", "triton", "numpy", "safetensors", "pytest", "pytest-benchmark", "pytest-timeout", "hypothesis")
+PACKAGES += ("scipy", "mpmath")
+FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
+TEST_SECONDS = 150
+EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8, help="for everything")
+    options = parser.parse_args()
+    summary = run(options.out, options.minutes, ROOT / "benchmarks", ROOT / "tests")
+    print(table(summary))
+
+
+def run(out: Path, minutes: float, benches: Path, tests: Path) -> dict[str, Any]:
+    """Run the tests and the benchmarks of two folders and write their results; the summary."""
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    summary: dict[str, Any] = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": machine()}
+
+    def left() -> float:
+        return 60 * minutes - (time.monotonic() - start)
+
+    with (out / "log.txt").open("w") as log, tempfile.TemporaryDirectory() as scratch:
+        summary["tests"] = run_tests(tests, out / "tests.xml", min(TEST_SECONDS, left()), log)
+        summary |= {"files": [], "cases": []}
+        raw: dict[str, Any] = {}
+        files = sorted(benches.glob("bench_*.py"), key=_rank)
+        for index, file in enumerate(files):
+            # Twice its share at most: what one does not need is left to the others.
+            seconds = min(left(), 2 * left() / (len(files) - index))
+            result, cases, raw[file.stem] = run_bench(file, Path(scratch), seconds, log)
+            summary["files"].append(result)
+            summary["cases"] += cases
+            summary["seconds"] = time.monotonic() - start
+            write(out, compared(summary), raw)
+    return summary
+
+
+def _rank(file: Path) -> tuple[int, str]:
+    op = file.stem.removeprefix("bench_")
+    return FIRST.index(op) if op in FIRST else len(FIRST), op
+
+
+def run_tests(tests: Path, xml: Path, seconds: float, log: Any) -> dict[str, Any]:
+    """The tests that want a GPU or Triton."""
+    status, spent = execute(["-m", "gpu or triton", str(tests), f"--junitxml={xml}"], seconds, log)
+    suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else []
+    suite = next(iter(suites), ElementTree.Element("testsuite"))
+    counts = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
+    bad = [c for c in suite.iter("testcase") if c.find("failure") is not None or c.find("error") is not None]
+    failures = [f"{case.get('classname')}::{case.get('name')}" for case in bad]
+    return {"status": status, "seconds": spent, "counts": counts, "failures": failures}
+
+
+def run_bench(file: Path, scratch: Path, seconds: float, log: Any) -> tuple[dict[str, Any], list[Any], Any]:
+    """What became of one file, its cases, and pytest-benchmark's own record of them."""
+    lines, raw = scratch / f"{file.stem}.jsonl", scratch / f"{file.stem}.json"
+    status, spent = execute([str(file), f"--benchmark-json={raw}"], seconds, log, INVERSEFORM_BENCH_CASES=str(lines))
+    cases = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    saved = raw.exists() and raw.read_text()
+    return {"file": file.name, "status": status, "seconds": spent}, cases, json.loads(saved) if saved else None
+
+
+def execute(arguments: list[str], seconds: float, log: Any, **environment: str) -> tuple[str, float]:
+    """Run pytest for at most so long; how it ended, and after how many seconds."""
+    if seconds <= 0:
+        return "not run: out of time", 0.0
+    start = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
+    command += ["-c", str(ROOT / "pyproject.toml"), *arguments]
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True
+    )
+    try:
+        code = child.wait(seconds)
+        status = EXITS.get(code, f"crashed: exit status {code}")
+    except subprocess.TimeoutExpired:
+        status = f"stopped after {seconds:.0f} s"
+        child.send_signal(signal.SIGINT)  # pytest then writes what it has
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(5)
+    finally:
+        _kill_group(child)
+    return status, time.monotonic() - start
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """The process and the compile workers that it may have left."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers are of; says what is missing, and stops where nothing could be measured."""
+    versions = {package: _version(package) for package in PACKAGES}
+    missing = [package for package, found in versions.items() if found is None]
+    print(f"missing: {', '.join(missing) or 'nothing'}", flush=True)
+    if needed := {"pytest", "pytest-benchmark"}.intersection(missing):
+        raise SystemExit(f"nothing can be measured without {' and '.join(sorted(needed))}")
+    from benchmarks import harness  # needs both
+
+    return {
+        "device": torch.cuda.get_device_name() if harness.ON_GPU else f"{platform.machine()} CPU, small sizes",
+        "bandwidth_bytes_per_s": harness.bandwidth() if harness.ON_GPU else None,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "CUDA": torch.version.cuda, **versions},
+        "missing": missing,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True
+        )
+    except OSError:
+        return "unknown"
+    return described.stdout.strip() or "unknown"
+
+
+def compared(summary: dict[str, Any]) -> dict[str, Any]:
+    """Give each case its time and memory as shares of what the release takes for the same."""
+
+    def key(case: dict[str, Any]) -> tuple[str, str, str]:
+        return case["op"], case["case"], case["pass"]
+
+    stock = {key(case): case for case in summary["cases"] if case["provider"] == "release"}
+    for case in summary["cases"]:
+        release = stock.get(key(case), {})
+        for ratio, field in (("time_ratio", "median_ms"), ("memory_ratio", "peak_bytes")):
+            mine, theirs = case[field], release.get(field)
+            case[ratio] = mine / theirs if mine is not None and theirs else None
+    return summary
+
+
+def write(out: Path, summary: dict[str, Any], raw: dict[str, Any]) -> None:
+    """Write the results; a summary that breaks the schema is an error that loses no measurement."""
+    write_atomically(out / "raw.json", lambda file: file.write(json.dumps(raw).encode()))
+    errors = violations(summary, SCHEMA)
+    name = "invalid.json" if errors else "summary.json"
+    write_atomically(out / name, lambda file: file.write(json.dumps(summary, indent=1).encode()))
+    write_atomically(out / "summary.md", lambda file: file.write(table(summary).encode()))
+    if errors:
+        raise ValueError(f"the summary breaks the schema, see {out / name}: {'; '.join(errors[:5])}")
+
+
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+
+
+def violations(value: Any, schema: dict[str, Any], where: str = "summary") -> list[str]:
+    """Where a value breaks a schema, of the part of JSON Schema that ``schema.json`` uses."""
+    if "const" in schema and value != schema["const"]:
+        return [f"{where} is {value!r}, not {schema['const']!r}"]
+    if "enum" in schema and value not in schema["enum"]:
+        return [f"{where} is {value!r}, not one of {schema['enum']}"]
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(isinstance(value, TYPES[kind]) for kind in kinds):
+        return [f"{where} is {value!r}, not of type {' or '.join(kinds)}"]
+    found: list[str] = []
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            found += violations(item, schema.get("items", {}), f"{where}[{index}]")
+    if isinstance(value, dict):
+        found += [f"{where} lacks {name}" for name in schema.get("required", []) if name not in value]
+        other = schema.get("additionalProperties", {})
+        for name, item in value.items():
+            rule = schema.get("properties", {}).get(name, other)
+            found += [f"{where} has {name}"] if rule is False else violations(item, rule, f"{where}.{name}")
+    return found
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as Markdown."""
+    about, tests = summary["machine"], summary["tests"]
+    versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
+    counts = ", ".join(f"{count} {kind}" for kind, count in tests["counts"].items())
+    skipped = Counter(case["reason"] for case in summary["cases"] if case["status"] == "skipped")
+    lines = [
+        f"# Benchmarks on {about['device']}",
+        "",
+        f"Made by `python -m benchmarks.gpu` in {summary['seconds']:.0f} s; commit {about['commit']}; {versions};",
+        f"missing: {', '.join(about['missing']) or 'nothing'}. ms: median of a call ± interquartile range. device ms:",
+        "of the GPU alone, of calls below 20 ms. Roofline: the share of it that the fewest bytes take at the memory's",
+        "bandwidth. x release: shares of what the release, or stock PyTorch, takes.",
+        "",
+        f"- Tests: {tests['status']}, {tests['seconds']:.0f} s, {counts}",
+        *(f"  - {failure}" for failure in tests["failures"]),
+        *(f"- `{file['file']}`: {file['status']}, {file['seconds']:.0f} s" for file in summary["files"]),
+        *(f"- {count} cases skipped: {reason}" for reason, count in skipped.items()),
+    ]
+    cases = sorted(
+        (c for c in summary["cases"] if c["status"] != "skipped"), key=lambda c: (c["op"], c["pass"], c["case"])
+    )
+    for (op, direction), group in groupby(cases, key=lambda case: (case["op"], case["pass"])):
+        lines += ["", f"## {op}, {direction}", ""]
+        lines += ["| case | size | provider | ms | x release | device ms | roofline | peak MiB | x release |"]
+        lines += ["|---|---|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [_row(case) for case in group]
+    return "\n".join(lines) + "\n"
+
+
+def _row(case: dict[str, Any]) -> str:
+    if case["status"] == "measured":
+        peak = case["peak_bytes"]
+        cells = [f"{case['median_ms']:.4g} ± {case['iqr_ms']:.2g}", _number(case["time_ratio"], ".3g")]
+        cells += [_number(case["device_ms"], ".4g"), _number(case["share_of_roofline"], ".0%")]
+        cells += [_number(peak and peak / 2**20, ".1f"), _number(case["memory_ratio"], ".3g")]
+    else:
+        cells = [f"failed: {' '.join(case['reason'].split())[:120]}".replace("|", "/"), *[""] * 5]
+    return f"| {' | '.join([case['case'], case['size'] or '', case['provider'], *cells])} |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""boundary_loss: upsampling, balanced binary cross-entropy and the gradient of the low-resolution logits in one kernel.
+
+The weights of the two kinds of pixels are known only when all are counted, so the kernel sums losses, pixels and
+gradients of either kind apart. A thread owns a cell, see :mod:`.resize`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .boundary_map import boundary_map
+from .elementary import sigmoids
+from .memory import gather, plane_strides
+from .resize import (
+    adjoint,
+    cells,
+    corner_offsets,
+    cut_into_cells,
+    empty_gradient,
+    full_positions,
+    owns_full_pixels,
+    owns_pixel,
+    part_of_image,
+    total,
+    upsample,
+)
+
+
+def boundary_loss(
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the weights ``(2,)`` of positive and negative pixels, and the gradients of their summed losses.
+
+    The gradients are ``(2, N, 1, h, w)``, or empty unless asked for.
+    """
+    n, _, *size = boundary_logits.shape
+    full = labels.shape[-2:]
+    cut = cut_into_cells(size, full)
+    target = boundary_map(labels, radius, ignore_index, release=False)
+    gradient = empty_gradient(boundary_logits, 2 * cut.parts if with_gradient else 0)
+    sums = boundary_logits.new_zeros(max(n * cut.programs, 1), 4, dtype=torch.float32)
+    if n:
+        _boundary_loss[(n * cut.programs,)](
+            boundary_logits, target, gradient, sums,
+            n, *size, *full, *cut.blocks, *cut.parts_yx,
+            boundary_logits.stride(0), *plane_strides(boundary_logits), gradient.stride(0), *plane_strides(gradient),
+            KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient, num_warps=cut.warps,
+        )  # fmt: skip
+    losses, counts = sums.sum(0, dtype=torch.float64).view(2, 2)
+    weights = counts.flip(0) / counts.sum().clamp(min=1).square()
+    gradient = gradient.unflatten(0, (2, cut.parts, -1)).sum(1) if with_gradient else gradient
+    return (losses * weights).sum().float(), weights.float(), gradient
+
+
+@triton.jit
+def _boundary_loss(
+    logits, target, gradient, sums,
+    batch, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
+    logits_n, logits_y, logits_x, gradient_n, gradient_y, gradient_x,
+    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, GRADIENT: tl.constexpr,
+):  # fmt: skip
+    n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
+    cell_y, cell_x = cells(block_y, block_x)
+    y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
+    x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
+    corners = corner_offsets(cell_y, cell_x, height, width, logits_y, logits_x)
+    logit = upsample(logits + n * logits_n, corners, share_y, share_x, RESIZED)
+
+    inside = inside_y[:, None, :] & inside_x[None, :, :]
+    offsets = (y * full_width)[:, None, :] + x[None, :, :]
+    kind = gather(target + n * full_height * full_width, offsets, inside)
+    positive, negative = inside & (kind == 1), inside & (kind == 0)
+    chance, doubt, log1p = sigmoids(logit)
+    if GRADIENT:
+        gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
+        owned = owns_pixel(cell_y, cell_x, height, width)
+        tl.store(gradient, adjoint(tl.where(positive, -doubt, 0.0), share_y, share_x, RESIZED), owned)
+        gradient += parts_y * parts_x * batch * gradient_n
+        tl.store(gradient, adjoint(tl.where(negative, chance, 0.0), share_y, share_x, RESIZED), owned)
+
+    counted = owns_full_pixels(cell_y, cell_x)[None, None, :]
+    positive, negative = positive & counted, negative & counted
+    sums += tl.program_id(0) * 4
+    tl.store(sums, total(tl.where(positive, tl.maximum(-logit, 0.0) + log1p, 0.0)))
+    tl.store(sums + 1, total(tl.where(negative, tl.maximum(logit, 0.0) + log1p, 0.0)))
+    tl.store(sums + 2, total(positive.to(tl.float32)))
+    tl.store(sums + 3, total(negative.to(tl.float32)))

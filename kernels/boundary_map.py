@@ -1,0 +1,141 @@
+"""boundary_map: one read of the labels, one write of the map.
+
+A pixel is boundary if the labels of its disk are not all one. For the usual radii a thread walks down a column: of each
+row it takes the smallest and largest label of the windows as wide as the disk's chords, and a disk is as many chords of
+consecutive rows. So a pixel costs 2 radius + 1 loads, not a disk of them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .memory import check_edges, gather, plane_strides
+
+VOID = tl.constexpr(255)
+LARGEST_WALK = 3  # beyond this radius, code and registers grow too large
+
+
+def boundary_map(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
+    """As the reference; 64-bit labels are told apart by their low 32 bits.
+
+    Raises:
+        ValueError: an edge is too long, or ``ignore_index`` does not fit in 32 bits.
+    """
+    n, height, width = labels.shape
+    check_edges(height, width)
+    if not -(2**31) <= ignore_index < 2**31:
+        raise ValueError(f"ignore_index must fit in 32 bits for the Triton kernels, got {ignore_index}")
+    result = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
+    walk = radius <= LARGEST_WALK and not release
+    rows, columns = (16, 128) if walk else (4, 128)
+    blocks_y, blocks_x = triton.cdiv(height, rows), triton.cdiv(width, columns)
+    arguments = (labels, result, height, width, blocks_y, blocks_x, labels.stride(0), *plane_strides(labels))
+    if n and walk:
+        _walk[(n * blocks_y * blocks_x,)](
+            *arguments, ignore_index, RADIUS=radius, ROWS=rows, COLUMNS=columns, num_warps=4
+        )
+    elif n:
+        _look_around[(n * blocks_y * blocks_x,)](
+            *arguments, ignore_index, RADIUS=radius, RELEASE=release, ROWS=rows, COLUMNS=columns, num_warps=4
+        )
+    return result
+
+
+@triton.jit
+def _walk(
+    labels, result, height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
+    RADIUS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    n, block_y, block_x = _block(blocks_y, blocks_x)
+    first_y = block_y * ROWS
+    x = block_x * COLUMNS + tl.arange(0, COLUMNS)
+    labels += n * labels_n
+    result += n * height * width
+    rows = ()
+    for i in tl.static_range(ROWS + 2 * RADIUS):
+        # Clamping to the image moves a neighbour nearer, to a pixel that is in the disk, too.
+        y = tl.minimum(tl.maximum(first_y + i - RADIUS, 0), height - 1)
+        rows += (_chords(labels + y * labels_y, x, width, labels_x, ignore_index, RADIUS),)
+        if i >= 2 * RADIUS:
+            centre, lowest, highest = rows[i - RADIUS]
+            low, high = lowest[RADIUS], highest[RADIUS]
+            for dy in tl.static_range(1, RADIUS + 1):
+                for other in tl.static_range(2):
+                    _, lowest, highest = rows[i - RADIUS + (2 * other - 1) * dy]
+                    low = tl.minimum(low, lowest[_half_chord(RADIUS, dy)])
+                    high = tl.maximum(high, highest[_half_chord(RADIUS, dy)])
+            near = tl.where(centre == 0, VOID, (high - low != 1).to(tl.int32))
+            y = first_y + i - 2 * RADIUS
+            tl.store(result + y * width + x, near.to(tl.uint8), (x < width) & (y < height))
+
+
+@triton.jit
+def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
+    """The label, and the smallest and largest valid one at most 0, 1, .. RADIUS columns away: all as ``label - void``,
+    where unsigned void is below all others, but the smallest as one less, where it is above all others."""
+    centre = _load(row, x, width, stride_x, ignore_index)
+    low, high = centre - 1, centre
+    lowest, highest = (low,), (high,)
+    for dx in tl.static_range(1, RADIUS + 1):
+        left = _load(row, x - dx, width, stride_x, ignore_index)
+        right = _load(row, x + dx, width, stride_x, ignore_index)
+        low = tl.minimum(low, tl.minimum(left - 1, right - 1))
+        high = tl.maximum(high, tl.maximum(left, right))
+        lowest += (low,)
+        highest += (high,)
+    return centre, lowest, highest
+
+
+@triton.jit
+def _load(row, x, width, stride_x, ignore_index):
+    x = tl.minimum(tl.maximum(x, 0), width - 1)
+    return (tl.load(row + x * stride_x).to(tl.int32) - ignore_index).to(tl.uint32, bitcast=True)
+
+
+@triton.constexpr_function
+def _half_chord(radius, dy):
+    return int((radius * radius - dy * dy) ** 0.5)
+
+
+@triton.jit
+def _block(blocks_y, blocks_x):
+    program = tl.program_id(0)
+    return (program // (blocks_y * blocks_x)).to(tl.int64), program // blocks_x % blocks_y, program % blocks_x
+
+
+@triton.jit
+def _look_around(
+    labels, result, height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
+    RADIUS: tl.constexpr, RELEASE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Any radius. RELEASE: class 0, void and all that lies outside are one class, and nothing is void."""
+    n, block_y, block_x = _block(blocks_y, blocks_x)
+    y = block_y * ROWS + tl.arange(0, ROWS)[:, None]
+    x = block_x * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    labels += n * labels_n
+    outside = 0 if RELEASE else ignore_index
+    here = _label(labels, y, x, height, width, labels_y, labels_x, outside)
+    if RELEASE:
+        here = tl.where(here == ignore_index, 0, here)
+    near = tl.zeros(here.shape, tl.int1)
+    for dy in range(-RADIUS, RADIUS + 1):
+        for dx in range(-RADIUS, RADIUS + 1):
+            if dy * dy + dx * dx <= RADIUS * RADIUS:
+                there = _label(labels, y + dy, x + dx, height, width, labels_y, labels_x, outside)
+                if RELEASE:
+                    near |= here != tl.where(there == ignore_index, 0, there)
+                else:
+                    near |= (here != there) & (there != ignore_index)
+    near = near.to(tl.int32)
+    if not RELEASE:
+        near = tl.where(here == ignore_index, VOID, near)
+    tl.store(result + n * height * width + (y * width + x), near.to(tl.uint8), (y < height) & (x < width))
+
+
+@triton.jit
+def _label(labels, y, x, height, width, stride_y, stride_x, outside):
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return tl.where(inside, gather(labels, y * stride_y + x * stride_x, inside).to(tl.int32), outside)

@@ -1,0 +1,155 @@
+"""extract_tiles: sigmoid, resizing and cutting of prediction and target in one launch; a backward without atomics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .elementary import sigmoids
+from .memory import check_edges, gather, plane_strides
+from .resize import (
+    adjoint,
+    cells,
+    cut_into_cells,
+    empty_gradient,
+    full_positions,
+    lerp,
+    owns_pixel,
+    part_of_image,
+    sum_parts,
+    taps,
+)
+
+ROWS, MAX_COLUMNS = 16, 256  # of a program, one column a thread
+VOID_SHARE = tl.constexpr(1e-3)  # as in the reference
+
+
+def extract_tiles(
+    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, sigmoid: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted and true tiles, and where they are valid (uint8), all ``(N * R * C, 1, tile, tile)``."""
+    n = predicted.shape[0]
+    check_edges(*predicted.shape[2:], *target.shape[2:], *size)
+    rows, columns = size[0] // tile, size[1] // tile
+    shape = (n * rows * columns, 1, tile, tile)
+    predicted_tiles = predicted.new_empty(shape, dtype=torch.float32)
+    true_tiles, valid = torch.empty_like(predicted_tiles), predicted.new_empty(shape, dtype=torch.uint8)
+    block = min(MAX_COLUMNS, max(32, triton.next_power_of_2(tile)))
+    blocks_y, blocks_x = triton.cdiv(tile, ROWS), triton.cdiv(tile, block)
+    if n:
+        _extract_tiles[(shape[0] * blocks_y * blocks_x,)](
+            predicted, target, predicted_tiles, true_tiles, valid,
+            *predicted.shape[2:], *target.shape[2:], *size, rows, columns, blocks_y, blocks_x,
+            predicted.stride(0), *plane_strides(predicted), target.stride(0), *plane_strides(target),
+            TILE=tile, SIGMOID=sigmoid, ROWS=ROWS, COLUMNS=block, num_warps=block // 32,
+        )  # fmt: skip
+    return predicted_tiles, true_tiles, valid
+
+
+def extract_tiles_backward(
+    grad_tiles: Tensor, valid: Tensor, predicted: Tensor, size: Sequence[int], tile: int, sigmoid: bool
+) -> Tensor:
+    """Gradient of ``predicted``."""
+    n = predicted.shape[0]
+    cut = cut_into_cells(predicted.shape[2:], size)
+    gradient = empty_gradient(predicted, cut.parts)
+    if n:
+        _extract_tiles_backward[(n * cut.programs,)](
+            grad_tiles.contiguous(), valid, predicted, gradient,
+            n, *predicted.shape[2:], *size, size[0] // tile, size[1] // tile, *cut.blocks, *cut.parts_yx,
+            predicted.stride(0), *plane_strides(predicted), gradient.stride(0), *plane_strides(gradient),
+            TILE=tile, SIGMOID=sigmoid, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
+        )  # fmt: skip
+    return sum_parts(gradient, cut.parts).to(predicted.dtype)
+
+
+@triton.jit
+def _extract_tiles(
+    predicted, target, predicted_tiles, true_tiles, valid,
+    height, width, target_height, target_width, full_height, full_width, rows, columns, blocks_y, blocks_x,
+    predicted_n, predicted_y, predicted_x, target_n, target_y, target_x,
+    TILE: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    index = program // (blocks_y * blocks_x)
+    n = (index // (rows * columns)).to(tl.int64)
+    x = program % blocks_x * COLUMNS + tl.arange(0, COLUMNS)
+    inside = x < TILE
+    full_x = index % columns * TILE + tl.minimum(x, TILE - 1)
+    target_x0, target_x1, target_share = taps(full_x, target_width, full_width)
+    x0, x1, share_x = taps(full_x, width, full_width)
+    target_x0, target_x1, x0, x1 = target_x0 * target_x, target_x1 * target_x, x0 * predicted_x, x1 * predicted_x
+    target += n * target_n
+    predicted += n * predicted_n
+    result = index.to(tl.int64) * (TILE * TILE) + x
+    above, below = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
+    above_row, below_row = -1, -1
+    first = program // blocks_x % blocks_y * ROWS
+    for y in range(first, tl.minimum(first + ROWS, TILE)):
+        full_y = index // columns % rows * TILE + y
+        y0, y1, share_y = taps(full_y, target_height, full_height)
+        boundary_above, void_above = _kinds(target + y0 * target_y, target_x0, target_x1, target_share)
+        boundary_below, void_below = _kinds(target + y1 * target_y, target_x0, target_x1, target_share)
+        boundary = lerp(boundary_above, boundary_below, share_y)
+        clean = lerp(void_above, void_below, share_y) < VOID_SHARE
+
+        y0, y1, share_y = taps(full_y, height, full_height)
+        if (y0 != above_row) | (y1 != below_row):  # rows of an upsampled prediction often lie between the same two
+            above = _chances(predicted + y0 * predicted_y, x0, x1, share_x, SIGMOID)
+            below = _chances(predicted + y1 * predicted_y, x0, x1, share_x, SIGMOID)
+            above_row, below_row = y0, y1
+        tl.store(predicted_tiles + result + y * TILE, tl.where(clean, lerp(above, below, share_y), 0.0), inside)
+        tl.store(true_tiles + result + y * TILE, tl.where(clean, boundary, 0.0), inside)
+        tl.store(valid + result + y * TILE, clean.to(tl.uint8), inside)
+
+
+@triton.jit
+def _kinds(row, x0, x1, share):
+    """Boundary and void of a row of the target, between two columns."""
+    left, right = tl.load(row + x0), tl.load(row + x1)
+    if not left.dtype.is_floating():
+        left, right = left.to(tl.int32), right.to(tl.int32)
+    boundary = tl.where(left == 1, 1 - share, 0.0) + tl.where(right == 1, share, 0.0)
+    return boundary, tl.where(left == 255, 1 - share, 0.0) + tl.where(right == 255, share, 0.0)
+
+
+@triton.jit
+def _chances(row, x0, x1, share, SIGMOID: tl.constexpr):
+    left, right = tl.load(row + x0).to(tl.float32), tl.load(row + x1).to(tl.float32)
+    if SIGMOID:
+        left, _, _ = sigmoids(left)
+        right, _, _ = sigmoids(right)
+    return lerp(left, right, share)
+
+
+@triton.jit
+def _extract_tiles_backward(
+    grad_tiles, valid, predicted, gradient,
+    batch, height, width, full_height, full_width, rows, columns, blocks_y, blocks_x, parts_y, parts_x,
+    predicted_n, predicted_y, predicted_x, gradient_n, gradient_y, gradient_x,
+    TILE: tl.constexpr, SIGMOID: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
+    cell_y, cell_x = cells(block_y, block_x)
+    y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
+    x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
+    inside = inside_y[:, None, :] & inside_x[None, :, :]
+    row = y // TILE * columns * (TILE * TILE) + y % TILE * TILE
+    column = x // TILE * (TILE * TILE) + x % TILE
+    offsets = row[:, None, :] + column[None, :, :]
+    first = n * rows * columns * (TILE * TILE)
+    grad = gather(grad_tiles + first, offsets, inside)
+    grad = tl.where(gather(valid + first, offsets, inside) > 0, grad, 0.0)
+    result = adjoint(grad, share_y, share_x, RESIZED)
+
+    owned = owns_pixel(cell_y, cell_x, height, width)
+    if SIGMOID:
+        logit = tl.load(predicted + n * predicted_n + (cell_y * predicted_y + cell_x * predicted_x), owned, 0)
+        chance, doubt, _ = sigmoids(logit.to(tl.float32))
+        result *= chance * doubt
+    gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
+    tl.store(gradient, result, owned)

@@ -1,0 +1,233 @@
+"""homography_warp: the sampling grid lives in registers; views of one image share its reads.
+
+The backward adds the gradient of the image in 64-bit fixed point, scaled so that the sum of all that may fall on one
+pixel fits: whole numbers add up to the same bits in any order, and no homography is too wild for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .elementary import divide
+from .memory import check_edges, gather, plane_strides
+
+ROWS, COLUMNS, WARPS = 8, 64, 4
+FAR = tl.constexpr(1e4)  # as in the reference
+EPS = tl.constexpr(torch.finfo(torch.float32).eps)
+
+
+def homography_warp(image: Tensor, theta: Tensor, size: Sequence[int], nearest: bool, border: bool) -> Tensor:
+    """``image (N, C, H, W)`` and ``theta (N, T, 3, 3)`` to ``(N, T, C, H', W')``."""
+    n, channels, height, width = image.shape
+    views = theta.shape[1]
+    result = image.new_empty(n, views, channels, *size)
+    programs, blocks = _programs(n * views, size)
+    check_edges(height, width, *size)
+    if result.numel():
+        _homography_warp[(programs,)](
+            image, theta.float().contiguous(), result,
+            views, channels, height, width, *size, *blocks, *image.stride()[:2], *plane_strides(image),
+            NEAREST=nearest, BORDER=border, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS,
+        )  # fmt: skip
+    return result
+
+
+def homography_warp_backward(
+    grad: Tensor, image: Tensor, theta: Tensor, nearest: bool, border: bool, of_image: bool, of_theta: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of image and theta; empty where not asked for."""
+    n, channels, height, width = image.shape
+    views, size = theta.shape[1], grad.shape[3:]
+    programs, blocks = _programs(n * views, size)
+    grad = grad.contiguous()
+    sums = grad.new_zeros(n, views, max(blocks[0] * blocks[1], 1), 3, 3, dtype=torch.float32)
+    fixed = grad.new_zeros(image.shape if of_image else (0,), dtype=torch.int64)
+    largest = grad.abs().amax().float() if grad.numel() else grad.new_ones((), dtype=torch.float32)
+    scale = 2.0**62 / (views * size[0] * size[1]) / largest.clamp(min=1e-18)
+    if grad.numel():
+        _homography_warp_backward[(programs,)](
+            grad, image, theta.float().contiguous(), scale, fixed, sums,
+            views, channels, height, width, *size, *blocks, *image.stride()[:2], *plane_strides(image),
+            NEAREST=nearest, BORDER=border, OF_IMAGE=of_image, OF_THETA=of_theta,
+            ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS,
+        )  # fmt: skip
+    grad_image = (fixed.double() / scale).to(image.dtype)
+    return grad_image, sums.sum(2).to(theta.dtype) if of_theta else theta.new_empty(0)
+
+
+def _programs(views: int, size: Sequence[int]) -> tuple[int, tuple[int, int]]:
+    blocks = triton.cdiv(size[0], ROWS), triton.cdiv(size[1], COLUMNS)
+    return views * blocks[0] * blocks[1], blocks
+
+
+@triton.jit
+def _homography_warp(
+    image, theta, result, views, channels, height, width, result_height, result_width, blocks_y, blocks_x,
+    image_n, image_c, image_y, image_x,
+    NEAREST: tl.constexpr, BORDER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    view, y, x, px, py = _points(blocks_y, blocks_x, result_height, result_width, ROWS, COLUMNS)
+    source_x, source_y, _, _ = _source(theta + view * 9, px, py)
+    sx, _ = _pixel(source_x, width, BORDER)
+    sy, _ = _pixel(source_y, height, BORDER)
+    image += view // views * image_n
+    result += view * channels * result_height * result_width + (y * result_width + x)
+    inside = (y < result_height) & (x < result_width)
+    if NEAREST:
+        x0, y0 = _round_to_even(sx), _round_to_even(sy)
+        hit = (x0 >= 0) & (x0 < width) & (y0 >= 0) & (y0 < height)
+        offset = y0.to(tl.int32) * image_y + x0.to(tl.int32) * image_x
+    else:
+        x0, y0 = tl.floor(sx), tl.floor(sy)
+        share_x, share_y = sx - x0, sy - y0
+        left, top = x0.to(tl.int32), y0.to(tl.int32)
+    for _ in range(channels):
+        if NEAREST:
+            value = gather(image, offset, hit & inside)
+        else:
+            top_left, top_right, bottom_left, bottom_right = _neighbours(
+                image, top, left, height, width, image_y, image_x, inside
+            )
+            value = _mix(_mix(top_left, top_right, share_x), _mix(bottom_left, bottom_right, share_x), share_y)
+        tl.store(result, value.to(result.dtype.element_ty), inside)
+        image += image_c
+        result += result_height * result_width
+
+
+@triton.jit
+def _homography_warp_backward(
+    grad, image, theta, scale, fixed, sums,
+    views, channels, height, width, result_height, result_width, blocks_y, blocks_x,
+    image_n, image_c, image_y, image_x,
+    NEAREST: tl.constexpr, BORDER: tl.constexpr, OF_IMAGE: tl.constexpr, OF_THETA: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    view, y, x, px, py = _points(blocks_y, blocks_x, result_height, result_width, ROWS, COLUMNS)
+    source_x, source_y, depth, moves = _source(theta + view * 9, px, py)
+    sx, moves_x = _pixel(source_x, width, BORDER)
+    sy, moves_y = _pixel(source_y, height, BORDER)
+    inside = (y < result_height) & (x < result_width)
+    if NEAREST:
+        x0, y0 = _round_to_even(sx), _round_to_even(sy)
+        share_x, share_y = tl.zeros(sx.shape, tl.float32), tl.zeros(sy.shape, tl.float32)
+    else:
+        x0, y0 = tl.floor(sx), tl.floor(sy)
+        share_x, share_y = sx - x0, sy - y0
+    left, top = x0.to(tl.int32), y0.to(tl.int32)
+    image += view // views * image_n
+    fixed += view // views * channels * height * width
+    grad += view * channels * result_height * result_width + (y * result_width + x)
+    by_x, by_y = tl.zeros(sx.shape, tl.float32), tl.zeros(sy.shape, tl.float32)
+    unit = tl.load(scale)
+    for _ in range(channels):
+        g = tl.load(grad, inside, 0).to(tl.float32)
+        if OF_THETA and not NEAREST:
+            top_left, top_right, bottom_left, bottom_right = _neighbours(
+                image, top, left, height, width, image_y, image_x, inside
+            )
+            by_x += g * _mix(top_right - top_left, bottom_right - bottom_left, share_y)
+            by_y += g * _mix(bottom_left - top_left, bottom_right - top_right, share_x)
+        if OF_IMAGE:
+            above, below = g * (1 - share_y) * unit, g * share_y * unit
+            _add(fixed, top, left, above * (1 - share_x), height, width, inside)
+            if not NEAREST:
+                _add(fixed, top, left + 1, above * share_x, height, width, inside)
+                _add(fixed, top + 1, left, below * (1 - share_x), height, width, inside)
+                _add(fixed, top + 1, left + 1, below * share_x, height, width, inside)
+        grad += result_height * result_width
+        image += image_c
+        fixed += height * width
+    if OF_THETA:
+        # From pixels to normalised coordinates, to the three rows of theta p.
+        by_x = tl.where(inside & moves & moves_x, divide(by_x * (width / 2), depth), 0.0)
+        by_y = tl.where(inside & moves & moves_y, divide(by_y * (height / 2), depth), 0.0)
+        by_depth = -(by_x * source_x + by_y * source_y)
+        sums += tl.program_id(0).to(tl.int64) * 9
+        _store_row(sums, by_x, px, py)
+        _store_row(sums + 3, by_y, px, py)
+        _store_row(sums + 6, by_depth, px, py)
+
+
+@triton.jit
+def _points(blocks_y, blocks_x, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """View (int64), rows and columns of a program, and their normalised x and y."""
+    program = tl.program_id(0)
+    y = program // blocks_x % blocks_y * ROWS + tl.arange(0, ROWS)[:, None]
+    x = program % blocks_x * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    view = (program // (blocks_y * blocks_x)).to(tl.int64)
+    return view, y, x, (2 * x + 1) * (1.0 / width) - 1, (2 * y + 1) * (1.0 / height) - 1
+
+
+@triton.jit
+def _source(theta, px, py):
+    """Normalised x and y of ``theta p``, its depth, and whether they move with theta."""
+    x = tl.load(theta) * px + tl.load(theta + 1) * py + tl.load(theta + 2)
+    y = tl.load(theta + 3) * px + tl.load(theta + 4) * py + tl.load(theta + 5)
+    depth = tl.load(theta + 6) * px + tl.load(theta + 7) * py + tl.load(theta + 8)
+    behind = depth <= EPS
+    depth = tl.where(behind, 1.0, depth)
+    x, y = divide(x, depth), divide(y, depth)
+    # Written so that NaN counts as near: it must be seen, not clamped away.
+    moves_x, moves_y = ~(tl.abs(x) > FAR), ~(tl.abs(y) > FAR)
+    x = tl.where(behind, FAR, tl.where(moves_x, x, tl.where(x > 0, FAR, -FAR)))
+    y = tl.where(behind, FAR, tl.where(moves_y, y, tl.where(y > 0, FAR, -FAR)))
+    return x, y, depth, ~behind
+
+
+@triton.jit
+def _pixel(position, size, BORDER: tl.constexpr):
+    """Pixel coordinate of a normalised position, and whether it moves with it."""
+    pixel = ((position + 1) * size - 1) / 2
+    moves = tl.abs(position) < FAR
+    if BORDER:
+        moves = moves & (pixel > 0) & (pixel < size - 1)
+        pixel = tl.minimum(tl.maximum(pixel, 0.0), size - 1.0)
+    return pixel, moves
+
+
+@triton.jit
+def _neighbours(image, top, left, height, width, stride_y, stride_x, inside):
+    return (
+        _at(image, top, left, height, width, stride_y, stride_x, inside),
+        _at(image, top, left + 1, height, width, stride_y, stride_x, inside),
+        _at(image, top + 1, left, height, width, stride_y, stride_x, inside),
+        _at(image, top + 1, left + 1, height, width, stride_y, stride_x, inside),
+    )
+
+
+@triton.jit
+def _at(image, y, x, height, width, stride_y, stride_x, inside):
+    hit = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return gather(image, y * stride_y + x * stride_x, hit).to(tl.float32)
+
+
+@triton.jit
+def _mix(first, second, share):
+    return first * (1 - share) + second * share
+
+
+@triton.jit
+def _add(fixed, y, x, value, height, width, inside):
+    hit = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    # In one dimension, like gather.
+    place, value = tl.ravel(y * width + x), tl.ravel(value.to(tl.int64))
+    tl.atomic_add(fixed + place, value, tl.ravel(hit), sem="relaxed")
+
+
+@triton.jit
+def _store_row(sums, by, px, py):
+    tl.store(sums, tl.sum(tl.ravel(by * px), 0))
+    tl.store(sums + 1, tl.sum(tl.ravel(by * py), 0))
+    tl.store(sums + 2, tl.sum(tl.ravel(by), 0))
+
+
+@triton.jit
+def _round_to_even(x):
+    nearest = tl.floor(x + 0.5)
+    odd = nearest - 2 * tl.floor(nearest / 2)
+    return tl.where((nearest - x == 0.5) & (odd == 1), nearest - 1, nearest)

@@ -1,0 +1,173 @@
+"""Bilinear resizing inside kernels (``align_corners=False``), and its adjoint without atomics.
+
+Maps of ``size`` pixels are read as if resized to ``full`` pixels; positions are exact ratios of integers. *Cell* i lies
+between the pixels i and i + 1; the cells -1 and size - 1 hang over the edges. All full pixels of a cell are mixed from
+the same four corners, and a thread owns a cell: it holds those full pixels in registers, K x K of them at a time (a
+*part*). The adjoint adds what the four cells around a pixel send to it, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .memory import check_edges
+
+MAX_K = 4
+CELLS = tl.constexpr(16)  # x 16 a program, one a thread; all but the first row and column own a pixel
+
+
+class Cells(NamedTuple):
+    """How a resize from ``size`` to ``full`` is cut into programs and their parts, by rows and columns."""
+
+    blocks: tuple[int, int]
+    parts_yx: tuple[int, int]
+    k: tuple[int, int]
+    resized: bool
+    warps: int = CELLS.value**2 // 32
+
+    @property
+    def parts(self) -> int:
+        return self.parts_yx[0] * self.parts_yx[1]
+
+    @property
+    def programs(self) -> int:
+        """Of an image."""
+        return self.blocks[0] * self.blocks[1] * self.parts
+
+
+def cut_into_cells(size: Sequence[int], full: Sequence[int]) -> Cells:
+    check_edges(*size, *full)
+    size, full = tuple(size), tuple(full)
+    most_y, most_x = (triton.cdiv(f, s) for f, s in zip(full, size, strict=True))  # full pixels of a cell
+    ky, kx = (min(triton.next_power_of_2(most), MAX_K) for most in (most_y, most_x))
+    rows, columns = (triton.cdiv(s, CELLS.value - 1) for s in size)
+    return Cells((rows, columns), (triton.cdiv(most_y, ky), triton.cdiv(most_x, kx)), (ky, kx), size != full)
+
+
+def empty_gradient(maps: Tensor, parts: int = 1) -> Tensor:
+    """``(parts * N, C, h, w)`` in the maps' layout, and in float32: it is rounded once, when it has been scaled."""
+    last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (parts * maps.shape[0], *maps.shape[1:])
+    return torch.empty(shape, dtype=torch.float32, device=maps.device, memory_format=layout)
+
+
+def sum_parts(gradient: Tensor, parts: int) -> Tensor:
+    return gradient if parts == 1 else gradient.unflatten(0, (parts, -1)).sum(0)
+
+
+@triton.jit
+def taps(position, size, full):
+    """The two pixels that a full position lies between, and the share of the second."""
+    ahead = (2 * position + 1) * size + full  # by one pixel, so that it is not negative
+    before = (ahead * (0.5 / full)).to(tl.int32)
+    rest = ahead - before * (2 * full)
+    # Rounding may have missed by one; a division of integers would cost three times as much.
+    miss = (rest >= 2 * full).to(tl.int32) - (rest < 0).to(tl.int32)
+    before += miss - 1
+    share = (rest - miss * (2 * full)) * (0.5 / full)
+    return tl.maximum(before, 0), tl.minimum(before + 1, size - 1), share
+
+
+@triton.jit
+def lerp(first, second, share):
+    return first + share * (second - first)
+
+
+@triton.jit
+def cells(block_y, block_x):
+    """Cells ``(CELLS * CELLS,)`` of a program: row and column."""
+    thread = tl.arange(0, CELLS * CELLS)
+    return block_y * (CELLS - 1) - 1 + thread // CELLS, block_x * (CELLS - 1) - 1 + thread % CELLS
+
+
+@triton.jit
+def part_of_image(blocks_y, blocks_x, parts_y, parts_x):
+    """Of this program: image (int64), part (row, column) and block (row, column)."""
+    program = tl.program_id(0)
+    block = program % (blocks_y * blocks_x)
+    part = program // (blocks_y * blocks_x) % (parts_y * parts_x)
+    n = program // (blocks_y * blocks_x * parts_y * parts_x)
+    return n.to(tl.int64), part // parts_x, part % parts_x, block // blocks_x, block % blocks_x
+
+
+@triton.jit
+def owns_pixel(cell_y, cell_x, height, width):
+    """Whether the program adds up the gradient of pixel ``(cell_y, cell_x)``."""
+    thread = tl.arange(0, CELLS * CELLS)
+    return (thread >= CELLS) & (thread % CELLS > 0) & (cell_y < height) & (cell_x < width)
+
+
+@triton.jit
+def owns_full_pixels(cell_y, cell_x):
+    """Whether no other program counts the cell's full pixels, too."""
+    thread = tl.arange(0, CELLS * CELLS)
+    return ((thread >= CELLS) | (cell_y < 0)) & ((thread % CELLS > 0) | (cell_x < 0))
+
+
+@triton.jit
+def full_positions(cell, part, size, full, K: tl.constexpr):
+    """Positions ``(K, cells)`` of the cells' full pixels, the share of the second corner in each, and which exist."""
+    start = _first_in(cell, size, full)
+    end = tl.minimum(_first_in(cell + 1, size, full), full)
+    position = start[None, :] + part * K + tl.arange(0, K)[:, None]
+    share = ((2 * position + 1) * size - full - 2 * full * cell[None, :]).to(tl.float32) / (2 * full)
+    share = tl.where(cell[None, :] < 0, 1.0, tl.where(cell[None, :] >= size - 1, 0.0, share))
+    return position, share, position < end[None, :]
+
+
+@triton.jit
+def _first_in(cell, size, full):
+    return tl.where(cell < 0, 0, ((2 * cell + 1) * full + size - 1) // (2 * size))
+
+
+@triton.jit
+def corner_offsets(cell_y, cell_x, height, width, stride_y, stride_x):
+    """Offsets of the cells' corners: top left, top right, bottom left, bottom right."""
+    top = tl.minimum(tl.maximum(cell_y, 0), height - 1) * stride_y
+    bottom = tl.minimum(cell_y + 1, height - 1) * stride_y
+    left = tl.minimum(tl.maximum(cell_x, 0), width - 1) * stride_x
+    right = tl.minimum(cell_x + 1, width - 1) * stride_x
+    return top + left, top + right, bottom + left, bottom + right
+
+
+@triton.jit
+def upsample(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
+    """Full pixels ``(KY, KX, cells)`` of the map at ``plane``, from the offsets of the cells' corners."""
+    if not RESIZED:
+        return _load(plane + corners[0])[None]
+    left = lerp(_load(plane + corners[0]), _load(plane + corners[2]), share_y)
+    right = lerp(_load(plane + corners[1]), _load(plane + corners[3]), share_y)
+    return lerp(left[:, None, :], right[:, None, :], share_x[None, :, :])
+
+
+@triton.jit
+def _load(pointers):
+    return tl.load(pointers).to(tl.float32)[None, :]
+
+
+@triton.jit
+def adjoint(gradient, share_y, share_x, RESIZED: tl.constexpr):
+    """From the gradient ``(KY, KX, cells)`` of full pixels to that of the pixels that the cells own."""
+    if not RESIZED:
+        return tl.sum(tl.sum(gradient, 0), 0)
+    right = tl.sum(gradient * share_x[None, :, :], 1)
+    left = tl.sum(gradient, 1) - right
+    bottom_left, bottom_right = tl.sum(left * share_y, 0), tl.sum(right * share_y, 0)
+    top_left, top_right = tl.sum(left, 0) - bottom_left, tl.sum(right, 0) - bottom_right
+    thread = tl.arange(0, CELLS * CELLS)
+    to_the_left, above = tl.maximum(thread - 1, 0), tl.maximum(thread - CELLS, 0)
+    top = top_left + tl.gather(top_right, to_the_left, 0)
+    bottom = bottom_left + tl.gather(bottom_right, to_the_left, 0)
+    return top + tl.gather(bottom, above, 0)
+
+
+@triton.jit
+def total(values):
+    return tl.sum(tl.sum(tl.sum(values, 0), 0), 0)

@@ -1,0 +1,113 @@
+"""segmentation_loss: upsampling, cross-entropy and the gradient of the low-resolution logits in one kernel.
+
+A thread owns a cell (see :mod:`.resize`) and passes three times over the channels: for the largest logit of each full
+pixel, for the sum of exponentials, for the gradient. The full-resolution logits live in registers only.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .elementary import exp, log
+from .memory import gather, plane_strides
+from .resize import (
+    adjoint,
+    cells,
+    corner_offsets,
+    cut_into_cells,
+    empty_gradient,
+    full_positions,
+    owns_full_pixels,
+    owns_pixel,
+    part_of_image,
+    sum_parts,
+    total,
+    upsample,
+)
+
+VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the sum of the pixels' weights, and the gradient of their product (empty unless asked for)."""
+    n, classes, *size = logits.shape
+    full = labels.shape[-2:]
+    cut = cut_into_cells(size, full)
+    gradient = empty_gradient(logits, cut.parts if with_gradient else 0)
+    sums = logits.new_zeros(max(n * cut.programs, 1), 2, dtype=torch.float32)
+    if n:
+        _segmentation_loss[(n * cut.programs,)](
+            logits, labels, class_weights, gradient, sums,
+            n, classes, *size, *full, *cut.blocks, *cut.parts_yx,
+            *logits.stride()[:2], *plane_strides(logits), labels.stride(0), *plane_strides(labels),
+            *gradient.stride()[:2], *plane_strides(gradient),
+            ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient,
+            num_warps=cut.warps, maxnreg=128,  # two programs on a multiprocessor
+        )  # fmt: skip
+    loss, weight = sums.sum(0, dtype=torch.float64).unbind()
+    weight = torch.where(weight == 0, 1, weight)  # no valid pixel: the loss is 0
+    return (loss / weight).float(), weight.float(), sum_parts(gradient, cut.parts) if with_gradient else gradient
+
+
+@triton.jit
+def _segmentation_loss(
+    logits, labels, class_weights, gradient, sums,
+    batch, classes, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
+    logits_n, logits_c, logits_y, logits_x, labels_n, labels_y, labels_x,
+    gradient_n, gradient_c, gradient_y, gradient_x,
+    ignore_index, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, GRADIENT: tl.constexpr,
+):  # fmt: skip
+    n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
+    cell_y, cell_x = cells(block_y, block_x)
+    y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
+    x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
+    corners = corner_offsets(cell_y, cell_x, height, width, logits_y, logits_x)
+
+    inside = inside_y[:, None, :] & inside_x[None, :, :]
+    label = gather(labels + n * labels_n, (y * labels_y)[:, None, :] + (x * labels_x)[None, :, :], inside)
+    label = label.to(tl.int64)
+    valid = inside & (label != ignore_index)
+    known = (label >= 0) & (label < classes)
+    label = tl.where(valid, tl.where(known, label, UNKNOWN), VOID).to(tl.int32)
+
+    channel = logits + n * logits_n
+    largest = tl.full(label.shape, float("-inf"), tl.float32)
+    chosen = tl.zeros(label.shape, tl.float32)
+    for c in range(classes):
+        logit = upsample(channel, corners, share_y, share_x, RESIZED)
+        largest = tl.maximum(largest, logit)
+        chosen = tl.where(label == c, logit, chosen)
+        channel += logits_c
+    channel = logits + n * logits_n
+    exponentials = tl.zeros(label.shape, tl.float32)
+    for _ in range(classes):
+        exponentials += exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest)
+        channel += logits_c
+    log_total = log(exponentials)
+    if class_weights is None:
+        weight = (label >= 0).to(tl.float32)
+    else:
+        weight = gather(class_weights, label, label >= 0).to(tl.float32)
+    weight = tl.where(label == UNKNOWN, float("nan"), weight)  # a label that is no class must not pass in silence
+    counted = (label != VOID) & owns_full_pixels(cell_y, cell_x)[None, None, :]
+    loss = tl.where(counted, weight * (log_total - (chosen - largest)), 0.0)
+    sums += tl.program_id(0) * 2
+    tl.store(sums, total(loss))
+    tl.store(sums + 1, total(tl.where(counted, weight, 0.0)))
+    if not GRADIENT:
+        return
+
+    channel = logits + n * logits_n
+    owned = owns_pixel(cell_y, cell_x, height, width)
+    gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
+    for c in range(classes):
+        log_probability = upsample(channel, corners, share_y, share_x, RESIZED) - largest - log_total
+        error = weight * (exp(log_probability) - (label == c).to(tl.float32))
+        tl.store(gradient, adjoint(error, share_y, share_x, RESIZED), owned)
+        channel += logits_c
+        gradient += gradient_c

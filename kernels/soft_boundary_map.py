@@ -1,0 +1,257 @@
+"""soft_boundary_map: upsampling, softmax and the products of neighbours, tile by tile.
+
+A program owns a tile of full pixels and a margin of the radius around it. Channel by channel it makes the square roots
+of the probabilities and shifts them over the tile; nothing of the full resolution with C channels is stored. The
+backward stores it for a band of rows at a time, and adds each band's adjoint to the gradient of the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .elementary import exp, log
+from .memory import check_edges, gather, plane_strides
+from .resize import (
+    adjoint,
+    cells,
+    cut_into_cells,
+    empty_gradient,
+    full_positions,
+    lerp,
+    owns_pixel,
+    taps,
+)
+
+LARGEST_RADIUS = 3  # the margin of a larger one would leave little of a tile, and its offsets fill the registers
+EDGE = tl.constexpr(32)
+WARPS = 8
+TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
+BANDS = 8
+
+
+def soft_boundary_map(logits: Tensor, size: Sequence[int], radius: int) -> tuple[Tensor, Tensor]:
+    """The map, and the logarithm of its distance from 1, which its own rounding would lose to the backward."""
+    check_edges(*logits.shape[2:], *size)
+    result = logits.new_empty(logits.shape[0], 1, *size, dtype=torch.float32)
+    logarithm = torch.empty_like(result)
+    blocks = _tiles(size[0], radius), _tiles(size[1], radius)
+    if result.numel():
+        _soft_boundary_map[(logits.shape[0] * blocks[0] * blocks[1],)](
+            logits, result, logarithm, *logits.shape[1:], *size, *blocks, *logits.stride()[:2], *plane_strides(logits),
+            RADIUS=radius, RESIZED=logits.shape[2:] != result.shape[2:], num_warps=WARPS,
+        )  # fmt: skip
+    return result, logarithm
+
+
+def soft_boundary_map_backward(grad: Tensor, logarithm: Tensor, logits: Tensor, radius: int) -> Tensor:
+    """Gradient of ``logits`` from that of the result."""
+    n, channels, *_ = logits.shape
+    height, width = size = logarithm.shape[2:]
+    cut = cut_into_cells(logits.shape[2:], size)
+    grad_total = (-grad * logarithm.exp()).contiguous()  # of the logarithm
+    band = max(2 * EDGE.value, triton.cdiv(height, BANDS))
+    of_full = logits.new_empty(n, channels, min(band, height), width, dtype=torch.float32)
+    gradient = empty_gradient(logits).zero_()
+    for first in range(0, height if n else 0, band):
+        rows = min(band, height - first)
+        blocks = _tiles(rows, radius), _tiles(width, radius)
+        _soft_boundary_map_backward[(n * blocks[0] * blocks[1],)](
+            logits, grad_total, of_full, *logits.shape[1:], *size, first, rows, *blocks,
+            *logits.stride()[:2], *plane_strides(logits), *of_full.stride()[:3],
+            RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
+        )  # fmt: skip
+        _add_adjoint[(n * channels * cut.blocks[0] * cut.blocks[1],)](
+            of_full, gradient, channels, *logits.shape[2:], *size, first, rows, *cut.blocks, *cut.parts_yx,
+            *of_full.stride()[:3], *gradient.stride(),
+            KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
+        )  # fmt: skip
+    return gradient.to(logits.dtype)
+
+
+def _tiles(pixels: int, radius: int) -> int:
+    return triton.cdiv(pixels, EDGE.value - 2 * radius)
+
+
+@triton.constexpr_function
+def half_disk(radius):
+    """Offsets (dy, dx), one of each pair of opposite ones."""
+    reach = range(-radius, radius + 1)
+    return [(y, x) for y in range(radius + 1) for x in reach if 0 < y * y + x * x <= radius**2 and (y > 0 or x > 0)]
+
+
+@triton.jit
+def _soft_boundary_map(
+    logits, result, logarithm, channels, height, width, full_height, full_width, blocks_y, blocks_x,
+    logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    n, y, x = _tile(0, blocks_y, blocks_x, RADIUS)
+    inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
+    logits += n * logits_n
+    corners, share_y, share_x = _places(y, x, height, width, full_height, full_width, logits_y, logits_x)
+    largest, log_total = _normaliser(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    same = _agreement(logits, logits_c, channels, corners, share_y, share_x, largest, log_total, RADIUS, RESIZED)
+    log_agreement = tl.zeros(y.shape, tl.float32)
+    for i in tl.static_range(len(half_disk(RADIUS))):
+        pair = _have_neighbour(y, x, full_height, full_width, RADIUS, i)
+        log_same = tl.where(pair, log(tl.minimum(tl.maximum(same[i], TINY), 1.0)), 0.0)
+        log_agreement += log_same + _shift(log_same, RADIUS, i, -1)
+    # 1 - e^t, by its series where that would cancel.
+    series = -log_agreement * (1 + log_agreement * (1 / 2 + log_agreement * (1 / 6 + log_agreement / 24)))
+    chance = tl.where(log_agreement > -0.03, series, 1 - exp(log_agreement))
+    place = n * full_height * full_width + (y * full_width + x)
+    tl.store(result + place, chance, inside & _owned(RADIUS))
+    tl.store(logarithm + place, log_agreement, inside & _owned(RADIUS))
+
+
+@triton.jit
+def _soft_boundary_map_backward(
+    logits, grad_total, of_full, channels, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
+    logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    n, y, x = _tile(first, blocks_y, blocks_x, RADIUS)
+    inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
+    logits += n * logits_n
+    corners, share_y, share_x = _places(y, x, height, width, full_height, full_width, logits_y, logits_x)
+    largest, log_total = _normaliser(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    same = _agreement(logits, logits_c, channels, corners, share_y, share_x, largest, log_total, RADIUS, RESIZED)
+    grad = tl.load(grad_total + n * full_height * full_width + (y * full_width + x), inside, 0)
+    by_same = ()  # gradient of each pair's agreement
+    by_root = tl.zeros(y.shape, tl.float32)  # sum over classes of root and its gradient
+    for i in tl.static_range(len(half_disk(RADIUS))):
+        pair = _have_neighbour(y, x, full_height, full_width, RADIUS, i)
+        pair = pair & (same[i] >= TINY) & (same[i] <= 1)
+        by = tl.where(pair, (grad + _shift(grad, RADIUS, i, 1)) / same[i], 0.0)
+        by_same += (by,)
+        by_root += by * same[i] + _shift(by * same[i], RADIUS, i, -1)
+    of_full += n * full_n + (y - first).to(tl.int64) * full_y + x
+    owned = inside & _owned(RADIUS) & (y < first + rows)
+    for _ in range(channels):
+        root = _root(logits, corners, share_y, share_x, largest, log_total, RESIZED)
+        by = tl.zeros(y.shape, tl.float32)
+        for i in tl.static_range(len(half_disk(RADIUS))):
+            by += by_same[i] * _shift(root, RADIUS, i, 1) + _shift(by_same[i] * root, RADIUS, i, -1)
+        tl.store(of_full, root / 2 * (by - root * by_root), owned)
+        logits += logits_c
+        of_full += full_c
+
+
+@triton.jit
+def _add_adjoint(
+    of_full, gradient, channels, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
+    parts_y, parts_x, full_n, full_c, full_y, gradient_n, gradient_c, gradient_y, gradient_x,
+    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    """Add to the gradient what the rows ``first .. first + rows`` send to it."""
+    program = tl.program_id(0)
+    cell_y, cell_x = cells(program // blocks_x % blocks_y, program % blocks_x)
+    c = (program // (blocks_y * blocks_x) % channels).to(tl.int64)
+    n = (program // (blocks_y * blocks_x) // channels).to(tl.int64)
+    of_full += n * full_n + c * full_c
+    received = tl.zeros(cell_y.shape, tl.float32)
+    for part_y in range(parts_y):
+        y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
+        inside_y = inside_y & (y >= first) & (y < first + rows)
+        for part_x in range(parts_x):
+            x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
+            offsets = ((y - first) * full_y)[:, None, :] + x[None, :, :]
+            grad = gather(of_full, offsets, inside_y[:, None, :] & inside_x[None, :, :])
+            received += adjoint(grad, share_y, share_x, RESIZED)
+    owned = owns_pixel(cell_y, cell_x, height, width)
+    gradient += n * gradient_n + c * gradient_c + (cell_y * gradient_y + cell_x * gradient_x)
+    tl.store(gradient, tl.load(gradient, owned, 0) + received, owned)
+
+
+@triton.jit
+def _tile(first, blocks_y, blocks_x, RADIUS: tl.constexpr):
+    """Image (int64), and the full pixels ``(EDGE * EDGE,)`` of a tile and its margin; rows from ``first`` on."""
+    program = tl.program_id(0)
+    place = tl.arange(0, EDGE * EDGE)
+    y = first + program // blocks_x % blocks_y * (EDGE - 2 * RADIUS) - RADIUS + place // EDGE
+    x = program % blocks_x * (EDGE - 2 * RADIUS) - RADIUS + place % EDGE
+    return (program // (blocks_y * blocks_x)).to(tl.int64), y, x
+
+
+@triton.jit
+def _owned(RADIUS: tl.constexpr):
+    row, column = tl.arange(0, EDGE * EDGE) // EDGE, tl.arange(0, EDGE * EDGE) % EDGE
+    return (row >= RADIUS) & (row < EDGE - RADIUS) & (column >= RADIUS) & (column < EDGE - RADIUS)
+
+
+@triton.jit
+def _have_neighbour(y, x, height, width, RADIUS: tl.constexpr, INDEX: tl.constexpr):
+    """Which pixels and their neighbours at the INDEX-th offset both lie in the image."""
+    dy: tl.constexpr = half_disk(RADIUS)[INDEX][0]
+    dx: tl.constexpr = half_disk(RADIUS)[INDEX][1]
+    return (y >= 0) & (y + dy < height) & (x >= 0) & (x + dx >= 0) & (x < width) & (x + dx < width)
+
+
+@triton.jit
+def _shift(values, RADIUS: tl.constexpr, INDEX: tl.constexpr, SIGN: tl.constexpr):
+    """``values`` of the neighbour at the INDEX-th offset, or at the opposite one; meaningless beyond the tile."""
+    place = tl.arange(0, EDGE * EDGE) + SIGN * (half_disk(RADIUS)[INDEX][0] * EDGE + half_disk(RADIUS)[INDEX][1])
+    return tl.gather(values, tl.minimum(tl.maximum(place, 0), EDGE * EDGE - 1), 0)
+
+
+@triton.jit
+def _places(y, x, height, width, full_height, full_width, stride_y, stride_x):
+    y0, y1, share_y = taps(tl.minimum(tl.maximum(y, 0), full_height - 1), height, full_height)
+    x0, x1, share_x = taps(tl.minimum(tl.maximum(x, 0), full_width - 1), width, full_width)
+    y0, y1, x0, x1 = y0 * stride_y, y1 * stride_y, x0 * stride_x, x1 * stride_x
+    return (y0 + x0, y0 + x1, y1 + x0, y1 + x1), share_y, share_x
+
+
+@triton.jit
+def _logit(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
+    top_left = tl.load(plane + corners[0]).to(tl.float32)
+    if not RESIZED:
+        return top_left
+    top = lerp(top_left, tl.load(plane + corners[1]).to(tl.float32), share_x)
+    bottom_left = tl.load(plane + corners[2]).to(tl.float32)
+    bottom = lerp(bottom_left, tl.load(plane + corners[3]).to(tl.float32), share_x)
+    return lerp(top, bottom, share_y)
+
+
+@triton.jit
+def _normaliser(logits, logits_c, channels, corners, share_y, share_x, RESIZED: tl.constexpr):
+    """The largest logit of each pixel, and the logarithm of the sum of exponentials beyond it."""
+    channel = logits
+    largest = tl.full(share_y.shape, float("-inf"), tl.float32)
+    for _ in range(channels):
+        largest = tl.maximum(largest, _logit(channel, corners, share_y, share_x, RESIZED))
+        channel += logits_c
+    channel = logits
+    total = tl.zeros(share_y.shape, tl.float32)
+    for _ in range(channels):
+        total += exp(_logit(channel, corners, share_y, share_x, RESIZED) - largest)
+        channel += logits_c
+    return largest, log(total)
+
+
+@triton.jit
+def _root(plane, corners, share_y, share_x, largest, log_total, RESIZED: tl.constexpr):
+    """Square root of a class's probability."""
+    return exp((_logit(plane, corners, share_y, share_x, RESIZED) - largest - log_total) / 2)
+
+
+@triton.jit
+def _agreement(
+    logits, logits_c, channels, corners, share_y, share_x, largest, log_total,
+    RADIUS: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    """Bhattacharyya coefficient of each pixel and its neighbour, for every offset of the half disk."""
+    same = ()
+    for _ in tl.static_range(len(half_disk(RADIUS))):
+        same += (tl.zeros(share_y.shape, tl.float32),)
+    for _ in range(channels):
+        root = _root(logits, corners, share_y, share_x, largest, log_total, RESIZED)
+        summed = ()
+        for i in tl.static_range(len(half_disk(RADIUS))):
+            summed += (same[i] + root * _shift(root, RADIUS, i, 1),)
+        same = summed
+        logits += logits_c
+    return same

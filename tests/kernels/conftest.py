@@ -1,0 +1,31 @@
+"""The kernels' tests run on a GPU, or on a CPU in a process of its own: ``TRITON_INTERPRET=1 pytest -m triton``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import inverseform_fast as iff
+from inverseform_fast.ops.backend import INTERPRETED, NO_TRITON
+
+RUNS = INTERPRETED or torch.cuda.is_available()
+# The compiler needs Triton, and a process without the interpreter.
+collect_ignore = ["test_cubins.py"] if INTERPRETED or NO_TRITON else []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    elsewhere = [item for item in items if item.get_closest_marker("triton") and not RUNS]
+    elsewhere += [item for item in items if item.get_closest_marker("gpu") and not torch.cuda.is_available()]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+@pytest.fixture(autouse=True)
+def triton_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.node.get_closest_marker("triton"):
+        yield
+        return
+    with iff.set_backend("triton"):
+        yield

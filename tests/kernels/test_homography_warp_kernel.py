@@ -1,0 +1,115 @@
+"""homography_warp: the kernels against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_backend import assert_same_when_called, ways
+from three_way import DEVICE, FLOATS, assert_three_way, random
+from torch import Tensor
+
+from inverseform_fast import homography
+from inverseform_fast.functional import homography_warp
+
+pytestmark = pytest.mark.triton
+
+paddings = pytest.mark.parametrize("padding", ["zeros", "border"])
+
+
+def some_theta(*batch: int, strength: float = 0.3) -> Tensor:
+    return homography.exp(strength * torch.randn(*batch, 8)).to(DEVICE)
+
+
+@paddings
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize(("channels", "image", "size"), [(1, (20, 28), (16, 24)), (3, (9, 30), (33, 47))], ids=str)
+def test_three_way(channels: int, image: tuple[int, int], size: tuple[int, int], mode: str, padding: str) -> None:
+    inputs = random(2, channels, *image), some_theta(2)
+    assert_three_way("homography_warp", *inputs, size=size, mode=mode, padding=padding)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_types(dtype: torch.dtype) -> None:
+    assert_three_way("homography_warp", random(2, 2, 12, 16, dtype=dtype), some_theta(2), size=(8, 10))
+
+
+@paddings
+def test_views_of_an_image(padding: str) -> None:
+    image, theta = random(2, 2, 12, 16), some_theta(2, 3)
+    assert_three_way("homography_warp", image, theta, size=(6, 7), padding=padding)
+    one = homography_warp(image, theta[:, 1], (6, 7), padding=padding)
+    assert homography_warp(image, theta, (6, 7), padding=padding)[:, 1].equal(one)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
+def test_labels_by_nearest(dtype: torch.dtype) -> None:
+    labels = torch.randint(20, (2, 1, 12, 16)).to(dtype).to(DEVICE)
+    assert_three_way("homography_warp", labels, some_theta(2), size=(9, 9), mode="nearest", padding="border")
+
+
+def test_the_identity_copies() -> None:
+    image = random(2, 2, 9, 13)
+    identity = torch.eye(3).expand(2, 3, 3).to(DEVICE)
+    torch.testing.assert_close(homography_warp(image, identity), image, rtol=1e-5, atol=1e-5)
+    assert homography_warp(image, identity, mode="nearest").equal(image)
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    image=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    channels=st.integers(1, 4),
+    padding=st.sampled_from(("zeros", "border")),
+)
+def test_any_shape(image: tuple[int, int], size: tuple[int, int], channels: int, padding: str) -> None:
+    assert_three_way("homography_warp", random(1, channels, *image), some_theta(1), size=size, padding=padding)
+
+
+@ways
+def test_any_way_of_calling_it(way: str) -> None:
+    assert_same_when_called(way, homography_warp, random(2, 2, 8, 10), some_theta(2))
+
+
+@paddings
+@pytest.mark.parametrize(
+    "theta",
+    [torch.zeros(3, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0], [2, 0, 0]]), -torch.eye(3), 1e30 * torch.eye(3)],
+    ids=["zero", "horizon", "behind", "huge"],
+)
+def test_a_singular_homography_stays_finite(theta: Tensor, padding: str) -> None:
+    """Points at infinity: zeros or the border's value, finite gradients, and nothing in the neighbours."""
+    image, both = random(2, 1, 8, 8), torch.stack((theta, torch.eye(3))).to(DEVICE)
+    image.requires_grad_()
+    both.requires_grad_()
+    result = homography_warp(image, both, padding=padding)
+    alone = homography_warp(image[1:], both[1:], padding=padding)
+    assert result.isfinite().all()
+    assert result[1:].equal(alone)
+    result.sum().backward()
+    assert image.grad.isfinite().all()
+    assert both.grad.isfinite().all()
+    torch.testing.assert_close(image.grad[1], torch.ones_like(image[1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_gradients_of_any_magnitude(scale: float) -> None:
+    image, theta = random(1, 1, 8, 8).requires_grad_(), some_theta(1)
+    small, normal = (
+        torch.autograd.grad(homography_warp(image, theta), image, torch.full((1, 1, 8, 8), s, device=DEVICE))[0]
+        for s in (scale, 1.0)
+    )
+    torch.testing.assert_close(small / scale, normal, rtol=1e-5, atol=1e-6)
+
+
+def test_theta_of_any_stride() -> None:
+    image, theta = random(2, 1, 8, 8), some_theta(2)
+    assert homography_warp(image, theta.mT.contiguous().mT).equal(homography_warp(image, theta))
+
+
+def test_an_empty_batch() -> None:
+    image, theta = random(0, 2, 8, 8).requires_grad_(), some_theta(0).requires_grad_()
+    homography_warp(image, theta, (4, 5)).sum().backward()
+    assert image.grad.shape == image.shape
+    assert theta.grad.shape == (0, 3, 3)

@@ -1,0 +1,69 @@
+"""What the whole loss runs and holds with Triton kernels: traced on fake tensors, so at full size and without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import inverseform_fast as iff
+from inverseform_fast.ops import backend
+
+pytestmark = pytest.mark.skipif(bool(backend.NO_TRITON), reason="needs Triton")
+
+N, C, H, W = 8, 19, 1024, 2048
+SYNCS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")
+
+
+class Recorder(TorchDispatchMode):
+    """The names of all ops that run, and the tensors that they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.made: list[Tensor] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = op(*args, **(kwargs or {}))
+        self.names.append(str(op))
+        self.made += [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        return result
+
+
+@pytest.fixture(params=["a boundary head", "headless"])
+def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Forward and backward of the loss on logits of a quarter of the labels' resolution."""
+    monkeypatch.setattr(
+        backend, "INTERPRETED", True
+    )  # as if CPU tensors ran the kernels: the autograd engine needs that
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # labels on a GPU are not checked either
+    criterion = iff.BoundaryAwareLoss()
+    with FakeTensorMode(allow_non_fake_inputs=True), iff.set_backend("triton"):
+        logits = torch.empty(N, C, H // 4, W // 4, dtype=torch.bfloat16, requires_grad=True)
+        head = torch.empty(N, 1, H // 4, W // 4, requires_grad=True)
+        labels = torch.empty(N, H, W, dtype=torch.int64)
+        with Recorder() as recorder:
+            criterion(logits, labels, None if request.param == "headless" else head).total.backward()
+    return recorder
+
+
+def test_every_pixel_op_is_one_kernel(recorded: Recorder) -> None:
+    ours = {name.split(".")[1] for name in recorded.names if name.startswith("inverseform_fast.")}
+    assert {"segmentation_loss", "boundary_loss", "boundary_map", "extract_tiles"} <= ours
+    assert {"segmentation_loss_backward", "boundary_loss_backward", "extract_tiles_backward"} <= ours
+
+
+def test_no_full_resolution_tensor_of_all_classes_is_made(recorded: Recorder) -> None:
+    largest = max(recorded.made, key=lambda x: x.numel() if x.is_floating_point() else 0)
+    assert largest.numel() < N * C * H * W / 4, f"{tuple(largest.shape)} {largest.dtype}"
+    full = [x.shape for x in recorded.made if x.ndim == 4 and x.shape[2:] == (H, W)]
+    assert all(shape[1] == 1 for shape in full)
+
+
+def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
+    assert not [name for name in recorded.names if name.startswith(SYNCS)]

@@ -1,0 +1,83 @@
+"""Kernel, reference and truth: a kernel may err twice what the reference errs, plus rounding (DESIGN.md, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inverseform_fast import functional, reference
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 3.0) -> Tensor:
+    return (scale * torch.randn(shape)).to(dtype).to(DEVICE)
+
+
+def random_labels(classes: int, *shape: int, void: float = 0.1, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Patches of about three pixels, with void specks."""
+    n, height, width = shape
+    coarse = torch.randint(classes, (n, height // 3 + 1, width // 3 + 1))
+    labels = coarse.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :height, :width].to(dtype)
+    return labels.masked_fill(torch.rand(shape) < void, 255).to(DEVICE)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """New tensors hold NaN (whole numbers: the largest) until a kernel writes them."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def assert_three_way(op: str, *inputs: Any, **options: Any) -> None:
+    """Results and gradients of the kernel, in the root of the mean square; and the same bits twice over."""
+    with poisoned_memory():
+        kernel = _run(getattr(functional, op), inputs, options)
+        again = _run(getattr(functional, op), inputs, options)
+    torch.testing.assert_close(kernel, again, rtol=0, atol=0, equal_nan=True)
+    expected = _run(getattr(reference, op), inputs, options)
+    truth = _run(getattr(reference, op), [x.double() if _floating(x) else x for x in inputs], options)
+    for ours, theirs, exact in zip(kernel, expected, truth, strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        rounding = torch.finfo(ours.dtype).eps if ours.is_floating_point() else 0
+        # The worst of few elements scatters more than their mean.
+        for measure, times in ((_mean, 2), (_largest, 4)):
+            allowed = times * (measure(theirs - exact) + rounding / 2 * measure(exact))
+            assert measure(ours - exact) <= allowed, f"{measure(ours - exact)} > {allowed} of {measure(exact)}"
+
+
+def _run(function: Any, inputs: Any, options: dict[str, Any]) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() if _floating(x) else x for x in inputs]
+    results = function(*inputs, **options)
+    results = results if isinstance(results, tuple) else (results,)
+    differentiable = [x for x in inputs if _floating(x)]
+    rated = [result for result in results if result.requires_grad]
+    incoming = [_incoming(result) for result in rated]
+    gradients = torch.autograd.grad(rated, differentiable, incoming, allow_unused=True) if rated else ()
+    return [*(result.detach() for result in results), *(g for g in gradients if g is not None)]
+
+
+def _incoming(result: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(result.numel())
+    return torch.randn(result.shape, generator=generator).to(result)
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().square().mean().sqrt().item() if values.numel() else 0.0
+
+
+def _largest(values: Tensor) -> float:
+    return values.double().abs().max().item() if values.numel() else 0.0

@@ -1,0 +1,166 @@
+"""The benchmarks: what they measure is right, and nothing that breaks takes the rest along. Nothing is timed here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu, harness
+from inverseform_fast import functional
+
+BENCHES = gpu.ROOT / "benchmarks"
+SO3 = {"project_to_so3", "geodesic_distance"}
+RELEASES = [  # file, workload, pass
+    ("boundary_map", "street-uint8-1", "forward"),
+    ("extract_tiles", "float32", "both"),
+    ("extract_tiles", "bfloat16", "forward"),
+    ("homography_warp", "float32", "both"),
+    ("segmentation_loss", "float32-int64", "both"),
+    ("segmentation_loss", "bfloat16-uint8", "backward"),
+    ("boundary_loss", "float32-int64", "both"),
+    ("boundary_loss", "bfloat16-uint8", "forward"),
+    ("total_loss", "float32-int64-head", "both"),
+]
+WORKING = """
+import torch
+from benchmarks import harness
+
+def workload(name):
+    x = torch.ones(3, device=harness.DEVICE, requires_grad=True)
+    wrong = lambda x: x + 1
+    return harness.Workload(torch.exp, torch.exp, (x,), {"forward": 24}, wrong)
+
+test_exp = harness.cases("exp", workload, ["ones"], ["forward"], ["release", "reference"])
+"""
+
+
+def workload(op: str, name: str) -> harness.Workload:
+    return importlib.import_module(f"benchmarks.bench_{op}").workload(name)
+
+
+@pytest.mark.parametrize("op", sorted(set(functional.__all__) - SO3))
+def test_every_op_has_its_file(op: str) -> None:
+    assert (BENCHES / f"bench_{op}.py").exists()
+
+
+@pytest.mark.parametrize(("op", "name", "direction"), RELEASES)
+def test_release_equals_reference(op: str, name: str, direction: str) -> None:
+    work = workload(op, name)
+    work.check(harness.calls(work.release, work.arguments, direction)(), direction, "release")
+
+
+def test_forward_needs_the_fewest_bytes() -> None:
+    """Inputs read once and outputs written once, of an op whose every byte counts."""
+    work = workload("extract_tiles", "bfloat16")
+    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    assert work.bytes["forward"] == sum(t.nbytes for t in (*work.arguments[:2], *outputs))
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y * 1.01, lambda y: y * float("nan"), lambda y: y[:1]])
+def test_gate(wrong: Any) -> None:
+    work = workload("homography_warp", "float32")
+    work.tolerance = None
+    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    work.check(outputs, "forward", "reference")
+    with pytest.raises(AssertionError, match="result 0"):
+        work.check([wrong(outputs[0])], "forward", "fused")
+
+
+def test_gate_of_whole_numbers_is_exact() -> None:
+    work = workload("boundary_map", "noise-uint8")
+    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs[0][0, 0, 0] ^= 1
+    with pytest.raises(AssertionError, match="off by"):
+        work.check(outputs, "forward", "fused")
+
+
+def test_labels_are_like_a_street() -> None:
+    labels = harness.street_labels(torch.int64)
+    same = (labels[:, 1:] == labels[:, :-1]).float().mean()
+    assert same > 0.8
+    assert 0.005 < (labels == 255).float().mean() < 0.1
+    assert labels[labels != 255].unique().numel() > 10
+
+
+def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "bench_crashing.py").write_text("import os\nos.abort()")
+    (tmp_path / "bench_broken.py").write_text("raise RuntimeError")
+    (tmp_path / "bench_working.py").write_text(WORKING)
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_one.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_it(): assert False")
+    out = tmp_path / "out"
+    gpu.run(out, 5, tmp_path, tests)
+
+    assert {path.name for path in out.iterdir()} == {"summary.json", "summary.md", "raw.json", "tests.xml", "log.txt"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert gpu.violations(summary, gpu.SCHEMA) == []
+    assert summary["tests"]["status"] == "some failed"
+    assert summary["tests"]["failures"] == ["test_one::test_it"]
+    files = {file["file"]: file["status"] for file in summary["files"]}
+    assert files["bench_crashing.py"].startswith("crashed")
+    assert files["bench_broken.py"] == "could not be read"
+    cases = {case["provider"]: case for case in summary["cases"]}
+    assert cases["reference"]["status"] == "measured"
+    assert cases["reference"]["gate"] == "passed"
+    assert cases["release"]["status"] == "failed"
+    assert "off by" in cases["release"]["gate"]
+    assert cases["release"]["median_ms"] is None
+    assert len(json.loads((out / "raw.json").read_text())["bench_working"]["benchmarks"]) == 1
+    assert "off by" in (out / "summary.md").read_text()
+
+
+def test_out_of_time(tmp_path: Path) -> None:
+    (tmp_path / "bench_late.py").write_text(WORKING)
+    summary = gpu.run(tmp_path / "out", 0, tmp_path, tmp_path)
+    assert [file["status"] for file in summary["files"]] == ["not run: out of time"]
+    assert summary["tests"]["status"] == "not run: out of time"
+
+
+def test_hanging_file_is_stopped(tmp_path: Path) -> None:
+    (tmp_path / "bench_hanging.py").write_text("while True: pass")
+    with (tmp_path / "log").open("w") as log:
+        result, cases, raw = gpu.run_bench(tmp_path / "bench_hanging.py", tmp_path, 0.5, log)
+    assert result["status"].startswith("stopped after")
+    assert cases == []
+    assert raw is None
+
+
+def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "_version", lambda package: None if package in ("pytest-benchmark", "scipy") else "1")
+    with pytest.raises(SystemExit, match="without pytest-benchmark"):
+        gpu.machine()
+    assert capsys.readouterr().out == "missing: pytest-benchmark, scipy\n"
+
+
+def test_ratios() -> None:
+    case = {"op": "o", "case": "c", "pass": "both", "median_ms": 4.0, "peak_bytes": 10}
+    cases = [case | {"provider": "release"}, case | {"provider": "fused", "median_ms": 1.0, "peak_bytes": 0}]
+    fused = gpu.compared({"cases": cases})["cases"][1]
+    assert (fused["time_ratio"], fused["memory_ratio"]) == (0.25, 0.0)
+
+
+@pytest.mark.parametrize("path", sorted((BENCHES / "results").glob("*.json")), ids=lambda path: path.name)
+def test_committed_results_keep_the_schema(path: Path) -> None:
+    results = json.loads(path.read_text())
+    if isinstance(results, dict) and results.get("schema") == gpu.SCHEMA["properties"]["schema"]["const"]:
+        assert gpu.violations(results, gpu.SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "said"),
+    [
+        (1.5, {"type": ["integer", "null"]}, "summary is 1.5, not of type integer or null"),
+        ({}, {"required": ["a"]}, "summary lacks a"),
+        ({"b": 1}, {"additionalProperties": False, "properties": {"a": {}}}, "summary has b"),
+        ({"a": [1, "x"]}, {"properties": {"a": {"items": {"enum": [1]}}}}, "summary.a[1] is 'x', not one of [1]"),
+        ("x", {"const": "y"}, "summary is 'x', not 'y'"),
+    ],
+)
+def test_violations(value: Any, schema: dict[str, Any], said: str) -> None:
+    assert gpu.violations(value, schema) == [said]
