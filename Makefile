@@ -9,7 +9,7 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton -n auto tests/kernels
 
 lint: .venv/installed
 	$(BIN)/ruff check .

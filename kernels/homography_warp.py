@@ -47,8 +47,7 @@ def homography_warp_backward(
     grad = grad.contiguous()
     sums = grad.new_zeros(n, views, max(blocks[0] * blocks[1], 1), 3, 3, dtype=torch.float32)
     fixed = grad.new_zeros(image.shape if of_image else (0,), dtype=torch.int64)
-    largest = grad.abs().amax().float() if grad.numel() else grad.new_ones((), dtype=torch.float32)
-    scale = 2.0**62 / (views * size[0] * size[1]) / largest.clamp(min=1e-18)
+    scale = _scale(grad) if of_image else None
     if grad.numel():
         _homography_warp_backward[(programs,)](
             grad, image, theta.float().contiguous(), scale, fixed, sums,
@@ -56,8 +55,15 @@ def homography_warp_backward(
             NEAREST=nearest, BORDER=border, OF_IMAGE=of_image, OF_THETA=of_theta,
             ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS,
         )  # fmt: skip
-    grad_image = (fixed.double() / scale).to(image.dtype)
+    grad_image = image.new_empty(0) if scale is None else (fixed.double() / scale).to(image.dtype)
     return grad_image, sums.sum(2).to(theta.dtype) if of_theta else theta.new_empty(0)
+
+
+def _scale(grad: Tensor) -> Tensor:
+    """Fixed point: as fine as may be, while all of an image's gradient on one pixel is still below 2^62."""
+    largest = grad.abs().amax().float() if grad.numel() else grad.new_ones((), dtype=torch.float32)
+    most = max(grad.shape[1] * grad.shape[3] * grad.shape[4], 1)
+    return 2.0**62 / most / largest.clamp(min=1e-18)  # clamped, so that the scale is finite
 
 
 def _programs(views: int, size: Sequence[int]) -> tuple[int, tuple[int, int]]:
@@ -123,7 +129,8 @@ def _homography_warp_backward(
     fixed += view // views * channels * height * width
     grad += view * channels * result_height * result_width + (y * result_width + x)
     by_x, by_y = tl.zeros(sx.shape, tl.float32), tl.zeros(sy.shape, tl.float32)
-    unit = tl.load(scale)
+    if OF_IMAGE:
+        unit = tl.load(scale)
     for _ in range(channels):
         g = tl.load(grad, inside, 0).to(tl.float32)
         if OF_THETA and not NEAREST:

@@ -124,8 +124,7 @@ def _soft_boundary_map_backward(
     by_root = tl.zeros(y.shape, tl.float32)  # sum over classes of root and its gradient
     for i in tl.static_range(len(half_disk(RADIUS))):
         pair = _have_neighbour(y, x, full_height, full_width, RADIUS, i)
-        pair = pair & (same[i] >= TINY) & (same[i] <= 1)
-        by = tl.where(pair, (grad + _shift(grad, RADIUS, i, 1)) / same[i], 0.0)
+        by = tl.where(pair & (same[i] >= TINY), (grad + _shift(grad, RADIUS, i, 1)) / same[i], 0.0)
         by_same += (by,)
         by_root += by * same[i] + _shift(by * same[i], RADIUS, i, -1)
     of_full += n * full_n + (y - first).to(tl.int64) * full_y + x

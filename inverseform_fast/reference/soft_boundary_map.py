@@ -19,8 +19,9 @@ def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius:
     log_agreement = torch.zeros_like(root[:, :1])
     for offset in half_disk(radius):
         here, there = neighbours(height, width, offset)
-        # Rounding can lift the sum of a flat area above 1: a probability never exceeds it.
-        log_same = (root[here] * root[there]).sum(1, keepdim=True).clamp(min=torch.finfo(root.dtype).tiny, max=1).log()
+        log_same = (root[here] * root[there]).sum(1, keepdim=True).clamp(min=torch.finfo(root.dtype).tiny).log()
+        # Rounding can lift the sum of a flat area above 1: no probability exceeds that, but the gradient must not stop.
+        log_same = log_same - log_same.detach().clamp(min=0)
         log_agreement[here] += log_same
         log_agreement[there] += log_same
     return -log_agreement.expm1()
