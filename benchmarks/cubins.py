@@ -117,6 +117,8 @@ def production_launches() -> list[Launch]:
         with recorded(f"{'nearest' if nearest else 'bilinear'}, {'border' if border else 'zeros'}", launches):
             views = homography_warp(image, theta, (224, 224), nearest, border)
             homography_warp_backward(views, image, theta, nearest, border, True, True)
+    with recorded("theta alone", launches):
+        homography_warp_backward(views, image, theta, False, False, False, True)
     return list(launches.values())
 
 

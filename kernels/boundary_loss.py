@@ -75,11 +75,12 @@ def _boundary_loss(
     positive, negative = inside & (kind == 1), inside & (kind == 0)
     chance, doubt, log1p = sigmoids(logit)
     if GRADIENT:
-        gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
+        parts, part = parts_y * parts_x, part_y * parts_x + part_x
         owned = owns_pixel(cell_y, cell_x, height, width)
-        tl.store(gradient, adjoint(tl.where(positive, -doubt, 0.0), share_y, share_x, RESIZED), owned)
-        gradient += parts_y * parts_x * batch * gradient_n
-        tl.store(gradient, adjoint(tl.where(negative, chance, 0.0), share_y, share_x, RESIZED), owned)
+        gradient += cell_y * gradient_y + cell_x * gradient_x
+        of_positive, of_negative = (part * batch + n) * gradient_n, ((parts + part) * batch + n) * gradient_n
+        tl.store(gradient + of_positive, adjoint(tl.where(positive, -doubt, 0.0), share_y, share_x, RESIZED), owned)
+        tl.store(gradient + of_negative, adjoint(tl.where(negative, chance, 0.0), share_y, share_x, RESIZED), owned)
 
     counted = owns_full_pixels(cell_y, cell_x)[None, None, :]
     positive, negative = positive & counted, negative & counted

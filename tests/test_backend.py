@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +50,9 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "every other column": lambda x: x.repeat_interleave(2, -1)[..., ::2],
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
 }
-CONTEXTS: dict[str, Callable[[], Any]] = {
-    "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
-    "deterministic": deterministic,
+CONTEXTS: dict[str, Callable[[str], Any]] = {
+    "autocast": lambda device: torch.autocast(device, torch.bfloat16),
+    "deterministic": lambda _: deterministic(),
 }
 ways = pytest.mark.parametrize("way", ["compiled", *CONTEXTS, *LAYOUTS])
 
@@ -69,7 +68,7 @@ def assert_same_when_called(way: str, op: Callable[..., Any], *inputs: Any, **op
     if way == "compiled":
         torch.compiler.reset()
         op = torch.compile(op, fullgraph=True, backend="aot_eager")
-    with CONTEXTS.get(way, nullcontext)():
+    with CONTEXTS.get(way, nullcontext)(next(x.device.type for x in inputs if isinstance(x, Tensor))):
         actual = results_and_gradients(op, *inputs, **options)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -78,7 +77,7 @@ def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) 
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) if isinstance(x, Tensor) else x for x in inputs)
     results = op(*inputs, **options)
     results = list(results) if isinstance(results, tuple) else [results]
-    scalar = sum((result * torch.linspace(-1, 1, result.numel()).view(result.shape)).sum() for result in results)
+    scalar = sum((r * torch.linspace(-1, 1, r.numel(), device=r.device).view(r.shape)).sum() for r in results)
     floating = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     gradients = torch.autograd.grad(scalar, floating, allow_unused=True) if floating else ()
     return [result.detach() for result in results] + [g for g in gradients if g is not None]

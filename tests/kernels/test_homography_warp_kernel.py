@@ -103,6 +103,15 @@ def test_gradients_of_any_magnitude(scale: float) -> None:
     torch.testing.assert_close(small / scale, normal, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("wanted", ["image", "theta"])
+def test_the_gradient_of_one_input_alone(wanted: str) -> None:
+    inputs = {"image": random(2, 2, 8, 8), "theta": some_theta(2)}
+    inputs[wanted].requires_grad_()
+    (alone,) = torch.autograd.grad(homography_warp(**inputs).sum(), inputs[wanted])
+    both = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    assert alone.equal(torch.autograd.grad(homography_warp(**both).sum(), both[wanted])[0])
+
+
 def test_theta_of_any_stride() -> None:
     image, theta = random(2, 1, 8, 8), some_theta(2)
     assert homography_warp(image, theta.mT.contiguous().mT).equal(homography_warp(image, theta))

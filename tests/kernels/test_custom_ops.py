@@ -1,0 +1,50 @@
+"""The custom ops as torch sees them: schema, fakes with the right strides, autograd, tracing with dynamic shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from three_way import random, random_labels
+from torch import Tensor
+
+from inverseform_fast import homography, ops
+
+pytestmark = pytest.mark.triton
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "strided": lambda x: x.mT.contiguous().mT[..., ::2],
+    "bfloat16": lambda x: x.bfloat16(),
+}
+
+
+def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
+    """Arguments of every op; the logits are so small that a cell has several parts."""
+    logits, boundary_logits = (lay_out(random(2, c, 2, 4)).requires_grad_() for c in (3, 1))
+    image = lay_out(random(2, 3, 5, 6)).requires_grad_()
+    theta = homography.exp(0.1 * torch.randn(2, 2, 8)).to(image.device).requires_grad_()
+    labels = random_labels(3, 2, 12, 13)
+    target = torch.randint(2, (2, 1, 12, 13), device=labels.device)
+    return {
+        "boundary_map": (labels, 1, 255, False),
+        "segmentation_loss": (logits, labels, None, 255, True),
+        "boundary_loss": (boundary_logits, labels, 1, 255, True),
+        "extract_tiles": (boundary_logits, target, [8, 16], 8, True),
+        "homography_warp": (image, theta, [4, 5], False, True),
+        "soft_boundary_map": (logits, [12, 13], 1),
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", calls(LAYOUTS["contiguous"]))
+def test_opcheck(name: str, layout: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.inverseform_fast, name).default, calls(LAYOUTS[layout])[name])
+
+
+def test_every_op_with_a_kernel_is_checked() -> None:
+    with_kernel = {op.name for op in ops.backend._OPS if "triton" in op.implementations}
+    assert with_kernel == set(calls(LAYOUTS["contiguous"]))
