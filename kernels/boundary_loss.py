@@ -17,6 +17,7 @@ from .memory import gather, plane_strides
 from .resize import (
     adjoint,
     cells,
+    column_total,
     corner_offsets,
     cut_into_cells,
     empty_gradient,
@@ -41,7 +42,8 @@ def boundary_loss(
     cut = cut_into_cells(size, full)
     target = boundary_map(labels, radius, ignore_index, release=False)
     gradient = empty_gradient(boundary_logits, 2 * cut.parts if with_gradient else 0)
-    sums = boundary_logits.new_zeros(max(n * cut.programs, 1), 4, dtype=torch.float32)
+    sums = boundary_logits.new_empty(n * cut.programs, 4, dtype=torch.float32)
+    loss, weights = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in ((), (2,)))
     if n:
         _boundary_loss[(n * cut.programs,)](
             boundary_logits, target, gradient, sums,
@@ -49,10 +51,8 @@ def boundary_loss(
             boundary_logits.stride(0), *plane_strides(boundary_logits), gradient.stride(0), *plane_strides(gradient),
             KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient, num_warps=cut.warps,
         )  # fmt: skip
-    losses, counts = sums.sum(0, dtype=torch.float64).view(2, 2)
-    weights = counts.flip(0) / counts.sum().clamp(min=1).square()
-    gradient = gradient.unflatten(0, (2, cut.parts, -1)).sum(1) if with_gradient else gradient
-    return (losses * weights).sum().float(), weights.float(), gradient
+    _balanced_loss[(1,)](sums, loss, weights, n * cut.programs)
+    return loss, weights, gradient.unflatten(0, (2, cut.parts, -1)).sum(1) if with_gradient else gradient
 
 
 @triton.jit
@@ -89,3 +89,14 @@ def _boundary_loss(
     tl.store(sums + 1, total(tl.where(negative, tl.maximum(logit, 0.0) + log1p, 0.0)))
     tl.store(sums + 2, total(positive.to(tl.float32)))
     tl.store(sums + 3, total(negative.to(tl.float32)))
+
+
+@triton.jit
+def _balanced_loss(sums, loss, weights, programs):
+    positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
+    valid = tl.maximum(positives + negatives, 1.0)
+    of_positive, of_negative = negatives / (valid * valid), positives / (valid * valid)
+    losses = of_positive * column_total(sums, 0, 4, programs) + of_negative * column_total(sums, 1, 4, programs)
+    tl.store(loss, losses)
+    tl.store(weights, of_positive)
+    tl.store(weights + 1, of_negative)

@@ -171,3 +171,14 @@ def adjoint(gradient, share_y, share_x, RESIZED: tl.constexpr):
 @triton.jit
 def total(values):
     return tl.sum(tl.sum(tl.sum(values, 0), 0), 0)
+
+
+@triton.jit
+def column_total(sums, column, columns, programs):
+    """Sum in float64 of one column of ``sums (programs, columns)``, which all programs wrote before."""
+    BLOCK: tl.constexpr = 1024
+    added = tl.zeros([BLOCK], tl.float64)
+    for first in range(0, programs, BLOCK):
+        row = first + tl.arange(0, BLOCK)
+        added += tl.load(sums + row * columns + column, row < programs, 0)
+    return tl.sum(added, 0)

@@ -16,6 +16,7 @@ from .memory import gather, plane_strides
 from .resize import (
     adjoint,
     cells,
+    column_total,
     corner_offsets,
     cut_into_cells,
     empty_gradient,
@@ -39,7 +40,8 @@ def segmentation_loss(
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
     gradient = empty_gradient(logits, cut.parts if with_gradient else 0)
-    sums = logits.new_zeros(max(n * cut.programs, 1), 2, dtype=torch.float32)
+    sums = logits.new_empty(n * cut.programs, 2, dtype=torch.float32)
+    loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     if n:
         _segmentation_loss[(n * cut.programs,)](
             logits, labels, class_weights, gradient, sums,
@@ -49,9 +51,8 @@ def segmentation_loss(
             ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient,
             num_warps=cut.warps, maxnreg=128,  # two programs on a multiprocessor
         )  # fmt: skip
-    loss, weight = sums.sum(0, dtype=torch.float64).unbind()
-    weight = torch.where(weight == 0, 1, weight)  # no valid pixel: the loss is 0
-    return (loss / weight).float(), weight.float(), sum_parts(gradient, cut.parts) if with_gradient else gradient
+    _mean_loss[(1,)](sums, loss, weight, n * cut.programs)
+    return loss, weight, sum_parts(gradient, cut.parts) if with_gradient else gradient
 
 
 @triton.jit
@@ -111,3 +112,11 @@ def _segmentation_loss(
         tl.store(gradient, adjoint(error, share_y, share_x, RESIZED), owned)
         channel += logits_c
         gradient += gradient_c
+
+
+@triton.jit
+def _mean_loss(sums, loss, weight, programs):
+    total_weight = column_total(sums, 1, 2, programs)
+    total_weight = tl.where(total_weight == 0, 1.0, total_weight)  # no valid pixel: the loss is 0
+    tl.store(loss, column_total(sums, 0, 2, programs) / total_weight)
+    tl.store(weight, total_weight)
