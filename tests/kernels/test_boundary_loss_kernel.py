@@ -26,7 +26,7 @@ def test_types(dtype: torch.dtype) -> None:
     assert_three_way("boundary_loss", random(2, 1, 4, 5, dtype=dtype), random_labels(3, 2, 16, 20), radius=1)
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(
     size=st.tuples(st.integers(1, 18), st.integers(1, 18)),
     full=st.tuples(st.integers(1, 24), st.integers(1, 24)),

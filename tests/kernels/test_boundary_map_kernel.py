@@ -47,7 +47,7 @@ def test_labels_of_opposite_extremes_differ() -> None:
     assert boundary_map(labels, radius=1).tolist() == [[[1, 1, 0, 0, 1, 1, 0]]]
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(shape=st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 40)), radius=st.integers(1, 3))
 def test_any_shape(shape: tuple[int, int, int], radius: int) -> None:
     assert_three_way("boundary_map", random_labels(2, *shape), radius=radius)

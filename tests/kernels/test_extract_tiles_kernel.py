@@ -49,7 +49,7 @@ def test_a_floating_target_is_read_and_gets_no_gradient(dtype: torch.dtype) -> N
     assert not tiles[1].requires_grad
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     predicted=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     target=st.tuples(st.integers(1, 20), st.integers(1, 20)),

@@ -56,7 +56,7 @@ def test_the_identity_copies() -> None:
     assert homography_warp(image, identity, mode="nearest").equal(image)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     image=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),

@@ -39,7 +39,7 @@ def test_any_number_of_classes(classes: int) -> None:
     assert_three_way("segmentation_loss", random(1, classes, 3, 4), labels, class_weights=weights)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     size=st.tuples(st.integers(1, 18), st.integers(1, 18)),
     full=st.tuples(st.integers(1, 24), st.integers(1, 24)),
