@@ -8,8 +8,8 @@ demo: .venv/installed
 	$(BIN)/python -m inverseform_fast.segmentation.demo
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton -n auto tests/kernels
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton -n auto --maxprocesses 4 tests/kernels
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -104,8 +104,10 @@ def execute(arguments: list[str], seconds: float, log: Any, **environment: str) 
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
     command += ["-c", str(ROOT / "pyproject.toml"), *arguments]
+    # Not a worker of the pytest that may have started this: pytest-benchmark times nothing in one.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     child = subprocess.Popen(
-        command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True
+        command, cwd=ROOT, stdout=log, stderr=log, env=inherited | environment, start_new_session=True
     )
     try:
         code = child.wait(seconds)
