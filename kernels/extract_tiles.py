@@ -24,7 +24,7 @@ from .resize import (
     taps,
 )
 
-ROWS, MAX_COLUMNS = 16, 256  # of a program, one column a thread
+ROWS, COLUMNS = 32, 32  # of a program: one warp, a column a thread
 VOID_SHARE = tl.constexpr(1e-3)  # as in the reference
 
 
@@ -38,14 +38,13 @@ def extract_tiles(
     shape = (n * rows * columns, 1, tile, tile)
     predicted_tiles = predicted.new_empty(shape, dtype=torch.float32)
     true_tiles, valid = torch.empty_like(predicted_tiles), predicted.new_empty(shape, dtype=torch.uint8)
-    block = min(MAX_COLUMNS, max(32, triton.next_power_of_2(tile)))
-    blocks_y, blocks_x = triton.cdiv(tile, ROWS), triton.cdiv(tile, block)
+    blocks_y, blocks_x = triton.cdiv(tile, ROWS), triton.cdiv(tile, COLUMNS)
     if n:
         _extract_tiles[(shape[0] * blocks_y * blocks_x,)](
             predicted, target, predicted_tiles, true_tiles, valid,
             *predicted.shape[2:], *target.shape[2:], *size, rows, columns, blocks_y, blocks_x,
             predicted.stride(0), *plane_strides(predicted), target.stride(0), *plane_strides(target),
-            TILE=tile, SIGMOID=sigmoid, ROWS=ROWS, COLUMNS=block, num_warps=block // 32,
+            TILE=tile, SIGMOID=sigmoid, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=1,
         )  # fmt: skip
     return predicted_tiles, true_tiles, valid
 

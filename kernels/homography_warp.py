@@ -16,7 +16,7 @@ from torch import Tensor
 from .elementary import divide
 from .memory import check_edges, gather, plane_strides
 
-ROWS, COLUMNS, WARPS = 8, 64, 4
+ROWS, COLUMNS, WARPS = 16, 32, 4  # a tile of 224 is a whole number of them
 FAR = tl.constexpr(1e4)  # as in the reference
 EPS = tl.constexpr(torch.finfo(torch.float32).eps)
 
