@@ -128,19 +128,6 @@ def test_memory_stays_far_below_the_full_resolution(name: str) -> None:
     assert torch.cuda.max_memory_allocated() - before < full / 2
 
 
-@pytest.mark.parametrize("headless", [False, True])
-def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
-    criterion = iff.BoundaryAwareLoss().cuda()
-    logits, head, labels = some_logits(C), some_logits(1), some_labels()
-    results = {}
-    for backend in ("triton", "reference"):
-        with iff.set_backend(backend):
-            terms = criterion(logits, labels, None if headless else head)
-            results[backend] = [*terms, *torch.autograd.grad(terms.total, logits)]
-    for ours, theirs in zip(results["triton"], results["reference"], strict=True):
-        assert (ours - theirs).norm() <= 2e-3 * theirs.norm()  # the network's convolutions run in TF32
-
-
 def test_more_than_two_to_the_31_elements() -> None:
     labels = torch.zeros(3, 32000, 32000, dtype=torch.uint8, device="cuda")
     labels[2, 31000:, 100:] = 1

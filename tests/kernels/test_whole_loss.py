@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from three_way import DEVICE, random, random_labels
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import inverseform_fast as iff
+from inverseform_fast.nets import Compact
 from inverseform_fast.ops import backend
 
 pytestmark = pytest.mark.skipif(bool(backend.NO_TRITON), reason="needs Triton")
@@ -67,3 +69,19 @@ def test_no_full_resolution_tensor_of_all_classes_is_made(recorded: Recorder) ->
 
 def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
     assert not [name for name in recorded.names if name.startswith(SYNCS)]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("headless", [False, True])
+def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
+    small = iff.InverseFormLoss(net=Compact(tile=32))  # two tiles of 224 would take the interpreter a minute
+    criterion = iff.BoundaryAwareLoss(inverseform=small).to(DEVICE)
+    logits, head = random(1, 4, 8, 16).requires_grad_(), random(1, 1, 8, 16).requires_grad_()
+    inputs = (logits, random_labels(4, 1, 32, 64), *(() if headless else (head,)))
+    results = {}
+    for name in ("triton", "reference"):
+        with iff.set_backend(name):
+            terms = criterion(*inputs)
+            results[name] = [*terms, *torch.autograd.grad(terms.total, inputs[::2])]
+    for ours, theirs in zip(results["triton"], results["reference"], strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
