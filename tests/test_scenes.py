@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.datasets.scenes import CLASSES, label_maps
-from inverseform_fast.segmentation.datasets.street import _DRAWS, Painter, _compose
+from inverseform_fast.segmentation.street import _DRAWS, Painter, _compose
 
 
 def maps(count: int, height: int = 120, width: int = 160, seed: int = 0) -> Tensor:
