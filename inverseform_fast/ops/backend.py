@@ -65,6 +65,23 @@ def kernel_op(function: Callable[..., Any]) -> Any:
     return torch.library.custom_op(name, on_device, mutates_args=(), schema=schema)
 
 
+def differentiate_losses(forward: Any, backward: Any) -> None:
+    """Autograd of an op ``-> (loss, scale, gradient)`` that has made its first input's gradient, but for the scale.
+
+    ``backward(grad, gradient, scale, dtype)`` brings the two together.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, scale, gradient = output
+        ctx.save_for_backward(gradient, scale)
+        ctx.dtype, ctx.others = inputs[0].dtype, len(inputs) - 1
+
+    def scaled(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return backward(grad, *ctx.saved_tensors, ctx.dtype), *[None] * ctx.others
+
+    forward.register_autograd(scaled, setup_context=save)
+
+
 @functools.cache
 def _log_once(message: str) -> None:
     logging.getLogger("inverseform_fast").warning(message)

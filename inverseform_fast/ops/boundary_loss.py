@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op
+from .backend import Op, differentiate_losses, kernel_op
 
 
 @kernel_op
@@ -42,17 +40,7 @@ def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Te
     return gradient.new_empty(gradient.shape[1:], dtype=dtype)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weights, gradient = output
-    ctx.save_for_backward(gradient, weights)
-    ctx.dtype = inputs[0].dtype
-
-
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return _boundary_loss_backward(grad, *ctx.saved_tensors, ctx.dtype), None, None, None, None
-
-
-_boundary_loss.register_autograd(_backward, setup_context=_save)
+differentiate_losses(_boundary_loss, _boundary_loss_backward)
 
 
 def _triton(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:

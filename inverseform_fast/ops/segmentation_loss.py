@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op
+from .backend import Op, differentiate_losses, kernel_op
 
 
 @kernel_op
@@ -42,17 +40,7 @@ def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Ten
     return torch.empty_like(gradient, dtype=dtype)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weight, gradient = output
-    ctx.save_for_backward(gradient, weight)
-    ctx.dtype = inputs[0].dtype
-
-
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return _segmentation_loss_backward(grad, *ctx.saved_tensors, ctx.dtype), None, None, None, None
-
-
-_segmentation_loss.register_autograd(_backward, setup_context=_save)
+differentiate_losses(_segmentation_loss, _segmentation_loss_backward)
 
 
 def _triton(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
