@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
 from inverseform_fast import cli
-from inverseform_fast.nets import Compact, InverseTransformNet
+from inverseform_fast.nets import InverseTransformNet
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.demo import run_demo
@@ -38,14 +37,6 @@ TINY = [
     "--device",
     "cpu",
 ]
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    Compact(tile=32).save(path)
-    return str(path)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inverseform_fast.files import write_atomically
-from inverseform_fast.nets import Compact
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes
@@ -33,15 +32,6 @@ from inverseform_fast.segmentation.training import SeededSamples, StepBatches, l
 from inverseform_fast.segmentation.transforms import train_transform
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small inverse-transformation network; what it says does not matter here."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    Compact(tile=32).save(path)
-    return str(path)
 
 
 @pytest.fixture
