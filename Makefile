@@ -1,6 +1,8 @@
 # `make demo` trains a small model without and with the loss; `make test` runs the whole suite. Both set up .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+# The compiler of the extension's CUDA half, of the same CUDA as torch; `make NVCC=` uses an installed one, if any.
+NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 
 .PHONY: demo test lint bench clean
 
@@ -20,10 +22,11 @@ bench: .venv/installed
 	mkdir -p runs/benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-json=runs/benchmarks/raw.json
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -c constraints.txt torch numpy ninja setuptools $(NVCC)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info inverseform_fast/*.so

@@ -140,18 +140,23 @@ def inspect(compiled: triton.compiler.CompiledKernel) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = _run("cuobjdump", "-res-usage", file.name)
-        sass = _run("cuobjdump", "-sass", file.name)
-    registers, stack, shared = (
-        int(re.search(rf"{key}:(\d+)", usage.splitlines()[-1])[1]) for key in ("REG", "STACK", "SHARED")
-    )
+        used = resources(run("cuobjdump", "-res-usage", file.name).splitlines()[-1])
+        sass = run("cuobjdump", "-sass", file.name)
+    used["shared"] = max(used["shared"], compiled.metadata.shared)
+    return used | {"warps": compiled.metadata.num_warps} | instructions(sass)
+
+
+def resources(line: str) -> dict[str, int]:
+    """From cuobjdump's line on a function."""
+    keys = {"registers": "REG", "stack": "STACK", "shared": "SHARED"}
+    return {name: int(re.search(rf"{key}:(\d+)", line)[1]) for name, key in keys.items()}
+
+
+def instructions(sass: str) -> dict[str, dict[str, int]]:
+    """Static instructions of a function by kind, and the widths of its accesses to global memory."""
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
     kinds = Counter(next((k for k, starts in KINDS.items() if name.startswith(starts)), "other") for name in names)
     return {
-        "registers": registers,
-        "stack": stack,
-        "shared": max(shared, compiled.metadata.shared),
-        "warps": compiled.metadata.num_warps,
         "instructions": {kind: kinds[kind] for kind in (*KINDS, "other") if kinds[kind]},
         "load_bits": _widths(names, "LDG"),
         "store_bits": _widths(names, "STG"),
@@ -164,8 +169,8 @@ def _widths(names: list[str], operation: str) -> dict[str, int]:
     return {bits: sized.count(bits) for bits in sorted(set(sized), key=int)}
 
 
-def _run(tool: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout
+def run(tool: str, *arguments: str, cwd: str | None = None) -> str:
+    return subprocess.run([TOOLS / tool, *arguments], check=True, capture_output=True, text=True, cwd=cwd).stdout
 
 
 def table() -> list[dict[str, Any]]:
@@ -196,13 +201,17 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
-def main() -> None:
-    rows = table()
-    write_atomically(RESULTS, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+def write(results: Path, document: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as JSON, and those of sm_90 between the marks of a document."""
+    write_atomically(results, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
+    before, _, rest = document.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     text = f"{before}{BEGIN}\n{as_markdown(rows, 90)}\n{END}{after}"
-    write_atomically(DOCUMENT, lambda file: file.write(text.encode()))
+    write_atomically(document, lambda file: file.write(text.encode()))
+
+
+def main() -> None:
+    write(RESULTS, DOCUMENT, table())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ from inverseform_fast.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((ROOT / "benchmarks/schema.json").read_text())
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")
-PACKAGES += ("hypothesis", "fastjsonschema", "scipy")
+PACKAGES += ("hypothesis", "fastjsonschema", "scipy", "roma")
 FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
 TEST_SECONDS = 180
 EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}
@@ -43,12 +44,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--minutes", type=float, default=8, help="for everything")
     options = parser.parse_args()
-    summary = run(options.out, options.minutes, ROOT / "benchmarks", ROOT / "tests/kernels")
+    tests = [ROOT / "tests/kernels", *(ROOT / "tests").glob("test_so3*.py")]
+    summary = run(options.out, options.minutes, ROOT / "benchmarks", tests)
     print(table(summary))
 
 
-def run(out: Path, minutes: float, benches: Path, tests: Path) -> dict[str, Any]:
-    """Run the tests and the benchmarks of two folders and write their results; the summary."""
+def run(out: Path, minutes: float, benches: Path, tests: Sequence[Path]) -> dict[str, Any]:
+    """Run tests and a folder of benchmarks and write their results; the summary."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -78,11 +80,11 @@ def _rank(file: Path) -> tuple[int, str]:
     return FIRST.index(op) if op in FIRST else len(FIRST), op
 
 
-def run_tests(tests: Path, xml: Path, seconds: float, log: Any) -> dict[str, Any]:
+def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: Any) -> dict[str, Any]:
     """The tests that want a GPU or Triton."""
     # Most of their time goes into compiling, which is the host's.
     workers = ["-n", "8"] if torch.cuda.is_available() and find_spec("xdist") else []
-    status, spent = execute([*workers, "-m", "gpu or triton", str(tests), f"--junitxml={xml}"], seconds, log)
+    status, spent = execute([*workers, "-m", "gpu or triton", *map(str, tests), f"--junitxml={xml}"], seconds, log)
     suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else []
     suite = next(iter(suites), ElementTree.Element("testsuite"))
     counts = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
@@ -168,12 +170,12 @@ def _commit() -> str:
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:
-    """Give each case its time and memory as shares of what the release takes for the same."""
+    """Give each case its time and memory as shares of what the release, or stock PyTorch, takes for the same."""
 
     def key(case: dict[str, Any]) -> tuple[str, str, str]:
         return case["op"], case["case"], case["pass"]
 
-    stock = {key(case): case for case in summary["cases"] if case["provider"] == "release"}
+    stock = {key(case): case for case in summary["cases"] if case["provider"] in ("release", "naive")}
     for case in summary["cases"]:
         release = stock.get(key(case), {})
         for ratio, field in (("time_ratio", "median_ms"), ("memory_ratio", "peak_bytes")):

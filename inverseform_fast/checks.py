@@ -20,6 +20,12 @@ def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor)
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
+def check_broadcast(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    sizes = zip(reversed(tensor.shape), reversed(other.shape), strict=False)  # an absent dimension is one of size 1
+    if any(1 not in pair and pair[0] != pair[1] for pair in sizes):
+        raise ValueError(f"{name} must broadcast with {other_name} {tuple(other.shape)}, got {tuple(tensor.shape)}")
+
+
 def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
     check_tensor(maps, name)
     if maps.ndim != 4 or 0 in maps.shape[1:] or channels not in (None, maps.shape[1]):

@@ -1,8 +1,8 @@
 """One public function per op: checks its input, documents it, and calls the op.
 
-All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels. On a
-GPU, Triton kernels compute them (float64: plain PyTorch); their maps are at most 32000 pixels high and wide, and span
-fewer than 2^31 elements each (batches may be larger).
+All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels.
+Rotations are computed by the C++/CUDA extension; on a GPU, the rest by Triton kernels (float64: plain PyTorch), whose
+maps are at most 32000 pixels high and wide, and span fewer than 2^31 elements each (batches may be larger).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from . import ops
 from .checks import (
     check_activation,
+    check_broadcast,
     check_labels,
     check_maps,
     check_matrices,
@@ -185,6 +186,7 @@ def project_to_so3(matrix: Tensor) -> Tensor:
 
     Raises:
         ValueError: wrong dtype or shape.
+        NotImplementedError: the gradient is differentiated in its turn.
     """
     check_matrices(matrix, "matrix")
     return ops.project_to_so3(matrix)
@@ -217,10 +219,13 @@ def geodesic_distance(
         ``(...)`` distances.
 
     Raises:
-        ValueError: wrong dtype, shape or option.
+        ValueError: wrong dtype, device, shape or option.
+        NotImplementedError: the gradient is differentiated in its turn.
     """
     check_matrices(theta, "theta")
     check_matrices(theta_hat, "theta_hat")
+    check_same_device("theta_hat", theta_hat, "theta", theta)
+    check_broadcast("theta_hat", theta_hat, "theta", theta)
     if normalize not in (None, "frobenius", "det"):
         raise ValueError(f"normalize must be None, 'frobenius' or 'det', got {normalize!r}")
     for name, value in (("lam", lam), ("smooth", smooth), ("damping", damping)):

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+import inverseform_fast as iff
+from inverseform_fast import functional
 from inverseform_fast.nets import Compact
 
+SO3 = [  # implementations: backend, and what ATEN_CPU_CAPABILITY says
+    pytest.param(("reference", ""), id="reference"),
+    pytest.param(("cpu", ""), id="best SIMD"),
+    pytest.param(("cpu", "avx2"), id="AVX2"),
+    pytest.param(("cpu", "default"), id="scalar"),
+    pytest.param(("cuda", ""), id="CUDA", marks=pytest.mark.gpu),
+]
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    elsewhere = [item for item in items if item.get_closest_marker("gpu") and not torch.cuda.is_available()]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
 
 
 @pytest.fixture
@@ -22,3 +43,25 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("net") / "net.safetensors"
     Compact(tile=32).save(path)
     return str(path)
+
+
+@pytest.fixture
+def g(generator: torch.Generator) -> torch.Generator:
+    return generator
+
+
+@pytest.fixture(params=SO3)
+def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """project_to_so3 and geodesic_distance of one implementation, from and to the CPU."""
+    backend, capability = request.param
+    if reason := iff.ops.backend._why_not(backend):
+        pytest.skip(reason)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    with iff.set_backend(backend):
+        names = ("project_to_so3", "geodesic_distance")
+        yield SimpleNamespace(**{name: _on_cuda(name) for name in names}) if backend == "cuda" else functional
+
+
+def _on_cuda(name: str) -> Callable[..., Tensor]:
+    op = getattr(functional, name)
+    return lambda *matrices, **options: op(*(m.cuda() for m in matrices), **options).cpu()

@@ -11,11 +11,10 @@ import fastjsonschema
 import pytest
 import torch
 
-from benchmarks import gpu, harness
-from inverseform_fast import functional
+from benchmarks import bench_so3, gpu, harness, hunt_so3
+from inverseform_fast import functional, reference
 
 BENCHES = gpu.ROOT / "benchmarks"
-SO3 = {"project_to_so3", "geodesic_distance"}
 RELEASES = [  # file, workload, pass
     ("boundary_map", "street-uint8-1", "forward"),
     ("extract_tiles", "float32", "both"),
@@ -44,15 +43,43 @@ def workload(op: str, name: str) -> harness.Workload:
     return importlib.import_module(f"benchmarks.bench_{op}").workload(name)
 
 
-@pytest.mark.parametrize("op", sorted(set(functional.__all__) - SO3))
+@pytest.mark.parametrize("op", functional.__all__)
 def test_every_op_has_its_file(op: str) -> None:
-    assert (BENCHES / f"bench_{op}.py").exists()
+    file = getattr(reference, op).__module__.rpartition(".")[2]
+    assert (BENCHES / f"bench_{file}.py").exists()
 
 
 @pytest.mark.parametrize(("op", "name", "direction"), RELEASES)
 def test_release_equals_reference(op: str, name: str, direction: str) -> None:
     work = workload(op, name)
     work.check(harness.calls(work.release, work.arguments, direction)(), direction, "release")
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("name", ["float32-near-1000", "float32-far-1000", "float64-near-1000", "float64-far-1000"])
+@pytest.mark.parametrize("provider", ["naive", "roma", "fused"])
+def test_so3_peers_equal_reference(name: str, direction: str, provider: str) -> None:
+    if provider == "roma":
+        pytest.importorskip("roma")
+    for work in (bench_so3.workload(name), bench_so3.workload(f"{name}-pair"), bench_so3.projection(name)):
+        work.check(harness.calls(work.provider(provider), work.arguments, direction)(), direction, provider)
+
+
+def test_gate_of_a_peer_leaves_out_no_more_than_its_share() -> None:
+    work = bench_so3.workload("float32-near-1000")
+    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs[0][:10] = float("nan")
+    work.check(outputs, "forward", "naive")
+    outputs[0][10] = float("nan")
+    with pytest.raises(AssertionError, match="off by"):
+        work.check(outputs, "forward", "naive")
+
+
+def test_hunt_finds_a_small_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hunt_so3.hunt(1000, 0, "cpu")["passed"]
+    tilt = torch.linalg.matrix_exp(torch.tensor([[0.0, 1e-4, 0], [-1e-4, 0, 0], [0, 0, 0]]))
+    monkeypatch.setattr(functional, "project_to_so3", lambda m: tilt @ reference.project_to_so3(m))
+    assert not hunt_so3.hunt(1000, 0, "cpu")["passed"]
 
 
 def test_forward_needs_the_fewest_bytes() -> None:
@@ -96,7 +123,7 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     tests.mkdir()
     (tests / "test_one.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_it(): assert False")
     out = tmp_path / "out"
-    gpu.run(out, 5, tmp_path, tests)
+    gpu.run(out, 5, tmp_path, [tests])
 
     assert {path.name for path in out.iterdir()} == {"summary.json", "summary.md", "raw.json", "tests.xml", "log.txt"}
     summary = json.loads((out / "summary.json").read_text())
@@ -118,7 +145,7 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 def test_out_of_time(tmp_path: Path) -> None:
     (tmp_path / "bench_late.py").write_text(WORKING)
-    summary = gpu.run(tmp_path / "out", 0, tmp_path, tmp_path)
+    summary = gpu.run(tmp_path / "out", 0, tmp_path, [tmp_path])
     assert [file["status"] for file in summary["files"]] == ["not run: out of time"]
     assert summary["tests"]["status"] == "not run: out of time"
 

@@ -2,174 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from functools import partial
-from types import ModuleType
+from typing import Any
 
 import mpmath
 import pytest
 import torch
+from so3_truth import (
+    EPS32,
+    EPS64,
+    EYE,
+    FAMILIES,
+    angle_of,
+    angle_op,
+    condition,
+    cross_matrix,
+    each_family,
+    frobenius,
+    gauss,
+    homographies,
+    mp_projection,
+    mp_value_and_gradients,
+    of_angle,
+    of_singular_values,
+    relative,
+    signed_svd,
+    svd_distance,
+    svd_gradient,
+    value_and_gradients,
+    vee,
+)
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from inverseform_fast.reference import so3 as reference
-
-# Anything with project_to_so3 and geodesic_distance; another backend is one more line.
-IMPLEMENTATIONS = [pytest.param(reference, id="reference")]
-EPS32, EPS64 = 2.0**-24, 2.0**-53
-EYE = torch.eye(3)
 assert_close = partial(torch.testing.assert_close, rtol=4e-6, atol=4e-6, equal_nan=True)
 normalisations = pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
 full_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
-@pytest.fixture
-def g() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def so3(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
-
-
-def gauss(n: int, g: torch.Generator) -> Tensor:
-    return torch.randn(n, 3, 3, generator=g, dtype=torch.float64)
-
-
-def homographies(n: int, g: torch.Generator, noise: float = 0.2) -> Tensor:
-    return (EYE + noise * gauss(n, g)).float()
-
-
-def rotations(n: int, g: torch.Generator) -> Tensor:
-    q = torch.linalg.qr(gauss(n, g))[0]
-    return q * q.det()[:, None, None]
-
-
-def cross_matrix(y: Tensor) -> Tensor:
-    return torch.linalg.cross(y[..., :, None].expand(*y.shape, 3), EYE.to(y).expand(*y.shape, 3), dim=-2)
-
-
-def of_angle(angle: float, n: int, g: torch.Generator) -> Tensor:
-    return torch.linalg.matrix_exp(angle * cross_matrix(unit(gauss(n, g)[:, 0], dim=-1)))
-
-
-def of_singular_values(s: Tensor, g: torch.Generator) -> Tensor:
-    return rotations(len(s), g) * s.double()[:, None, :] @ rotations(len(s), g)
-
-
-def families(n: int, g: torch.Generator) -> dict[str, Tensor]:
-    (d, e), one, zero = 10 ** (-7 * torch.rand(2, n, generator=g).double()), torch.ones(n), torch.zeros(3, 3)
-    fixed = [(3, 2, -0.5), (1, 0.9, -0.89), (1, 0.5, 0), (1, 0.5, 1e-5)]
-    fixed += [(1, 0, 0), (1, 1e-2, 5e-3), (1, 1e-3, -5e-4), (1, 1e-5, 5e-6)]
-    singular_values: dict[str, tuple[float | Tensor, ...]] = {
-        **{f"s = {s}": s for s in fixed},
-        "cluster at 1": (1, 1 - d, (1 - d) * (1 - e)),
-        "cluster at 1, det < 0": (1, 1 - d, -(1 - d) * (1 - e)),
-        "cluster at 0, det < 0": (1, d, -d * (1 - e)),
-        "log-uniform": (1, d, torch.where(d > e, e, -e)),
-    }
-    signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=3))).diag_embed()
-    made = {
-        "gauss": gauss(n, g),
-        **{f"rotation + {s:g}": rotations(n, g) + s * gauss(n, g) for s in (0, 1e-3)},
-        "reflection + 1e-3": -rotations(n, g) + 1e-3 * gauss(n, g),
-        "signed permutations": torch.cat([signs[:, list(p)] for p in itertools.permutations(range(3))]),
-        "special": torch.stack([EYE, -EYE, zero, zero + 1, EYE * EYE[0], zero + 1e-42]),
-        **{f"I + {s:g}": EYE + s * gauss(n, g) for s in (1e-1, 1e-3, 1e-6)},
-        **{f"pi - {a:g}": of_angle(math.pi - a, n, g) for a in (1e-2, 1e-4, 1e-6)},
-        **{f"gauss * {s:g}": gauss(n, g) * s for s in (1e-30, 1e-15, 1e-6, 1e6, 1e15, 1e30)},
-        **{k: of_singular_values(torch.stack([one * x for x in s], 1), g) for k, s in singular_values.items()},
-    }
-    return {name: matrix.float() for name, matrix in made.items()}
-
-
-FAMILIES = families(300, torch.Generator().manual_seed(0))
-each_family = pytest.mark.parametrize("m", [pytest.param(m, id=name) for name, m in FAMILIES.items()])
-
-
-def signed_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, s, V^T in float64 with det(U V^T) = 1, the sign moved to s3; differentiable."""
-    u, s, vh = torch.linalg.svd(matrix.double())
-    sign = torch.ones_like(s).index_copy(-1, torch.tensor([2]), (u @ vh).det().sign().detach()[..., None])
-    return u * sign[..., None, :], s * sign, vh
-
-
-def condition(s: Tensor) -> Tensor:
-    gap = s[..., 1] + s[..., 2]
-    return torch.where(gap > 1e-15 * s[..., 0], s[..., 0] / gap, torch.inf)
-
-
-def vee(a: Tensor) -> Tensor:
-    return torch.stack((a[..., 2, 1] - a[..., 1, 2], a[..., 0, 2] - a[..., 2, 0], a[..., 1, 0] - a[..., 0, 1]), -1)
-
-
-def angle_of(rotation: Tensor) -> Tensor:
-    return torch.atan2(vee(rotation).norm(dim=-1), rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1)
-
-
-def svd_distance(theta: Tensor, theta_hat: Tensor, lam: float = 0.1, smooth: float = 0.0) -> Tensor:
-    """The definition, for autograd to differentiate (away from its singularities)."""
-    m = torch.linalg.inv(theta) @ theta_hat
-    u, _, vh = signed_svd(m)
-    return (angle_of(u @ vh) ** 2 + smooth**2).sqrt() - smooth + lam * (m - u @ vh).square().sum((-2, -1))
-
-
-def svd_gradient(matrix: Tensor, wrt_rotation: Tensor) -> Tensor:
-    """df/dM = U [(B - B^T)_ij / (s_i + s_j)] V^T with B = U^T df/dP V: right at repeated singular values too."""
-    u, s, vh = signed_svd(matrix)
-    b = u.mT @ wrt_rotation.double() @ vh.mT
-    return u @ ((b - b.mT) / (s[..., :, None] + s[..., None, :] + EYE)) @ vh
-
-
-def mp_projection(m: mpmath.matrix) -> mpmath.matrix:
-    u, _, vh = mpmath.svd_r(m)
-    u[:, 2] *= mpmath.sign(mpmath.det(u) * mpmath.det(vh))
-    return u * vh
-
-
-def mp_distance(theta: mpmath.matrix, theta_hat: mpmath.matrix, normalize: str | None) -> mpmath.mpf:
-    m = theta**-1 * theta_hat
-    if normalize:
-        det, norm = mpmath.det(m), mpmath.mnorm(m, "f")
-        m *= mpmath.sign(det) / (norm / mpmath.sqrt(3) if normalize == "frobenius" else mpmath.cbrt(abs(det)))
-    p = mp_projection(m)
-    sine = mpmath.norm([p[2, 1] - p[1, 2], p[0, 2] - p[2, 0], p[1, 0] - p[0, 1]])
-    return mpmath.atan2(sine, p[0, 0] + p[1, 1] + p[2, 2] - 1) + mpmath.mnorm(m - p, "f") ** 2 / 10
-
-
-def mp_value_and_gradients(theta: Tensor, theta_hat: Tensor, normalize: str | None) -> tuple[float, Tensor, Tensor]:
-    """lam = 1/10, differences of 1e-25 in 60 digits: no formula in common with any implementation."""
-    step, gradients = mpmath.mpf(10) ** -25, torch.zeros(2, 3, 3, dtype=torch.float64)
-    pair = [mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())]
-    value = mp_distance(*pair, normalize)
-    for k, i, j in itertools.product(range(2), range(3), range(3)):
-        pair[k][i, j] += step
-        gradients[k, i, j] = float((mp_distance(*pair, normalize) - value) / step)
-        pair[k][i, j] -= step
-    return float(value), gradients[0], gradients[1]
-
-
-def value_and_gradients(function, *arguments: Tensor) -> tuple[Tensor, ...]:
-    leaves = [a.detach().requires_grad_() for a in arguments]
-    value = function(*leaves)
-    return value.detach(), *torch.autograd.grad(value.sum(), leaves)
-
-
-def angle_op(so3: ModuleType, **options: float):
-    return partial(so3.geodesic_distance, EYE, lam=0.0, **options)
-
-
-def frobenius(matrix: Tensor) -> Tensor:
-    return matrix.double().flatten(-2).norm(dim=-1)
-
-
-def relative(actual: Tensor, expected: Tensor) -> Tensor:
-    return frobenius(actual.double() - expected.double()) / frobenius(expected)
-
-
-def assert_projection(so3: ModuleType, m: Tensor) -> None:
+def assert_projection(so3: Any, m: Tensor) -> None:
     """Rotations everywhere, optimal everywhere, the unique nearest one where the problem is well posed."""
     p = so3.project_to_so3(m).double()
     u, s, vh = signed_svd(m)
@@ -180,7 +52,7 @@ def assert_projection(so3: ModuleType, m: Tensor) -> None:
 
 
 @each_family
-def test_projection_and_its_gradient(so3: ModuleType, g: torch.Generator, m: Tensor) -> None:
+def test_projection_and_its_gradient(so3: Any, g: torch.Generator, m: Tensor) -> None:
     assert_projection(so3, m)
     weight = gauss(len(m), g).float()
     gradient = value_and_gradients(lambda x: so3.project_to_so3(x) * weight, m)[1]
@@ -194,7 +66,7 @@ def test_projection_and_its_gradient(so3: ModuleType, g: torch.Generator, m: Ten
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**1021])
 @pytest.mark.parametrize("name", ["gauss", "I + 0.001", "rotation + 0", "s = (1, 0.9, -0.89)", "s = (1, 0.01, 0.005)"])
-def test_projection_agrees_with_60_digits(so3: ModuleType, g: torch.Generator, name: str, scale: float) -> None:
+def test_projection_agrees_with_60_digits(so3: Any, g: torch.Generator, name: str, scale: float) -> None:
     m = FAMILIES[name][:20] * (1 + 1e-9 * gauss(20, g)) * scale
     with mpmath.workdps(60):
         for matrix, p, kappa in zip(m, so3.project_to_so3(m), condition(signed_svd(m / scale)[1]), strict=True):
@@ -202,7 +74,7 @@ def test_projection_agrees_with_60_digits(so3: ModuleType, g: torch.Generator, n
             assert mpmath.mnorm(error, "f") <= 16 * EPS64 * max(kappa.item(), 1)
 
 
-def test_hunt_with_a_fresh_seed(so3: ModuleType, g: torch.Generator) -> None:
+def test_hunt_with_a_fresh_seed(so3: Any, g: torch.Generator) -> None:
     print("seed", g.seed())  # pytest shows it when the test fails
     s = (10 ** (-6 * torch.rand(20000, 3, generator=g))).sort(descending=True)[0]
     s[::2, 2] *= -1
@@ -212,7 +84,7 @@ def test_hunt_with_a_fresh_seed(so3: ModuleType, g: torch.Generator) -> None:
 
 
 @each_family
-def test_angle_and_its_gradient(so3: ModuleType, m: Tensor) -> None:
+def test_angle_and_its_gradient(so3: Any, m: Tensor) -> None:
     angle, gradient = value_and_gradients(angle_op(so3), m)
     u, s, vh = signed_svd(m)
     kappa, expected = condition(s), angle_of(u @ vh)
@@ -229,7 +101,7 @@ def test_angle_and_its_gradient(so3: ModuleType, m: Tensor) -> None:
 
 @normalisations
 @full_types
-def test_gradient_keeps_its_direction_near_a_match(so3: ModuleType, g: torch.Generator, normalize, dtype) -> None:
+def test_gradient_keeps_its_direction_near_a_match(so3: Any, g: torch.Generator, normalize, dtype) -> None:
     for scale in (1e-7, 1e-5, 1e-3, 1e-1, 1.0):
         theta = homographies(1, g)
         theta_hat, theta = (theta + scale * gauss(1, g)).to(dtype), theta.to(dtype)
@@ -242,7 +114,7 @@ def test_gradient_keeps_its_direction_near_a_match(so3: ModuleType, g: torch.Gen
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
-def test_far_from_a_match_agrees_with_autograd_through_svd(so3: ModuleType, g: torch.Generator, smooth: float) -> None:
+def test_far_from_a_match_agrees_with_autograd_through_svd(so3: Any, g: torch.Generator, smooth: float) -> None:
     pair = homographies(300, g).double(), gauss(300, g)
     value, *gradients = value_and_gradients(partial(so3.geodesic_distance, lam=0.3, smooth=smooth), *pair)
     expected, *truths = value_and_gradients(partial(svd_distance, lam=0.3, smooth=smooth), *pair)
@@ -254,7 +126,7 @@ def test_far_from_a_match_agrees_with_autograd_through_svd(so3: ModuleType, g: t
 @normalisations
 @pytest.mark.parametrize("options", [{}, {"smooth": 0.05}, {"damping": 1e-3}], ids=str)
 @pytest.mark.parametrize("name", ["I + 0.1", "pi - 0.01", "gauss", "s = (3, 2, -0.5)"])
-def test_gradcheck(so3: ModuleType, g: torch.Generator, name: str, options, normalize) -> None:
+def test_gradcheck(so3: Any, g: torch.Generator, name: str, options, normalize) -> None:
     theta = homographies(1, g).double().requires_grad_()
     theta_hat = (theta @ FAMILIES[name][:1].double()).detach().requires_grad_()
     distance = partial(so3.geodesic_distance, normalize=normalize, **options)
@@ -264,7 +136,7 @@ def test_gradcheck(so3: ModuleType, g: torch.Generator, name: str, options, norm
 
 @normalisations
 @full_types
-def test_a_match_is_exactly_zero(so3: ModuleType, g: torch.Generator, normalize, dtype: torch.dtype) -> None:
+def test_a_match_is_exactly_zero(so3: Any, g: torch.Generator, normalize, dtype: torch.dtype) -> None:
     pixels = homographies(99, g) * torch.tensor([[1.0, 1, 224], [1, 1, 224], [1 / 224, 1 / 224, 1]])
     theta = torch.cat((homographies(100, g), gauss(100, g).float(), pixels, EYE[None], -EYE[None])).to(dtype)
     distance = partial(so3.geodesic_distance, normalize=normalize)
@@ -273,14 +145,14 @@ def test_a_match_is_exactly_zero(so3: ModuleType, g: torch.Generator, normalize,
     assert all(result.abs().max() <= bound for result, bound in zip(one_rounding_away, (1e-5, 10, 10), strict=True))
 
 
-def test_zero_and_rank_one(so3: ModuleType, g: torch.Generator) -> None:
+def test_zero_and_rank_one(so3: Any, g: torch.Generator) -> None:
     assert_close(value_and_gradients(so3.project_to_so3, 0 * EYE), (EYE, 0 * EYE), rtol=0, atol=0)
     a, b = torch.randint(1, 9, (2, 100, 3), generator=g).double()
     assert value_and_gradients(angle_op(so3), a[:, :, None] * b[:, None])[1].abs().max() < 1e6
 
 
 @full_types
-def test_nearly_symmetric_matrices(so3: ModuleType, g: torch.Generator, dtype: torch.dtype) -> None:
+def test_nearly_symmetric_matrices(so3: Any, g: torch.Generator, dtype: torch.dtype) -> None:
     m, eps = gauss(100, g) / 20, torch.finfo(dtype).eps
     m = (EYE + m + m.mT).to(dtype)
     assert all(not result.any() for result in value_and_gradients(angle_op(so3), m))
@@ -295,7 +167,7 @@ def test_nearly_symmetric_matrices(so3: ModuleType, g: torch.Generator, dtype: t
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 0.0])
-def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: ModuleType, g: torch.Generator, gap: float) -> None:
+def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: Any, g: torch.Generator, gap: float) -> None:
     m = torch.cat((of_angle(math.pi - gap, 100, g).float(), torch.tensor([[-1.0, -1, 1]]).diag_embed()))
     angle, gradient = value_and_gradients(angle_op(so3), m)
     assert ((angle - math.pi).abs() <= gap + 1e-5).all()
@@ -305,7 +177,7 @@ def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: ModuleType, g: torch.
 
 
 @pytest.mark.parametrize("damping", [1e-1, 1e-3])
-def test_damping_caps_the_gradient_and_leaves_the_value(so3: ModuleType, damping: float) -> None:
+def test_damping_caps_the_gradient_and_leaves_the_value(so3: Any, damping: float) -> None:
     m = torch.cat([FAMILIES[f] for f in ("gauss", "signed permutations", "reflection + 1e-3", "s = (1, 0, 0)")])
     value, gradient = value_and_gradients(angle_op(so3, damping=damping), m)
     u, s, vh = signed_svd(m)
@@ -319,7 +191,7 @@ def test_damping_caps_the_gradient_and_leaves_the_value(so3: ModuleType, damping
 
 
 @pytest.mark.parametrize("normalize", ["frobenius", "det"])
-def test_normalised_distance_ignores_scale_and_sign(so3: ModuleType, g: torch.Generator, normalize: str) -> None:
+def test_normalised_distance_ignores_scale_and_sign(so3: Any, g: torch.Generator, normalize: str) -> None:
     theta, theta_hat = homographies(200, g), homographies(200, g)
     distance = partial(so3.geodesic_distance, normalize=normalize)
     assert_close(distance(-0.3 * theta, 7 * theta_hat), distance(theta, theta_hat), rtol=1e-5, atol=1e-6)
@@ -327,7 +199,7 @@ def test_normalised_distance_ignores_scale_and_sign(so3: ModuleType, g: torch.Ge
 
 @pytest.mark.parametrize("size", [2, 32, 224])
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1, 1e30, 1e200])
-def test_extreme_scales_and_pixel_coordinates(so3: ModuleType, g: torch.Generator, size: int, scale: float) -> None:
+def test_extreme_scales_and_pixel_coordinates(so3: Any, g: torch.Generator, size: int, scale: float) -> None:
     to_pixels = torch.tensor([[size, 0, size], [0, size, size], [0, 0, 2]]).double() / 2
     pair = [to_pixels @ homographies(200, g, 0.1).double() @ to_pixels.inverse() for _ in range(2)]
     pair = [(scale * m).to(torch.float32 if 1e-38 < scale < 1e38 else torch.float64) for m in pair]
@@ -338,7 +210,7 @@ def test_extreme_scales_and_pixel_coordinates(so3: ModuleType, g: torch.Generato
 
 
 @normalisations
-def test_a_bad_row_is_nan_and_touches_no_other(so3: ModuleType, g: torch.Generator, normalize: str | None) -> None:
+def test_a_bad_row_is_nan_and_touches_no_other(so3: Any, g: torch.Generator, normalize: str | None) -> None:
     theta, theta_hat = homographies(12, g), homographies(12, g)
     theta_hat[1, 0, 0], theta_hat[3, 2, 1], theta[5, 1, 1], theta[6] = math.nan, math.inf, -math.inf, math.nan
     theta[8], theta[10] = torch.tensor([1.0, 1, 0]).diag(), 0
@@ -351,7 +223,7 @@ def test_a_bad_row_is_nan_and_touches_no_other(so3: ModuleType, g: torch.Generat
         assert all(torch.equal(result[good], b) for result, b in zip(results, clean, strict=True))
 
 
-def test_any_number_of_rows_of_any_strides(so3: ModuleType, g: torch.Generator) -> None:
+def test_any_number_of_rows_of_any_strides(so3: Any, g: torch.Generator) -> None:
     theta, theta_hat = homographies(260, g)[::2].mT, homographies(130, g).mT
     whole = value_and_gradients(so3.geodesic_distance, theta.contiguous(), theta_hat.contiguous())
     for n in (0, 1, 31, 32, 33, 127, 128, 129):
@@ -361,7 +233,7 @@ def test_any_number_of_rows_of_any_strides(so3: ModuleType, g: torch.Generator) 
     assert so3.geodesic_distance(EYE, EYE).shape == ()
 
 
-def test_batch_dimensions_broadcast(so3: ModuleType, g: torch.Generator) -> None:
+def test_batch_dimensions_broadcast(so3: Any, g: torch.Generator) -> None:
     theta, theta_hat = homographies(4, g).view(4, 1, 3, 3), homographies(5, g)
     copies = theta.expand(4, 5, 3, 3).contiguous(), theta_hat.expand(4, 5, 3, 3).contiguous()
     value, left, right = value_and_gradients(so3.geodesic_distance, *copies)
@@ -370,7 +242,7 @@ def test_batch_dimensions_broadcast(so3: ModuleType, g: torch.Generator) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_types_compute_in_float32(so3: ModuleType, g: torch.Generator, dtype: torch.dtype) -> None:
+def test_half_types_compute_in_float32(so3: Any, g: torch.Generator, dtype: torch.dtype) -> None:
     theta, theta_hat = homographies(50, g).to(dtype), homographies(50, g).to(dtype)
     half = value_and_gradients(so3.geodesic_distance, theta, theta_hat)
     expected = value_and_gradients(so3.geodesic_distance, theta.float(), theta_hat.float())
@@ -382,7 +254,7 @@ def test_half_types_compute_in_float32(so3: ModuleType, g: torch.Generator, dtyp
         assert torch.equal(so3.geodesic_distance(theta, theta_hat), half[0])
 
 
-def test_compiles_whole(so3: ModuleType, g: torch.Generator) -> None:
+def test_compiles_whole(so3: Any, g: torch.Generator) -> None:
     theta, theta_hat = homographies(6, g), homographies(6, g)
     theta_hat[2] = math.nan
     distance = partial(so3.geodesic_distance, lam=0.2, normalize="det", smooth=0.01, damping=0.001)
@@ -391,7 +263,7 @@ def test_compiles_whole(so3: ModuleType, g: torch.Generator) -> None:
         assert_close(value_and_gradients(compiled, *arguments), value_and_gradients(function, *arguments))
 
 
-def test_vmap_and_functional_gradients(so3: ModuleType, g: torch.Generator) -> None:
+def test_vmap_and_functional_gradients(so3: Any, g: torch.Generator) -> None:
     pair = homographies(6, g), homographies(6, g)
     gradients = torch.func.grad(so3.geodesic_distance, (0, 1))
     result = torch.vmap(so3.geodesic_distance)(*pair), *torch.vmap(gradients)(*pair)

@@ -8,15 +8,32 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "reference", "triton", "cuda")
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-NO_TRITON = None if find_spec("triton") else "triton is not installed"
 _OPS: list[Op] = []
+
+
+def _load(library: str) -> str | None:
+    """Load a binary of the C++/CUDA extension, which registers its ops; or why it cannot be."""
+    path = next(Path(__file__).parents[1].glob(f"{library}.*so"), None)
+    if path is None:
+        return f"the extension was not built (no inverseform_fast/{library}.*so); `pip install -v` says what it lacks"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path.name} does not load: {error.__cause__ or error}"
+    return None
+
+
+# Why a backend's code is not there, whatever the device.
+MISSING = {"cpu": _load("_C"), "triton": None if find_spec("triton") else "triton is not installed"}
+MISSING["cuda"] = MISSING["cpu"] or _load("_C_cuda")
 
 
 class Op:
@@ -32,25 +49,36 @@ class Op:
 
     def _choose(self, tensor: Tensor) -> str:
         if _backend == "auto":
-            if not tensor.is_cuda or tensor.dtype == torch.float64 or "triton" not in self.implementations:
+            best = self._best("cuda" if tensor.is_cuda else tensor.device.type)
+            if best == "triton" and tensor.dtype == torch.float64:
                 return "reference"
-            if NO_TRITON:
-                _log_once(f"the ops run on plain PyTorch: {NO_TRITON}")
+            if MISSING.get(best):
+                _log_once(f"{self.name} runs on plain PyTorch: {MISSING[best]}")
                 return "reference"
-            return "triton"
-        if _backend != "triton" or "triton" not in self.implementations:
+            return best
+        if _backend not in self.implementations or _backend == "reference":
             return "reference"
-        if not (tensor.is_cuda or INTERPRETED):
-            raise RuntimeError(f"{self.name}: backend 'triton' runs on CUDA tensors, got one on {tensor.device}")
-        if tensor.dtype == torch.float64:
+        device = "cpu" if _backend == "cpu" else "cuda"
+        if tensor.device.type != device and not (_backend == "triton" and INTERPRETED):
+            raise RuntimeError(
+                f"{self.name}: backend {_backend!r} runs on {device.upper()} tensors, got one on {tensor.device}"
+            )
+        if _backend == "triton" and tensor.dtype == torch.float64:
             raise TypeError(f"{self.name}: backend 'triton' computes in float32, got {tensor.dtype}; use 'auto'")
-        return "triton"
+        return _backend
+
+    def _best(self, device: str) -> str:
+        """The implementation made for a type of device."""
+        made_for_it = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())
+        return next((name for name in made_for_it if name in self.implementations), "reference")
 
     @property
     def backend(self) -> str:
         """What runs on this machine's best device."""
-        best = "triton" if _backend == "auto" and not _why_not("triton") and not INTERPRETED else _backend
-        return best if best in self.implementations else "reference"
+        if _backend != "auto":
+            return _backend if _backend in self.implementations else "reference"
+        best = self._best("cuda" if torch.cuda.is_available() else "cpu")
+        return "reference" if MISSING.get(best) else best
 
 
 def kernel_op(function: Callable[..., Any]) -> Any:
@@ -98,16 +126,14 @@ def _usable(backend: str) -> str:
 
 
 def _why_not(backend: str) -> str | None:
-    if backend == "triton":
-        no_device = None if INTERPRETED or torch.cuda.is_available() else "torch sees no CUDA device"
-        return NO_TRITON or no_device
-    if backend == "cuda":
-        return "this version of inverseform_fast has no cuda kernels; use 'auto', 'triton' or 'reference'"
-    return None
+    needs_gpu = backend == "cuda" or (backend == "triton" and not INTERPRETED)
+    no_gpu = "torch sees no CUDA device" if needs_gpu and not torch.cuda.is_available() else None
+    return MISSING.get(backend) or no_gpu
 
 
 class set_backend:
-    """Choose the backend of every op: ``"auto"`` (the best one that runs), ``"reference"``, ``"triton"`` or ``"cuda"``.
+    """Choose the backend of every op: ``"auto"`` (the best one that runs), ``"reference"``, ``"cpu"`` (C++),
+    ``"triton"`` or ``"cuda"``.
 
     An op that a backend lacks runs on the reference. Takes effect at once; used as a context manager it restores the
     previous choice at the end. The environment variable ``INVERSEFORM_FAST_BACKEND`` sets the choice at import.

@@ -1,7 +1,112 @@
-"""so3: the implementations of project_to_so3 and geodesic_distance by backend."""
+"""so3: the implementations of project_to_so3 and geodesic_distance by backend.
+
+The extension's ops (csrc/) take matrices (..., 3, 3) of one shape, float32 or float64, and make the gradients ahead.
+Their autograd stands here, not in the registration, so that torch.func can differentiate them, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from .. import reference
-from .backend import Op
+from ..reference.so3 import differentiable_once
+from .backend import MISSING, Op
 
-project_to_so3 = Op(reference=reference.project_to_so3)
-geodesic_distance = Op(reference=reference.geodesic_distance)
+_extension = torch.ops.inverseform_fast
+NORMALIZE = (None, "frobenius", "det")  # by their numbers in csrc/arguments.h
+
+
+class _Projection(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor) -> Tensor:
+        return _extension.project_to_so3(matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        matrix, rotation = ctx.saved_tensors
+        return differentiable_once(_extension.project_to_so3_backward(grad, matrix, rotation), matrix)
+
+
+class _Distance(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta: Tensor, theta_hat: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _extension.geodesic_distance(theta, theta_hat, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:2], *output[1:])
+        ctx.set_materialize_grads(False)  # no zeros for the outputs that are gradients
+        ctx.wanted = inputs[-2:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        theta, theta_hat, *saved = ctx.saved_tensors
+        gradients = (
+            differentiable_once(grad[..., None, None] * gradient, theta, theta_hat) if wanted else None
+            for gradient, wanted in zip(saved, ctx.wanted, strict=True)
+        )
+        return *gradients, *[None] * 6
+
+
+def _project_to_so3(matrix: Tensor) -> Tensor:
+    return _Projection.apply(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
+
+
+def _geodesic_distance(
+    theta: Tensor, theta_hat: Tensor, lam: float, normalize: str | None, smooth: float, damping: float
+) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(theta.dtype, theta_hat.dtype), torch.float32)
+    pair = torch.broadcast_tensors(theta.to(dtype), theta_hat.to(dtype))
+    wanted = (torch.is_grad_enabled() and matrix.requires_grad for matrix in pair)
+    return _Distance.apply(*pair, lam, NORMALIZE.index(normalize), smooth, damping, *wanted)[0]
+
+
+def _fake_projection(*matrices: Tensor) -> Tensor:
+    return matrices[0].new_empty(matrices[0].shape)
+
+
+def _fake_distance(theta: Tensor, _: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    gradients = (theta.new_empty(theta.shape if wanted else (0,)) for wanted in options[-2:])
+    return theta.new_empty(theta.shape[:-2]), *gradients
+
+
+def _register(name: str, fake: Any) -> None:
+    op = getattr(_extension, name)
+
+    def mapped(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        """vmap's dimension is one more batch dimension, in front."""
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        fronted = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, dims, strict=False)
+        ]
+        results = op(*fronted, *args[len(tensors) :])
+        if isinstance(results, Tensor):
+            return results, 0
+        return results, tuple(0 if len(result) else None for result in results)  # a gradient that nobody wants is empty
+
+    torch.library.register_fake(f"inverseform_fast::{name}", fake)
+    torch.library.register_vmap(f"inverseform_fast::{name}", mapped)
+
+
+if not MISSING["cpu"]:
+    _register("project_to_so3", _fake_projection)
+    _register("project_to_so3_backward", _fake_projection)
+    _register("geodesic_distance", _fake_distance)
+
+project_to_so3 = Op(reference=reference.project_to_so3, cpu=_project_to_so3, cuda=_project_to_so3)
+geodesic_distance = Op(reference=reference.geodesic_distance, cpu=_geodesic_distance, cuda=_geodesic_distance)

@@ -47,6 +47,27 @@ def geodesic_distance(
     return _Geodesic.apply(theta, theta_hat, lam, normalize, smooth, damping)[0].to(dtype)
 
 
+def differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
+    """``gradient``, of which a derivative for ``inputs`` is an error, not 0."""
+    return gradient if torch.compiler.is_compiling() else _Once.apply(gradient, *inputs)  # torch.compile has its own
+
+
+class _Once(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise NotImplementedError("project_to_so3 and geodesic_distance can be differentiated once, not twice")
+
+
 class _Projection(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -59,10 +80,9 @@ class _Projection(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         matrix, rotation = ctx.saved_tensors
-        return rotation @ _cross(_solve(_k(rotation, matrix), _vee(rotation.mT @ grad)))
+        return differentiable_once(rotation @ _cross(_solve(_k(rotation, matrix), _vee(rotation.mT @ grad))), matrix)
 
 
 class _Geodesic(torch.autograd.Function):
@@ -104,13 +124,13 @@ class _Geodesic(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*inputs[:2], *output[1:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_theta, grad_theta_hat = (grad[..., None, None] * saved for saved in ctx.saved_tensors)
-        return grad_theta, grad_theta_hat, None, None, None, None
+        theta, theta_hat, *saved = ctx.saved_tensors
+        gradients = (differentiable_once(grad[..., None, None] * gradient, theta, theta_hat) for gradient in saved)
+        return *gradients, None, None, None, None
 
 
 def _quaternion(matrix: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import inverseform_fast as iff
 from inverseform_fast.nets import Compact
 from inverseform_fast.ops import backend
 
-pytestmark = pytest.mark.skipif(bool(backend.NO_TRITON), reason="needs Triton")
+pytestmark = pytest.mark.skipif(bool(backend.MISSING["triton"]), reason="needs Triton")
 
 N, C, H, W = 8, 19, 1024, 2048
 SYNCS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")

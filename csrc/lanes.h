@@ -1,0 +1,89 @@
+// Lanes: N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
+// Included once per instruction set, inside its `#pragma GCC target`, after so3.h.
+
+namespace so3::SO3_TARGET {
+
+template <class T, int N> struct Lanes {
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef T Vector __attribute__((vector_size(N * sizeof(T))));
+  typedef Integer Mask __attribute__((vector_size(N * sizeof(T))));
+  struct Condition {
+    Mask mask;
+  };
+
+  Vector v;
+  Lanes() = default;
+  FN Lanes(double x) : v(Vector{} + T(x)) {}
+  FN Lanes(Vector x) : v(x) {}
+
+  FN friend Lanes operator+(const Lanes& a, const Lanes& b) { return a.v + b.v; }
+  FN friend Lanes operator-(const Lanes& a, const Lanes& b) { return a.v - b.v; }
+  FN friend Lanes operator*(const Lanes& a, const Lanes& b) { return a.v * b.v; }
+  FN friend Lanes divide(const Lanes& a, const Lanes& b) { return a.v / b.v; }
+  FN friend Lanes operator-(const Lanes& a) { return -a.v; }
+  FN friend Condition operator<(const Lanes& a, const Lanes& b) { return {a.v < b.v}; }
+  FN friend Condition operator>(const Lanes& a, const Lanes& b) { return {a.v > b.v}; }
+  FN friend Lanes select(const Condition& c, const Lanes& a, const Lanes& b) { return c.mask ? a.v : b.v; }
+  FN friend bool any(const Condition& c) {
+    Integer either = 0;
+    for (int i = 0; i < N; ++i) either |= c.mask[i];
+    return either;
+  }
+
+  template <class F> FN static Lanes each(F f) {  // the compiler makes vector instructions of these loops
+    Lanes r;
+    for (int i = 0; i < N; ++i) r.v[i] = f(i);
+    return r;
+  }
+  FN friend Lanes sqrt(const Lanes& a) {
+    return each([&](int i) { return sqrt(a.v[i]); });
+  }
+  FN friend Lanes rsqrt(const Lanes& a) { return divide(Lanes(1), sqrt(a)); }
+  FN friend Lanes cbrt(const Lanes& a) {
+    return each([&](int i) { return cbrt(a.v[i]); });
+  }
+  FN friend Lanes abs(const Lanes& a) {
+    return each([&](int i) { return abs(a.v[i]); });
+  }
+  FN friend Lanes copysign(const Lanes& a, const Lanes& sign) {
+    return each([&](int i) { return copysign(a.v[i], sign.v[i]); });
+  }
+  FN friend Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+    return each([&](int i) { return fma(a.v[i], b.v[i], c.v[i]); });
+  }
+  FN friend Lanes inverse_power_of_two(const Lanes& a) {
+    return each([&](int i) { return inverse_power_of_two(a.v[i]); });
+  }
+};
+
+template <class T, int N> struct ScalarOf<Lanes<T, N>> {
+  using type = T;
+};
+
+// N rows from the first on; where fewer are left the last one fills up.
+template <class T, int N> struct Access<Lanes<T, N>> {
+  using L = Lanes<T, N>;
+  static constexpr int ROWS = N;
+  int64_t first;
+  int count;
+
+  FN Matrix<L> load(const Rows<T>& rows) const {
+    const T* data = rows.data + first * rows.stride;
+    T copies[9 * N];
+    if (count < N || rows.stride == 0) {
+      for (int i = 0; i < N; ++i) std::memcpy(copies + 9 * i, data + std::min(i, count - 1) * rows.stride, 9 * sizeof(T));
+      data = copies;
+    }
+    return load_matrix([&](int k) { return L::each([&](int i) { return data[9 * i + k]; }); });
+  }
+  FN void store(T* to, const Matrix<L>& matrix) const {
+    T copies[9 * N], *data = count < N ? copies : to + 9 * first;
+    store_matrix(matrix, [&](int k, const L& x) {
+      for (int i = 0; i < N; ++i) data[9 * i + k] = x.v[i];
+    });
+    if (count < N) std::memcpy(to + 9 * first, copies, 9 * count * sizeof(T));
+  }
+  FN void store(T* to, const L& number) const { std::memcpy(to + first, &number, count * sizeof(T)); }
+};
+
+}  // namespace so3::SO3_TARGET

@@ -1,0 +1,25 @@
+// The loop over rows for the instruction set SO3_TARGET, with vectors of SO3_BYTES if it has any.
+
+#include "so3.h"
+#include "rows.h"
+#ifdef SO3_BYTES
+#include "lanes.h"
+#endif
+
+namespace so3::SO3_TARGET {
+
+#ifdef SO3_BYTES
+template <class T> using Number = Lanes<T, SO3_BYTES / sizeof(T)>;
+#else
+template <class T> using Number = T;
+#endif
+
+template <class Arguments> constexpr int64_t ROWS = Access<Number<typename Arguments::Scalar>>::ROWS;
+
+template <class Arguments> void rows(const Arguments& of, int64_t begin, int64_t end) {
+  constexpr int64_t width = ROWS<Arguments>;
+  for (int64_t first = begin; first < end; first += width)
+    compute(Access<Number<typename Arguments::Scalar>>{first, static_cast<int>(std::min(width, end - first))}, of);
+}
+
+}  // namespace so3::SO3_TARGET

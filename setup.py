@@ -1,0 +1,119 @@
+"""Builds the so3 extension: C++ wherever torch is importable, CUDA where a toolkit and a CUDA build of torch are found.
+
+INVERSEFORM_FAST_BUILD_CUDA=1 makes a missing CUDA an error, =0 leaves it out. TORCH_CUDA_ARCH_LIST picks the GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # LibTorch's stable ABI as of 2.11
+CXX = [*FLAGS, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+NVCC = [*FLAGS, "-Xcompiler=-fvisibility=hidden"]
+GPUS = "8.0;9.0;10.0+PTX"
+
+
+class Missing(Exception):
+    """What the extension, or its CUDA half, cannot be built without."""
+
+
+def main() -> None:
+    asked = os.environ.get("INVERSEFORM_FAST_BUILD_CUDA") or "if possible"
+    if asked not in ("if possible", "0", "1"):
+        raise SystemExit(f"INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, was {asked!r}")
+    extensions = []
+    builds = (cuda_extension, cpu_extension)  # in this order: torch reads CUDA_HOME once, when it is first asked
+    for build in builds if asked != "0" else builds[1:]:
+        try:
+            extensions.append(build())
+        except Missing as missing:
+            if asked == "1":
+                raise SystemExit(f"INVERSEFORM_FAST_BUILD_CUDA=1, but {missing}") from None
+            print(f"inverseform_fast: no {build.__name__.replace('_', ' ')}: {missing}", file=sys.stderr)
+    options = {}
+    if extensions:
+        from torch.utils.cpp_extension import BuildExtension
+
+        options = {"cmdclass": {"build_ext": BuildExtension}, "options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+    setup(ext_modules=extensions, **options)
+
+
+def cpu_extension() -> Extension:
+    torch_version()
+    return extension("_C", "so3_cpu.cpp", libraries=["torch_cpu"], extra_compile_args={"cxx": CXX})
+
+
+def cuda_extension() -> Extension:
+    toolkit = cuda_toolkit()
+    os.environ["CUDA_HOME"] = str(toolkit)  # torch infers a wrong one from a wrapper of nvcc on PATH
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", GPUS)
+    libraries = next(path for path in (toolkit / "lib64", toolkit / "lib") if (path / "libcudart_static.a").exists())
+    return extension(
+        "_C_cuda",
+        "so3_cuda.cu",
+        library_dirs=[str(libraries)],
+        libraries=["torch_cuda", "torch_cpu", "cudart_static", "rt", "pthread", "dl"],  # static: of any CUDA version
+        extra_compile_args={"cxx": CXX, "nvcc": NVCC},
+    )
+
+
+def extension(name: str, source: str, library_dirs: Sequence[str] = (), **options: object) -> Extension:
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    device = "cuda" if source.endswith(".cu") else "cpu"
+    headers = [str(path) for path in Path("csrc").glob("*.h")]
+    return Extension(
+        f"inverseform_fast.{name}",
+        [f"csrc/{source}"],
+        include_dirs=include_paths(device),
+        library_dirs=[*library_dirs, *library_paths()],
+        depends=headers,
+        py_limited_api=True,
+        **options,
+    )
+
+
+def torch_version() -> tuple[str, str | None]:
+    """torch's version and that of its CUDA."""
+    try:
+        import torch
+    except ImportError:
+        raise Missing("torch is not installed here: install it first, and pass --no-build-isolation to pip") from None
+    return torch.__version__, torch.version.cuda
+
+
+def cuda_toolkit() -> Path:
+    """From CUDA_HOME, pip's nvidia-cuda-nvcc or the nvcc on PATH; of the major version of torch's CUDA."""
+    version, cuda = torch_version()
+    if cuda is None:
+        raise Missing(f"torch {version} is a build without CUDA")
+    major = cuda.split(".")[0]
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    of_pip = Path(sysconfig.get_path("purelib"), "nvidia", f"cu{major}", "bin", "nvcc")
+    nvcc = shutil.which(Path(home, "bin", "nvcc")) if home else shutil.which(of_pip) or shutil.which("nvcc")
+    if nvcc is None:
+        raise Missing(f"there is no {home}/bin/nvcc" if home else "there is no nvcc: set CUDA_HOME, or put it on PATH")
+    release = re.search(r"release (\d+)", run(nvcc, "--version"))
+    if release is None or release[1] != major:
+        raise Missing(f"{nvcc} is of CUDA {release[1] if release else '?'}, torch {version} of CUDA {cuda}")
+    # nvcc knows its toolkit; its own folder may hold no more than a wrapper.
+    top = re.search(r"^#\$ TOP=(.*)$", run(nvcc, "--dryrun", "-x", "cu", os.devnull), re.MULTILINE)
+    if top is None:
+        raise Missing(f"{nvcc} --dryrun does not say where its toolkit is")
+    return Path(top[1]).resolve()
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+
+main()
