@@ -17,6 +17,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*
 
 bench: .venv/installed
 	mkdir -p runs/benchmarks

@@ -68,6 +68,7 @@ def hunt(matrices: int, seed: int, device: str) -> dict[str, Any]:
         posed += int((kappa < POSED).sum())
     passed = all(worst[name] <= limit for name, limit in LIMITS.items())
     about = {"seed": seed, "device": device, "backend": iff.backend_info()["ops"]["project_to_so3"]}
+    about["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     counts = {"torch": torch.__version__, "matrices": matrices, "kappa_below_1e6": posed}
     return about | counts | {"worst": worst, "limits": LIMITS, "worst_error_at": where, "passed": passed}
 

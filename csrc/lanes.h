@@ -1,5 +1,5 @@
-// Lanes: N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
-// Included once per instruction set, inside its `#pragma GCC target`, after so3.h.
+// N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
+// Included once per instruction set, inside its `#pragma GCC target`, after so3.h and rows.h.
 
 namespace so3::SO3_TARGET {
 
@@ -71,7 +71,8 @@ template <class T, int N> struct Access<Lanes<T, N>> {
     const T* data = rows.data + first * rows.stride;
     T copies[9 * N];
     if (count < N || rows.stride == 0) {
-      for (int i = 0; i < N; ++i) std::memcpy(copies + 9 * i, data + std::min(i, count - 1) * rows.stride, 9 * sizeof(T));
+      for (int i = 0; i < N; ++i)
+        std::memcpy(copies + 9 * i, data + std::min(i, count - 1) * rows.stride, 9 * sizeof(T));
       data = copies;
     }
     return load_matrix([&](int k) { return L::each([&](int i) { return data[9 * i + k]; }); });

@@ -1,4 +1,4 @@
-// The ops on rows of numbers: `Access` reads and writes matrices, for one row here, for many in lanes.h and so3_cuda.cu.
+// The ops on rows of numbers. `Access` reads and writes matrices: of one row here, of many in lanes.h and so3_cuda.cu.
 
 namespace so3::SO3_TARGET {
 
@@ -32,7 +32,8 @@ template <class A, class T> FN void compute(const A& access, const Project<T>& o
 }
 
 template <class A, class T> FN void compute(const A& access, const ProjectBackward<T>& of) {
-  access.store(of.grad_matrix, project_backward(access.load(of.grad), access.load(of.matrix), access.load(of.rotation)));
+  access.store(of.grad_matrix,
+               project_backward(access.load(of.grad), access.load(of.matrix), access.load(of.rotation)));
 }
 
 template <class A, class T> FN void compute(const A& access, const GeodesicDistance<T>& of) {

@@ -1,4 +1,5 @@
 // What so3.h asks of a number: these functions, of float and double, on host and device (lanes.h: of vectors of them).
+// Included once per instruction set; the standard headers must come before the first `#pragma GCC target`.
 
 #include <cmath>
 #include <cstdint>

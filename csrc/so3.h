@@ -1,7 +1,7 @@
 // so3: the nearest rotation P of a 3x3 matrix, and the geodesic distance of M = theta^-1 theta_hat from the identity.
 //
-// T is float or double, or a vector of them (lanes.h). Nothing branches on a value but on `any` of the threads of a
-// warp or the lanes of a vector. vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z, H = P^T M,
+// T is float or double, or a vector of them (lanes.h). No branch depends on a single value, only on `any` of those of a
+// warp's threads or a vector's lanes. vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z, H = P^T M,
 // K = tr(H) I - H, s1 >= s2 >= s3 singular values, sigma the sign of det M. For the formulas' sources see docs/so3.md.
 
 #include "arguments.h"
@@ -47,7 +47,9 @@ template <class T> struct Matrix {
 
 template <class T> FN T trace(const Matrix<T>& m) { return m.x.x + m.y.y + m.z.z; }
 template <class T> FN T sum(const Vec<T>& v) { return v.x + v.y + v.z; }
-template <class T> FN T dot(const Matrix<T>& a, const Matrix<T>& b) { return dot(a.x, b.x) + dot(a.y, b.y) + dot(a.z, b.z); }
+template <class T> FN T dot(const Matrix<T>& a, const Matrix<T>& b) {
+  return dot(a.x, b.x) + dot(a.y, b.y) + dot(a.z, b.z);
+}
 template <class T> FN Vec<T> vee(const Matrix<T>& m) { return {m.y.z - m.z.y, m.z.x - m.x.z, m.x.y - m.y.x}; }
 template <class T> FN Matrix<T> diagonal(const T& d) { return {{d, 0, 0}, {0, d, 0}, {0, 0, d}}; }
 
@@ -96,7 +98,7 @@ template <class T> FN Quaternion<T> quaternion(const Matrix<T>& r) {  // of any 
 
 template <class T> FN Symmetric<T> k_of(const Matrix<T>& h) {  // tr(H) I - H, of the symmetric part
   const T half(0.5);
-  return {h.y.y + h.z.z,          h.z.z + h.x.x,           h.x.x + h.y.y,
+  return {h.y.y + h.z.z,           h.z.z + h.x.x,           h.x.x + h.y.y,
           (h.y.z + h.z.y) * -half, (h.z.x + h.x.z) * -half, (h.x.y + h.y.x) * -half};
 }
 
@@ -287,8 +289,8 @@ template <class T> struct Distance {
   Matrix<T> grad_theta, grad_theta_hat;
 };
 
-template <class T> FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_hat,
-                                                    const Options& options) {
+template <class T>
+FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_hat, const Options& options) {
   const T scale = power_of_two(theta);
   const Matrix<T> a = theta * scale, b = theta_hat * scale, difference = b - a, adjugate = cofactors(a).transposed();
   const T det = adjugate.x.x * a.x.x + adjugate.y.x * a.x.y + adjugate.z.x * a.x.z;

@@ -1,5 +1,5 @@
-// The ops' CUDA kernels: one thread a matrix, in and out through shared memory, so that a warp's 32 matrices are read and
-// written as one run of numbers. Rows of 9 words touch each bank once.
+// The ops' CUDA kernels: one thread a matrix, in and out through shared memory, so that a warp's 32 matrices are read
+// and written as one run of numbers. Rows of 9 words touch each bank once.
 
 #include <cuda_runtime.h>
 

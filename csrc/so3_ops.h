@@ -74,7 +74,7 @@ template <class Device> struct Ops {
     const Tensor grad_theta_hat = torch::stable::new_empty(a, of_theta_hat ? sizes : none);
     run(a, [&](auto scalar) {
       using T = decltype(scalar);
-      return GeodesicDistance<T>{rows<T>(a), rows<T>(b), {lam, normalize, smooth, damping},
+      return GeodesicDistance<T>{rows<T>(a),        rows<T>(b),          {lam, normalize, smooth, damping},
                                  data<T>(distance), data<T>(grad_theta), data<T>(grad_theta_hat)};
     });
     return {distance, grad_theta, grad_theta_hat};
