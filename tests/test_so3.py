@@ -261,6 +261,8 @@ def test_compiles_whole(so3: Any, g: torch.Generator) -> None:
     for function, arguments in ((distance, (theta, theta_hat)), (so3.project_to_so3, (theta_hat,))):
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         assert_close(value_and_gradients(compiled, *arguments), value_and_gradients(function, *arguments))
+        torch.compiler.reset()
+        assert_close(compiled(*arguments), function(*arguments))
 
 
 def test_vmap_and_functional_gradients(so3: Any, g: torch.Generator) -> None:

@@ -90,7 +90,7 @@ def test_more_than_two_to_the_31_numbers() -> None:
     m[-1000:] = matrices(1000)
     projection = functional.project_to_so3(m)
     torch.testing.assert_close(projection[-1000:], functional.project_to_so3(m[-1000:]), rtol=0, atol=1e-6)
-    assert projection[:-1000:10**6].equal(m[:-1000:10**6])
+    assert projection[: -1000 : 10**6].equal(m[: -1000 : 10**6])
 
 
 def test_no_memory_but_the_distance_and_its_gradient() -> None:

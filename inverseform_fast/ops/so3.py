@@ -40,8 +40,17 @@ class _Distance(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(theta: Tensor, theta_hat: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _extension.geodesic_distance(theta, theta_hat, *options)
+    def forward(
+        theta: Tensor,
+        theta_hat: Tensor,
+        lam: float,
+        normalize: int,
+        smooth: float,
+        damping: float,
+        of_theta: bool,
+        of_theta_hat: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # spelled out: torch.compile takes *options for a method with a ctx
+        return _extension.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping, of_theta, of_theta_hat)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
