@@ -6,6 +6,7 @@ Their autograd stands here, not in the registration, so that torch.func can diff
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -69,6 +70,10 @@ class _Distance(torch.autograd.Function):
             for gradient, wanted in zip(saved, ctx.wanted, strict=True)
         )
         return *gradients, *[None] * 6
+
+
+for _function in (_Projection.forward, _Distance.forward):
+    vars(_function)["__signature__"] = signature(_function)  # torch asks for it in every call
 
 
 def _project_to_so3(matrix: Tensor) -> Tensor:

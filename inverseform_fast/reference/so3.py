@@ -48,8 +48,10 @@ def geodesic_distance(
 
 
 def differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
-    """``gradient``, of which a derivative for ``inputs`` is an error, not 0."""
-    return gradient if torch.compiler.is_compiling() else _Once.apply(gradient, *inputs)  # torch.compile has its own
+    """``gradient``, of which a derivative for ``inputs`` is an error, not 0 (torch.compile refuses it by itself)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradient
+    return _Once.apply(gradient, *inputs)
 
 
 class _Once(torch.autograd.Function):
