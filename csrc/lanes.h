@@ -48,9 +48,6 @@ template <class T, int N> struct Lanes {
   FN friend Lanes copysign(const Lanes& a, const Lanes& sign) {
     return each([&](int i) { return copysign(a.v[i], sign.v[i]); });
   }
-  FN friend Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
-    return each([&](int i) { return fma(a.v[i], b.v[i], c.v[i]); });
-  }
   FN friend Lanes inverse_power_of_two(const Lanes& a) {
     return each([&](int i) { return inverse_power_of_two(a.v[i]); });
   }

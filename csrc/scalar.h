@@ -50,8 +50,6 @@ FN double abs(double x) { return ::fabs(x); }
 FN double sqrt(double x) { return ::sqrt(x); }
 FN float cbrt(float x) { return ::cbrtf(x); }
 FN double cbrt(double x) { return ::cbrt(x); }
-FN float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
-FN double fma(double a, double b, double c) { return ::fma(a, b, c); }
 FN float copysign(float x, float sign) { return ::copysignf(x, sign); }
 FN double copysign(double x, double sign) { return ::copysign(x, sign); }
 

@@ -190,7 +190,7 @@ template <class T> FN Quaternion<T> nearest(const Matrix<T>& m, const Vec<T>& sk
   for (int step = 0; step < NEWTON_STEPS<T>; ++step) {  // w = K^-1 vee(H), q <- q (1, w / 2): cubic convergence
     const Matrix<T> h = rotation(q).transposed() * m;
     const Vec<T> w = solve(k_of(h), vee(h)) * T(0.5);
-    q = unit(q * Quaternion<T>{1, w * min(divide(T(1), largest(w)), T(1))});  // w is any number where P jumps
+    q = unit(q * Quaternion<T>{1, w});
   }
   // Near the identity, solve Davenport's eigen-equation for g = v / w: no rounding of 1 + small.
   const T lambda = dot(rotation(q), m) + trace(m);
@@ -244,18 +244,8 @@ template <class T> FN Matrix<T> project_backward(const Matrix<T>& f, const Matri
 
 // ---- the distance
 
-template <class T> FN T difference_of_products(const T& a, const T& b, const T& c, const T& d) {  // a b - c d (Kahan)
-  const T cd = c * d;
-  return fma(a, b, -cd) - fma(c, d, -cd);
-}
-
-template <class T> FN Vec<T> accurate_cross(const Vec<T>& a, const Vec<T>& b) {
-  return {difference_of_products(a.y, b.z, a.z, b.y), difference_of_products(a.z, b.x, a.x, b.z),
-          difference_of_products(a.x, b.y, a.y, b.x)};
-}
-
 template <class T> FN Matrix<T> cofactors(const Matrix<T>& m) {
-  return {accurate_cross(m.y, m.z), accurate_cross(m.z, m.x), accurate_cross(m.x, m.y)};
+  return {cross(m.y, m.z), cross(m.z, m.x), cross(m.x, m.y)};
 }
 
 template <class T> struct Relative {
@@ -267,7 +257,7 @@ template <class T> FN void normalize(Relative<T>& r, int64_t how) {
   const Matrix<T> eye = diagonal(T(1)), &e = r.minus_eye;
   const T scale = power_of_two(r.m), square = dot(e, e);
   const Matrix<T> m = r.m * scale;
-  const T det = dot(m.x, accurate_cross(m.y, m.z));
+  const T det = dot(m.x, cross(m.y, m.z));
   T size, growth;  // size - 1 = growth / (1 + size + ...)
   if (how == FROBENIUS) {
     size = divide(sqrt(dot(m, m) * T(1.0 / 3)), scale);
