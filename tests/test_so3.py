@@ -226,6 +226,16 @@ def test_a_bad_row_is_nan_and_touches_no_other(
         assert all(torch.equal(result[good], b) for result, b in zip(results, clean, strict=True))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_bad_number_in_a_symmetric_place_near_a_match(so3: Any, g: torch.Generator, wrong: float) -> None:
+    """Nothing about the angle would show it."""
+    m = homographies(16, g, 0.01)
+    m[3, 0, 0] = wrong
+    for function in (partial(so3.geodesic_distance, EYE), so3.project_to_so3):
+        results = value_and_gradients(function, m)
+        assert all(result[3].isnan().all() and result[:3].isfinite().all() for result in results)
+
+
 def test_any_number_of_rows_of_any_strides(so3: Any, g: torch.Generator) -> None:
     theta, theta_hat = homographies(260, g)[::2].mT, homographies(130, g).mT
     whole = value_and_gradients(so3.geodesic_distance, theta.contiguous(), theta_hat.contiguous())
