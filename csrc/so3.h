@@ -45,6 +45,10 @@ template <class T> struct Matrix {
   FN Matrix transposed() const { return {{x.x, y.x, z.x}, {x.y, y.y, z.y}, {x.z, y.z, z.z}}; }
 };
 
+template <class T, class Mask> FN Matrix<T> select(const Mask& mask, const Matrix<T>& a, const Matrix<T>& b) {
+  return {select(mask, a.x, b.x), select(mask, a.y, b.y), select(mask, a.z, b.z)};
+}
+
 template <class T> FN T trace(const Matrix<T>& m) { return m.x.x + m.y.y + m.z.z; }
 template <class T> FN T sum(const Vec<T>& v) { return v.x + v.y + v.z; }
 template <class T> FN T dot(const Matrix<T>& a, const Matrix<T>& b) {
@@ -201,9 +205,8 @@ template <class T> FN Quaternion<T> nearest(const Matrix<T>& m, const Vec<T>& sk
   return {select(small, finished.w, q.w), select(small, finished.v, q.v)};
 }
 
-// Only a finite matrix is far: what is not finite shall not change the others' path.
-template <class T> FN bool is_near(const Matrix<T>& minus_eye, const T& zero) {
-  return !any(dot(minus_eye, minus_eye) + zero > T(NEAR * NEAR));
+template <class T> FN bool is_near(const Matrix<T>& minus_eye) {
+  return !any(dot(minus_eye, minus_eye) > T(NEAR * NEAR));
 }
 
 template <class T> FN T angle(const T& sine, const T& cosine) {  // 2 atan2 of a unit vector in the first quadrant
@@ -215,19 +218,10 @@ template <class T> FN T angle(const T& sine, const T& cosine) {  // 2 atan2 of a
   return select(sine > cosine, T(3.141592653589793) - atan, atan);
 }
 
-// Of a matrix scaled to 1: 0, or NaN. To be added to results, which else could forget a NaN in a comparison.
-template <class T> FN T zero_if_finite(const Matrix<T>& m) { return T(0) * sum(m.x + m.y + m.z); }
-
-template <class T> FN Matrix<T> plus(const Matrix<T>& m, const T& s) {
-  const Vec<T> v = {s, s, s};
-  return m + Matrix<T>{v, v, v};
-}
-
 template <class T> FN Matrix<T> project(const Matrix<T>& matrix) {
   const Matrix<T> m = matrix * power_of_two(matrix);
-  const T zero = zero_if_finite(m);
   T s1;
-  return plus(rotation(nearest(m, vee(m), is_near(matrix - diagonal(T(1)), zero), s1)), zero);
+  return rotation(nearest(m, vee(m), is_near(matrix - diagonal(T(1))), s1));
 }
 
 // P [y]x
@@ -250,28 +244,30 @@ template <class T> FN Matrix<T> cofactors(const Matrix<T>& m) {
 
 template <class T> struct Relative {
   Matrix<T> m, minus_eye;  // M and M - I, which near a match is not the rounded difference
-  T divisor;               // that normalised both
+  T over_divisor;          // 1 / what both were divided by
 };
 
 template <class T> FN void normalize(Relative<T>& r, int64_t how) {
-  const Matrix<T> eye = diagonal(T(1)), &e = r.minus_eye;
+  const Matrix<T> eye = diagonal(T(1)), e = r.minus_eye;
   const T scale = power_of_two(r.m), square = dot(e, e);
   const Matrix<T> m = r.m * scale;
   const T det = dot(m.x, cross(m.y, m.z));
-  T size, growth;  // size - 1 = growth / (1 + size + ...)
+  T size, growth;  // of the scaled M; size / scale - 1 = growth near a match
   if (how == FROBENIUS) {
-    size = divide(sqrt(dot(m, m) * T(1.0 / 3)), scale);
-    growth = divide((T(2) * trace(e) + square) * T(1.0 / 3), T(1) + size);
+    size = sqrt(dot(m, m) * T(1.0 / 3));
+    growth = divide((T(2) * trace(e) + square) * T(1.0 / 3), T(1) + divide(size, scale));
   } else {
-    size = divide(cbrt(abs(det)), scale);
+    size = cbrt(abs(det));
     const Matrix<T> c = cofactors(e);
-    growth = divide(trace(e) + trace(c) + dot(e.x, c.x), T(1) + size + size * size);
+    const T root = divide(size, scale);
+    growth = divide(trace(e) + trace(c) + dot(e.x, c.x), T(1) + root + root * root);
   }
   const auto near = square < T(0.25);
-  const T divisor = select(near, T(1) + growth, select(det < T(0), -size, size));
-  r.m = r.m * divide(T(1), divisor);
-  r.minus_eye = (e - eye * select(near, growth, divisor - T(1))) * divide(T(1), divisor);
-  r.divisor = divisor;
+  const T over_near = divide(T(1), T(1) + growth), divisor = select(det < T(0), -size, size);
+  r.m = m * divide(T(1), divisor);
+  const Matrix<T> of_near = (e - eye * growth) * over_near, of_far = r.m - eye;
+  r.minus_eye = select(near, of_near, of_far);
+  r.over_divisor = select(near, over_near, divide(scale, divisor));
 }
 
 template <class T> struct Distance {
@@ -287,19 +283,15 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   const Matrix<T> inverse = adjugate * divide(T(1), det);
   // Near a match M - I comes from the difference: rounded within 1 + e, a small error would lose its direction.
   const auto close = dot(difference, difference) < T(0.25) * dot(b, b);
-  const auto pick = [&](const Matrix<T>& x, const Matrix<T>& y) {
-    return Matrix<T>{select(close, x.x, y.x), select(close, x.y, y.y), select(close, x.z, y.z)};
-  };
-  const Matrix<T> product = inverse * pick(difference, b), eye = diagonal(T(1));
-  const Matrix<T> matrix = pick(product + eye, product);
-  Relative<T> r = {matrix, pick(product, product - eye), T(1)};
+  const Matrix<T> product = inverse * select(close, difference, b), eye = diagonal(T(1));
+  const Matrix<T> matrix = select(close, product + eye, product);
+  Relative<T> r = {matrix, select(close, product, product - eye), T(1)};
   if (options.normalize != NONE) normalize(r, options.normalize);
 
   const T size = power_of_two(r.m);
   const Matrix<T> m = r.m * size;
-  const T zero = zero_if_finite(m);
   T s1(0);
-  const bool near = options.damping == 0 && is_near(r.minus_eye, zero);
+  const bool near = options.damping == 0 && is_near(r.minus_eye);
   const Quaternion<T> q = nearest(m, vee(r.minus_eye) * size, near, s1);
   const Matrix<T> turn = rotation_minus_eye(q), p = turn + eye, residual = r.minus_eye - turn;
 
@@ -320,12 +312,12 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   if (options.normalize != NONE) {  // M / divisor does not change with M's scale: take that part out
     const T along = T(2.0 / 3) * lam * dot(residual, r.m);
     const Matrix<T> radial = options.normalize == DET ? cofactors(r.m) : r.m;
-    grad = (grad - radial * along) * divide(T(1), r.divisor);
+    grad = (grad - radial * along) * r.over_divisor;
   }
   // theta^-1 = inverse scale; the scale last, for it may be large.
-  const Matrix<T> grad_theta_hat = inverse.transposed() * plus(grad, zero) * scale;
+  const Matrix<T> grad_theta_hat = inverse.transposed() * grad * scale;
   const Matrix<T> weighted = residual * sqrt(lam);  // lam 0 times a square beyond T's range is 0
-  return {phi + dot(weighted, weighted) + zero, grad_theta_hat * matrix.transposed() * T(-1), grad_theta_hat};
+  return {phi + dot(weighted, weighted), grad_theta_hat * matrix.transposed() * T(-1), grad_theta_hat};
 }
 
 }  // namespace so3::SO3_TARGET

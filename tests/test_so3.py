@@ -216,7 +216,7 @@ def test_a_bad_row_is_nan_and_touches_no_other(
 ) -> None:
     theta, theta_hat = homographies(12, g, noise), homographies(12, g, noise)
     theta_hat[1, 0, 0], theta_hat[3, 2, 1], theta[5, 1, 1], theta[6] = math.nan, math.inf, -math.inf, math.nan
-    theta[8], theta[10] = torch.tensor([1.0, 1, 0]).diag(), 0
+    theta[8], theta[10] = torch.tensor([1.0, 1, 0]).diag(), torch.arange(1.0, 10).view(3, 3)
     bad, good = [1, 3, 5, 6, 8, 10], [0, 2, 4, 7, 9, 11]
     distance = partial(so3.geodesic_distance, normalize=normalize)
     for function, arguments, wrong in ((distance, (theta, theta_hat), bad), (so3.project_to_so3, (theta_hat,), [1, 3])):

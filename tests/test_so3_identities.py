@@ -99,6 +99,14 @@ def test_a_residual_beyond_float32_is_infinite_and_touches_no_other(so3: Any) ->
     assert not angle_op(so3)(theta_hat).any()
 
 
+@pytest.mark.parametrize("normalize", ["frobenius", "det"])
+@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-126, 2.0**100])
+def test_normalised_at_the_ends_of_float32(so3: Any, g: torch.Generator, normalize: str, scale: float) -> None:
+    m = (EYE + 0.5 * torch.rand(50, 3, 3, generator=g).round(decimals=1)) * scale  # as exact as a denormal can be
+    actual = so3.geodesic_distance(EYE, m, normalize=normalize)
+    assert (actual - so3.geodesic_distance(EYE.double(), m.double(), normalize=normalize)).abs().max() <= 4e-6
+
+
 @extension
 @pytest.mark.parametrize("capability", ["", "avx2", "default"])
 @pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
