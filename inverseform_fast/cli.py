@@ -144,11 +144,14 @@ def train_net(
         360,
         480,
     ),
-    scenes: Annotated[int, typer.Option(help="How many scenes to make.")] = 768,
+    scenes: Annotated[int, typer.Option(help="How many street scenes to make.")] = 384,
+    shapes: Annotated[int, typer.Option(help="How many maps of abstract shapes to make beside them.")] = 384,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    architecture: Annotated[str, typer.Option(help="Network: align, compact, dense (the paper's) or aet.")] = "align",
     tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
+    outputs: Annotated[int, typer.Option(help="Numbers that a dense network estimates: 8, 6 or 4.")] = 8,
     max_pixels: Annotated[float, typer.Option(help="Largest displacement, in pixels of the tile.")] = 24.0,
     distance: Annotated[str, typer.Option(help="Distance to minimise: log, euclidean or geodesic.")] = "log",
     seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the pairs.")] = 0,
@@ -166,7 +169,9 @@ def train_net(
     from .inverse_net.training import train_net as run_training
 
     config = NetConfig(
+        architecture=architecture,
         tile=tile,
+        outputs=outputs,
         distance=distance,
         max_pixels=max_pixels,
         steps=steps,
@@ -177,7 +182,7 @@ def train_net(
     )
     if threads:
         torch.set_num_threads(threads)
-    label_maps = collect_label_maps(data, split, root, size, scenes, seed)
+    label_maps = collect_label_maps(data, split, root, size, scenes, shapes, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     net = run_training(label_maps, config, out, resume=resume, device=device)
     scores = evaluate_net(net, label_maps.to(device), count=512, seed=seed + 1)
@@ -185,7 +190,19 @@ def train_net(
         f"On the boundaries that it was trained on, moved by up to 16 px: corner error {scores['corner_error']:.2f} px "
         f"({scores['relative_corner_error']:.0%} of predicting the identity), rank correlation {scores['spearman']:.2f}"
     )
-    typer.echo(f'Weights: {out / "compact.safetensors"}; use them with InverseFormLoss(net="...")')
+    typer.echo(f'Weights: {out / f"{config.architecture}.safetensors"}; use them with InverseFormLoss(net="...")')
+
+
+@app.command()
+def convert(
+    release: Annotated[Path, typer.Argument(help="distance_measures_regressor.pth of the paper's public release.")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+) -> None:
+    """Turn the weights that the paper's authors released into a safetensors file. Nothing in them is run."""
+    from .nets import InverseTransformNet
+
+    InverseTransformNet.from_release(release).save(out)
+    typer.echo(f'Weights: {out}; use them with InverseFormLoss(net="...", resize=(672, 1344))')
 
 
 @app.command()

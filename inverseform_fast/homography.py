@@ -18,7 +18,7 @@ from .checks import check_matrices
 
 GENERATORS = ("shift x", "shift y", "rotation", "scale", "aspect", "shear", "perspective x", "perspective y")
 DISTANCES = ("log", "euclidean", "geodesic")
-_CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 # (row, column, value) of each generator before it is scaled, and how far it moves a corner per unit.
 _RAW: tuple[tuple[tuple[tuple[int, int, float], ...], float], ...] = (
     (((0, 2, 1.0),), 1.0),
@@ -39,6 +39,13 @@ def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None 
         for i, j, value in entries:
             row[3 * i + j] = value / displacement
     return torch.tensor(rows, dtype=dtype, device=device).view(8, 3, 3)
+
+
+def velocity(points: Tensor) -> Tensor:
+    """How fast each generator moves ``points (P, 2)`` (x, y) at the identity: ``(P, 8, 2)``, float32."""
+    homogeneous = torch.cat((points.double(), torch.ones_like(points[:, :1], dtype=torch.float64)), 1)
+    moved = (basis(torch.float64, points.device) @ homogeneous[:, None, :, None])[..., 0]
+    return (moved[..., :2] - homogeneous[:, None, :2] * moved[..., 2:]).float()
 
 
 def exp(a: Tensor) -> Tensor:
@@ -124,7 +131,7 @@ def corner_displacement(theta: Tensor, reference: Tensor | None = None) -> Tenso
     Without ``reference``: from where the corners are, that is, how far theta moves them.
     """
     check_matrices(theta, "theta")
-    corners = torch.tensor(_CORNERS, dtype=theta.dtype, device=theta.device)
+    corners = torch.tensor(CORNERS, dtype=theta.dtype, device=theta.device)
     where = corners if reference is None else _project(reference, corners)
     return (_project(theta, corners) - where).norm(dim=-1).mean(-1)
 

@@ -82,7 +82,7 @@ class InverseFormLoss(nn.Module):
         tile = self.net.tile
         with torch.autocast(logits.device.type, enabled=False):
             predicted, true = functional.extract_tiles(
-                logits, target, self.resize or _nearest_multiples(target, tile), tile, self.activation
+                logits, target, self.resize or nearest_multiples(target, tile), tile, self.activation
             )
             distance = self._distance(predicted, true)
         has_boundary = (true > 0).flatten(1).any(1)
@@ -201,6 +201,6 @@ def require_finite(logits: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be finite, but {bad} of {logits.numel()} values are NaN or infinite")
 
 
-def _nearest_multiples(target: Tensor, tile: int) -> tuple[int, int]:
+def nearest_multiples(target: Tensor, tile: int) -> tuple[int, int]:
     height, width = target.shape[-2:]
     return max(1, (2 * height + tile) // (2 * tile)) * tile, max(1, (2 * width + tile) // (2 * tile)) * tile

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import homography
 from .files import write_atomically
+from .functional import homography_warp
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -24,10 +25,12 @@ class InverseTransformNet(nn.Module):
 
     Attributes:
         tile: edge in pixels of the tiles that the network reads.
+        sizes: names of the attributes, all integers, that the network is constructed from.
     """
 
     tile: int
     architecture: str
+    sizes: tuple[str, ...] = ("tile",)
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Lie-algebra coefficients ``(N, 8)``, in half tiles, of the homography between two batches of tiles.
@@ -36,6 +39,10 @@ class InverseTransformNet(nn.Module):
             predicted, target: ``(N, 1, tile, tile)`` boundary probabilities.
         """
         raise NotImplementedError
+
+    def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
+        """The coefficients after each refinement, the final ones last: what training minimises the error of."""
+        return [self.algebra(predicted, target)]
 
     def pair(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Homography ``theta_hat (N, 3, 3)``: ``predicted(p) = target(theta_hat p)``; identity for identical maps."""
@@ -47,7 +54,8 @@ class InverseTransformNet(nn.Module):
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
         """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the network."""
         path = Path(path)
-        header = {"architecture": self.architecture, "tile": str(self.tile), **metadata}
+        sizes = {name: str(getattr(self, name)) for name in self.sizes}
+        header = {"architecture": self.architecture, **sizes, **metadata}
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         write_atomically(path, lambda file: file.write(save(weights, header)))
 
@@ -55,6 +63,33 @@ class InverseTransformNet(nn.Module):
     def compact() -> InverseTransformNet:
         """The default network with the weights shipped in the package."""
         return InverseTransformNet.from_file(WEIGHTS / "compact.safetensors")
+
+    @staticmethod
+    def dense(tile: int = 224, outputs: int = 8) -> InverseTransformNet:
+        """The paper's network, untrained; see :class:`inverseform_fast.paper_nets.Dense`."""
+        return Dense(tile, outputs)
+
+    @staticmethod
+    def aet(tile: int = 224) -> InverseTransformNet:
+        """The convolutional siamese network of the paper's Table 5, untrained; see :class:`.paper_nets.Aet`."""
+        return Aet(tile)
+
+    @staticmethod
+    def from_release(path: str | os.PathLike[str]) -> InverseTransformNet:
+        """The network of the authors' public release, ``distance_measures_regressor.pth``, on the CPU, in float32.
+
+        A state dict, also one under ``"state_dict"`` or saved from ``nn.DataParallel``, of ``fc.0``, ``fc.2`` and
+        ``fc.4``: 100352 -> 1000 -> 32 -> 4, for tiles of 224 pixels. The authors call the 4 outputs normalised shifts
+        and scales (https://github.com/Qualcomm-AI-research/InverseForm/issues/1) and minimise their norm, on maps of
+        672 x 1344. Read here as in :class:`inverseform_fast.paper_nets.Dense`, so
+        ``InverseFormLoss(net=..., distance="log", resize=(672, 1344))`` is that norm, whatever their order.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, holds anything but tensors (code, say, which is not run), or a tensor is missing,
+            one too many or of another shape.
+        """
+        return read_release(Path(path))
 
     @staticmethod
     def from_file(path: str | os.PathLike[str]) -> InverseTransformNet:
@@ -76,18 +111,98 @@ class InverseTransformNet(nn.Module):
             raise ValueError(
                 f"net: {path} must be a complete safetensors file (pickled weights are refused): {error}"
             ) from error
-        if header.get("architecture") not in ARCHITECTURES or not header.get("tile", "").isdigit():
+        kind = ARCHITECTURES.get(header.get("architecture", ""))
+        if kind is None or not all(header.get(name, "").isdigit() for name in kind.sizes):
             raise ValueError(
-                f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and a tile size in its metadata, "
+                f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and its sizes in its metadata, "
                 f"got {json.dumps(header)}"
             )
-        net = ARCHITECTURES[header["architecture"]](tile=int(header["tile"]))
-        _load_strictly(net, weights, path)
+        net = kind(**{name: int(header[name]) for name in kind.sizes})
+        load_strictly(net, weights, path)
         return net.eval()
 
 
+class Align(InverseTransformNet):
+    """The default network: it measures where each cell went, and how sure that is, and solves for the homography.
+
+    Shared features of both tiles and their local correlation give each cell of 8 x 8 pixels a displacement and a 2 x 2
+    information matrix W, of rank one where a straight line shows motion across it only. The coefficients that fit best
+    are the solution of 8 linear equations, ``a = (sum A^T W A + prior)^-1 sum A^T W d``, A the generators' velocity at
+    the cell. Measured both ways, with the sign of one turned: identical maps give exactly the identity and swapped maps
+    exactly the inverse, for any weights; and tiles that say nothing give nearly nothing, for W is then small beside the
+    prior. A second pass measures what is left after either tile has been warped half the way to the other.
+
+    Args:
+        tile: edge of the tiles in pixels, a multiple of 32.
+    """
+
+    architecture = "align"
+    velocity: Tensor
+
+    def __init__(self, tile: int = 224) -> None:
+        super().__init__()
+        _check_tile(tile)
+        self.tile = tile
+        self.reach, self.groups, self.passes = 3, 2, 2
+        width = 16
+        self.features = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(16, 10, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(10, 24, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(24, width, 1),
+            # Centred and of unit variance, or the correlation is all mean and training rests on a plateau.
+            nn.GroupNorm(4, width),
+        )
+        self.measure = nn.Sequential(
+            nn.Conv2d(self.groups * (2 * self.reach + 1) ** 2 + width, 26, 1),
+            nn.SiLU(),
+            nn.Conv2d(26, 16, 3, padding=1),
+            nn.SiLU(),
+            last := nn.Conv2d(16, 5, 1),  # displacement (x, y), and L of W = L L^T: xx, yx, yy
+        )
+        nn.init.normal_(last.weight, std=0.02)
+        self.prior = nn.Parameter(torch.full((8,), 3.0))  # logarithm of its precision
+        self.register_buffer("velocity", homography.velocity(_cell_centres(tile // 8)), persistent=False)
+
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return self.estimates(predicted, target)[-1]
+
+    def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
+        if predicted.shape[0] == 0:  # pixel_unshuffle fails on an empty batch
+            return [predicted.flatten(1)[:, :8]] * self.passes
+        found = [self._solve(predicted, target)]
+        size = predicted.shape[-2:]
+        for _ in range(1, self.passes):
+            half, back = homography.exp(found[-1] / 2), homography.exp(-found[-1] / 2)
+            rest = self._solve(homography_warp(predicted, back, size), homography_warp(target, half, size))
+            found.append(homography.log(half @ homography.exp(rest) @ half))
+        return found
+
+    def _solve(self, predicted: Tensor, target: Tensor) -> Tensor:
+        first, second = self.features(predicted), self.features(target)
+        # Two calls, not one batch: a row's rounding may depend on its place in the batch, and d(x, x) must be 0.
+        information, vector = self._equations(first, second)
+        other_information, other_vector = self._equations(second, first)
+        matrix = information + other_information + self.prior.exp().diag()
+        factor, _ = torch.linalg.cholesky_ex(matrix)  # _ex: no wait for the GPU
+        return torch.cholesky_solve((vector - other_vector)[..., None], factor)[..., 0]
+
+    def _equations(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """``sum A^T W A (N, 8, 8)`` and ``sum A^T W d (N, 8)`` over the cells."""
+        cells = torch.cat((local_correlation(first, second, self.reach, self.groups), first), 1)
+        dx, dy, xx, yx, yy = self.measure(cells).flatten(2).unbind(1)  # (N, cells)
+        xx, yy, unit = F.softplus(xx), F.softplus(yy), 3 * 16 / self.tile  # three cells, in half tiles
+        # Rows of L^T A and of L^T d: each cell measures two weighted combinations of x and y.
+        x, y = self.velocity.unbind(-1)
+        rows = torch.cat((xx[..., None] * x + yx[..., None] * y, yy[..., None] * y), 1)
+        measured = torch.cat((xx * dx + yx * dy, yy * dy), 1) * unit
+        return rows.mT @ rows, (rows.mT @ measured[..., None])[..., 0]
+
+
 class Compact(InverseTransformNet):
-    """The default network: shared features of both tiles, their local correlation, a small trunk; antisymmetrised.
+    """The default network before :class:`Align`: features and correlation as there, then a trunk; antisymmetrised.
 
     ``a = f(x1, x2) - f(x2, x1)``: identical maps give exactly the identity and swapped maps exactly the inverse, for
     any weights.
@@ -100,8 +215,7 @@ class Compact(InverseTransformNet):
 
     def __init__(self, tile: int = 224) -> None:
         super().__init__()
-        if tile < 32 or tile % 32:
-            raise ValueError(f"tile must be a positive multiple of 32, got {tile}")
+        _check_tile(tile)
         self.tile = tile
         self.reach, self.groups = 3, 2
         width = 32
@@ -139,6 +253,18 @@ class Compact(InverseTransformNet):
         return self.trunk(torch.cat((local_correlation(first, second, self.reach, self.groups), first), 1))
 
 
+def _check_tile(tile: int) -> None:
+    if tile < 32 or tile % 32:
+        raise ValueError(f"tile must be a positive multiple of 32, got {tile}")
+
+
+def _cell_centres(count: int) -> Tensor:
+    """``(count^2, 2)`` (x, y) in [-1, 1], row by row."""
+    along = (torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    return torch.stack((x, y), -1).flatten(0, 1)
+
+
 def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
     """Mean product, group by group, of each cell's features with those of the other map's cells up to ``reach`` away.
 
@@ -156,7 +282,8 @@ def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) ->
     return torch.stack(bands, 2).permute(0, 1, 2, 5, 3, 4).flatten(1, 3)
 
 
-def _load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load ``weights``, read from ``path``; raise ValueError that names each tensor missing, too many or misshaped."""
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [
@@ -169,4 +296,6 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     net.load_state_dict(weights)
 
 
-ARCHITECTURES: dict[str, type[Any]] = {"compact": Compact}
+from .paper_nets import Aet, Dense, read_release  # noqa: E402 (they derive from what is above)
+
+ARCHITECTURES: dict[str, type[Any]] = {"align": Align, "compact": Compact, "dense": Dense, "aet": Aet}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import inverseform_fast as iff
 from inverseform_fast import functional
-from inverseform_fast.nets import Compact
+from inverseform_fast.nets import Align
 
 SO3 = [  # implementations: backend, and what ATEN_CPU_CAPABILITY says
     pytest.param(("reference", ""), id="reference"),
@@ -41,7 +41,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
     """File of a small inverse-transformation network; what it says does not matter where it is used."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    Compact(tile=32).save(path)
+    Align(tile=32).save(path)
     return str(path)
 
 

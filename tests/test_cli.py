@@ -111,6 +111,10 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["train", "--data-option", "size"], "data-option must be NAME=VALUE, got 'size'"),
         (["train", "--config", "nowhere.json"], "nowhere.json"),
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
+        (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
+        (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
+        (["train-net", "--architecture", "vgg"], "architecture must be one of align, compact, dense, aet, got 'vgg'"),
+        (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),
     ],
 )
 def test_an_error_is_one_readable_line(
@@ -192,6 +196,8 @@ def test_train_net_trains_and_resumes_nothing_twice(call: Any, tmp_path: Path) -
     tiny = [
         "--scenes",
         "3",
+        "--shapes",
+        "3",
         "--size",
         "64",
         "80",
@@ -207,14 +213,25 @@ def test_train_net_trains_and_resumes_nothing_twice(call: Any, tmp_path: Path) -
     code, output, _ = call("train-net", *tiny, "--device", "cpu", "--out", str(out))
     assert code == 0
     assert "rank correlation" in output
-    assert str(out / "compact.safetensors") in output
-    assert InverseTransformNet.from_file(out / "compact.safetensors").tile == 32
+    assert str(out / "align.safetensors") in output
+    assert InverseTransformNet.from_file(out / "align.safetensors").tile == 32
     code, _, error = call("train-net", *tiny, "--device", "cpu", "--out", str(out))
     assert code == 1
     assert "holds a training: resume it" in error
     code, _, error = call("train-net", *tiny, "--out", str(tmp_path / "next"), "--init", str(tmp_path / "missing"))
     assert code == 1
     assert "no weight file" in error
+
+
+def test_train_net_trains_the_network_of_the_paper(call: Any, tmp_path: Path) -> None:
+    tiny = ["--scenes", "3", "--shapes", "3", "--size", "64", "80", "--tile", "32", "--steps", "2", "--batch-size", "2"]
+    code, output, _ = call(
+        "train-net", *tiny, "--max-pixels", "3", "--architecture", "dense", "--outputs", "6", "--out", str(tmp_path)
+    )
+    assert code == 0
+    assert str(tmp_path / "dense.safetensors") in output
+    net = InverseTransformNet.from_file(tmp_path / "dense.safetensors")
+    assert (net.architecture, net.tile, net.outputs) == ("dense", 32, 6)
 
 
 def test_train_net_reads_a_folder_of_label_maps(call: Any, tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ def test_generators_move_the_corners_by_one_unit_each() -> None:
     torch.testing.assert_close(moved, torch.ones(8, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
+def test_velocity_is_how_fast_points_move() -> None:
+    points, step = 2 * torch.rand(5, 2, dtype=torch.float64) - 1, 1e-6
+    homogeneous = torch.cat((points, torch.ones(5, 1)), 1)
+    moved = homogeneous @ homography.exp(step * torch.eye(8, dtype=torch.float64)).mT  # (8, 5, 3)
+    expected = (moved[..., :2] / moved[..., 2:] - points) / step
+    torch.testing.assert_close(homography.velocity(points).double(), expected.transpose(0, 1), rtol=0, atol=1e-5)
+
+
 def test_generators_are_traceless_and_orthogonal() -> None:
     basis = homography.basis(torch.float64)
     assert basis.diagonal(dim1=1, dim2=2).sum(1).abs().max() < 1e-15

@@ -12,8 +12,11 @@ from torch import Tensor
 
 import inverseform_fast as iff
 from inverseform_fast import homography
-from inverseform_fast.inverse_net.curves import displacement_curves
-from inverseform_fast.inverse_net.evaluation import evaluate
+from inverseform_fast.inverse_net import evaluation
+from inverseform_fast.inverse_net.calibration import calibrate
+from inverseform_fast.inverse_net.card import card
+from inverseform_fast.inverse_net.curves import MOTIONS, displacement_curves
+from inverseform_fast.inverse_net.evaluation import aperture_bound, degrade, evaluate, says_nothing, true_tiles
 from inverseform_fast.inverse_net.pairs import make_pairs
 from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net, training_history
 from inverseform_fast.nets import Compact
@@ -132,14 +135,101 @@ def test_bad_configuration(options: dict, message: str) -> None:
         NetConfig(**options)
 
 
-def test_evaluation_of_networks_whose_score_is_known(label_maps: Tensor) -> None:
-    class Identity(Compact):
-        def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
-            return torch.zeros(len(predicted), 8)
+class Identity(Compact):
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return torch.zeros(len(predicted), 8)
 
-    scores = evaluate(Identity(tile=64), label_maps, count=64)
-    assert scores["relative_corner_error"] == pytest.approx(1)
-    assert 5 < scores["identity_corner_error"] < 9
+
+def test_evaluation_of_predicting_no_displacement(label_maps: Tensor) -> None:
+    crisp, degraded = (evaluate(Identity(tile=64), label_maps, count=64, degraded=flag) for flag in (False, True))
+    assert crisp["relative_corner_error"] == pytest.approx(1)
+    assert 5 < crisp["identity_corner_error"] < 9
+    assert degraded["identity_corner_error"] == crisp["identity_corner_error"]  # the same pairs
+
+
+def test_a_perfect_network_tops_every_measure_but_the_rank_of_corners(
+    label_maps: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = []
+
+    def remember(*args: object, **options: object) -> object:
+        pairs = make_pairs(*args, **options)
+        truth.append(pairs.a[(pairs.target > 0).flatten(1).any(1)])
+        return pairs
+
+    class Perfect(Compact):
+        def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+            return truth[-1]
+
+    monkeypatch.setattr(evaluation, "make_pairs", remember)
+    scores = evaluate(Perfect(tile=32), label_maps, count=2048, batch=512, max_pixels=16 * 32 / 224)
+    assert scores["relative_corner_error"] == pytest.approx(0, abs=1e-6)
+    assert scores["spearman"] == pytest.approx(1)
+    assert scores["spearman_corners"] == pytest.approx(0.97, abs=0.01)
+
+
+def test_degraded_lines_are_broken_wide_faint_and_noisy(generator: torch.Generator) -> None:
+    tiles = torch.zeros(64, 1, 224, 224)
+    tiles[..., 110:114] = 1
+    mean = degrade(tiles, generator).mean(0)[0, 20:-20].mean(0)
+    line = mean - mean[:80].mean()
+    assert mean.max() == pytest.approx(0.8 * 0.5 * 0.75, rel=0.06)
+    assert (line > 0.4 * line.max()).sum() == 6  # half the height is between the fifth pixel and the sixth
+    rows = degrade(tiles, generator)[..., 111:113].mean(3)[:, 0, 20:-20]
+    assert (rows < 0.18).float().mean() == pytest.approx(0.2, abs=0.05)
+    noise = degrade(torch.zeros(1, 1, 64, 64), generator)
+    assert noise.std() == pytest.approx(0.1 * 0.584, rel=0.05)  # a Gaussian, cut at 0
+    assert torch.equal(*(degrade(tiles[:2], torch.Generator().manual_seed(1)) for _ in range(2)))
+
+
+def test_the_bound_is_the_prior_without_a_measurement_and_falls_with_directions() -> None:
+    tile, max_pixels = 96, 12.0
+    one = torch.zeros(1, 1, tile, tile)
+    one[..., 46:50] = 1
+    crossed = torch.maximum(one, one.mT)
+    grid = torch.zeros_like(one)
+    grid[..., 10:14] = grid[..., 82:86] = grid[..., 10:14, :] = grid[..., 82:86, :] = 1
+    a = torch.randn(20000, 8, generator=torch.Generator().manual_seed(0)) * max_pixels / (tile / 2) / 24**0.5
+    prior = homography.corner_displacement(homography.exp(a)).mean() * tile / 2
+    blind = aperture_bound(one, max_pixels, noise=1e6)["corner_error"]
+    assert blind == pytest.approx(prior.item(), rel=0.03)
+    errors = [aperture_bound(tiles, max_pixels)["corner_error"] for tiles in (one, crossed, grid)]
+    assert blind > errors[0] > errors[1] > errors[2] > 0
+    assert errors[0] > 0.5 * blind > errors[2]
+    both = aperture_bound(torch.cat((one, grid)), max_pixels)
+    assert both["corner_error"] == pytest.approx((errors[0] + errors[2]) / 2)
+    assert both["relative_corner_error"] < 1
+
+
+def test_predictions_that_say_nothing_are_compared_with_a_real_displacement(label_maps: Tensor) -> None:
+    scores = says_nothing(iff.InverseTransformNet.compact(), label_maps, count=4)
+    real, *rest = scores.values()
+    assert real["gradient"] == 1
+    assert 4 < real["median"] < 12
+    assert list(scores)[-1] == "noise"
+    assert all(s["median"] <= s["p95"] and s["gradient"] > 0 for s in rest)
+
+
+def test_label_maps_without_a_boundary_are_refused() -> None:
+    for measure in (lambda maps: evaluate(Identity(tile=64), maps, count=64), lambda maps: true_tiles(maps, 64, 8)):
+        with pytest.raises(ValueError, match="label_maps must show boundaries between two classes"):
+            measure(torch.ones(2, 80, 80, dtype=torch.uint8))
+
+
+def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
+    net = Compact(tile=32).requires_grad_(False)
+    curves = {kind: displacement_curves(net, label_maps, kind, count=4) for kind in MOTIONS}
+    text = card(
+        net, {"streets": label_maps, "cells": label_maps}, curves, calibrate(net, label_maps, count=4), "it", 64
+    )
+    heading, _, *rows = text[text.index("| boundaries |") :].split("\n\n")[0].splitlines()
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| streets",
+        "| cells",
+        "| CamVid test, views turned, flipped and zoomed",
+    ]
+    assert {row.count("|") for row in rows} == {heading.count("|")}
+    assert "nan" not in text
 
 
 def test_shipped_network_reads_displacements(label_maps: Tensor) -> None:

@@ -8,32 +8,33 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import inverseform_fast as iff
 from inverseform_fast import nets
-from inverseform_fast.nets import Compact, local_correlation
+from inverseform_fast.nets import Align, Compact, InverseTransformNet, local_correlation
 
 TILE = 64
 
 
-@pytest.fixture
-def net() -> Compact:
+@pytest.fixture(params=[Align, Compact])
+def net(request: pytest.FixtureRequest) -> InverseTransformNet:
     torch.manual_seed(0)
-    return Compact(tile=TILE).eval()
+    return request.param(tile=TILE).eval()
 
 
 def maps(count: int, seed: int) -> Tensor:
     return torch.rand(count, 1, TILE, TILE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_identical_maps_give_exactly_the_identity_for_any_weights(net: Compact) -> None:
+def test_identical_maps_give_exactly_the_identity_for_any_weights(net: InverseTransformNet) -> None:
     x = maps(5, 0)
     assert torch.equal(net.algebra(x, x.clone()), torch.zeros(5, 8))
     assert torch.equal(net(x, x.clone()), torch.eye(3).expand(5, 3, 3))
 
 
-def test_identical_rows_among_others_give_exactly_the_identity(net: Compact) -> None:
+def test_identical_rows_among_others_give_exactly_the_identity(net: InverseTransformNet) -> None:
     x, y = maps(7, 0), maps(7, 1)
     y[[2, 6]] = x[[2, 6]]
     a = net.algebra(x, y)
@@ -41,12 +42,14 @@ def test_identical_rows_among_others_give_exactly_the_identity(net: Compact) -> 
     assert (a[[0, 1, 3, 4, 5]].norm(dim=1) > 0).all()
 
 
-def test_swapped_maps_give_the_inverse(net: Compact) -> None:
+def test_swapped_maps_give_the_inverse(net: InverseTransformNet) -> None:
+    last = net.measure[-1] if isinstance(net, Align) else net.trunk[-1]
     with torch.no_grad():
-        for parameter in net.trunk[-1].parameters():  # make estimates of a size that matters
+        for parameter in last.parameters():  # make estimates of a size that matters
             parameter.mul_(50)
     x, y = maps(6, 0), maps(6, 1)
-    assert torch.equal(net.algebra(x, y), -net.algebra(y, x))
+    for there, back in zip(net.estimates(x, y), net.estimates(y, x), strict=True):
+        torch.testing.assert_close(there, -back, rtol=1e-4, atol=1e-6)
     assert net.algebra(x, y).norm(dim=1).max() > 0.02
     torch.testing.assert_close(net(x, y) @ net(y, x), torch.eye(3).expand(6, 3, 3), rtol=0, atol=1e-5)
 
@@ -74,7 +77,7 @@ def test_local_correlation_is_the_mean_product_over_the_window() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_gradient_reaches_the_prediction(net: Compact) -> None:
+def test_gradient_reaches_the_prediction(net: InverseTransformNet) -> None:
     x = maps(2, 0).requires_grad_()
     net.algebra(x, maps(2, 1)).norm(dim=1).sum().backward()
     assert x.grad is not None
@@ -82,13 +85,13 @@ def test_gradient_reaches_the_prediction(net: Compact) -> None:
     assert (x.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_compiles_whole(net: Compact) -> None:
+def test_compiles_whole(net: InverseTransformNet) -> None:
     x, y = maps(2, 0), maps(2, 1)
     compiled = torch.compile(net.pair, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), net.pair(x, y))
 
 
-def test_saved_weights_load_to_the_same_network(net: Compact, tmp_path: Path) -> None:
+def test_saved_weights_load_to_the_same_network(net: InverseTransformNet, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path, note="kept")
     loaded = iff.InverseTransformNet.from_file(path)
@@ -110,7 +113,7 @@ def test_missing_weights(tmp_path: Path) -> None:
         iff.InverseFormLoss(net=tmp_path / "nowhere.safetensors")
 
 
-def test_pickle_is_refused(net: Compact, tmp_path: Path) -> None:
+def test_pickle_is_refused(net: InverseTransformNet, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:
             return (tmp_path.joinpath("touched").touch, ())
@@ -125,7 +128,7 @@ def test_pickle_is_refused(net: Compact, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_truncated_weights(net: Compact, tmp_path: Path) -> None:
+def test_truncated_weights(net: InverseTransformNet, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path)
     content = path.read_bytes()
@@ -135,26 +138,56 @@ def test_truncated_weights(net: Compact, tmp_path: Path) -> None:
             iff.InverseTransformNet.from_file(path)
 
 
-def test_weights_of_another_shape_name_what_differs(net: Compact, tmp_path: Path) -> None:
+def test_weights_of_another_shape_name_what_differs(net: InverseTransformNet, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path)
     weights = load_file(path)
-    weights["trunk.0.weight"] = weights["trunk.0.weight"][:1]
-    del weights["trunk.0.bias"]
+    weights["features.1.weight"] = weights["features.1.weight"][:1]
+    del weights["features.1.bias"]
     weights["extra"] = torch.zeros(2)
-    save_file(weights, path, {"architecture": "compact", "tile": str(TILE)})
-    with pytest.raises(ValueError, match=r"extra .*trunk.0.bias missing.*trunk.0.weight \(1, "):
+    save_file(weights, path, {"architecture": net.architecture, "tile": str(TILE)})
+    with pytest.raises(ValueError, match=r"extra .*features.1.bias missing.*features.1.weight \(1, "):
         iff.InverseTransformNet.from_file(path)
 
 
 @pytest.mark.parametrize("header", [None, {"architecture": "vgg", "tile": "64"}, {"architecture": "compact"}])
-def test_weights_without_a_known_architecture(net: Compact, tmp_path: Path, header: dict | None) -> None:
+def test_weights_without_a_known_architecture(net: InverseTransformNet, tmp_path: Path, header: dict | None) -> None:
     path = tmp_path / "net.safetensors"
     save_file(net.state_dict(), path, header)
     with pytest.raises(ValueError, match="must name an architecture"):
         iff.InverseTransformNet.from_file(path)
 
 
-def test_tile_must_fit_the_network() -> None:
+@pytest.mark.parametrize("architecture", [Align, Compact])
+def test_tile_must_fit_the_network(architecture: type) -> None:
     with pytest.raises(ValueError, match="tile must be a positive multiple of 32, got 100"):
-        Compact(tile=100)
+        architecture(tile=100)
+
+
+def test_the_default_is_cheap() -> None:
+    net = Align()
+    with FlopCounterMode(display=False) as counter:
+        net.algebra(*torch.zeros(2, 1, 1, 224, 224))
+    assert counter.get_total_flops() / 2 <= 60e6  # multiply-adds
+    assert sum(parameter.numel() for parameter in net.parameters()) <= 1e6
+
+
+def test_an_empty_batch(net: InverseTransformNet) -> None:
+    none = torch.zeros(0, 1, TILE, TILE)
+    assert net.algebra(none, none).shape == (0, 8)
+    assert net.pair(none, none).shape == (0, 3, 3)
+
+
+def test_align_solves_for_what_its_cells_measure() -> None:
+    """Cells that all see the displacements of one homography, with any weights, give it back but for the prior."""
+    net = Align(tile=TILE)
+    with torch.no_grad():
+        net.prior.fill_(-20)
+    a = 0.02 * torch.randn(3, 8)
+    seen = (net.velocity * a[:, None, :, None]).sum(2) / (3 * 16 / TILE)  # (N, cells, 2), in units of three cells
+    weights = torch.rand(3, 3, (TILE // 8) ** 2)
+    answers = iter([torch.cat((sign * seen.mT, weights), 1).unflatten(2, (TILE // 8, TILE // 8)) for sign in (1, -1)])
+    net.measure = nn.Identity()
+    net.measure.forward = lambda _: next(answers)
+    x = maps(3, 0)
+    torch.testing.assert_close(net._solve(x, x), a, rtol=1e-3, atol=1e-5)

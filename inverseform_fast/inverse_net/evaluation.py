@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .. import homography
+from ..functional import homography_warp
 from ..nets import InverseTransformNet
-from .pairs import make_pairs
+from .pairs import blobs, blur, make_pairs
 
 
 @torch.no_grad()
@@ -17,26 +20,39 @@ def evaluate(
     *,
     count: int = 2048,
     max_pixels: float = 16.0,
-    damage_every: int = 0,
+    degraded: bool = False,
     turn: bool = False,
     seed: int = 0,
     batch: int = 64,
 ) -> dict[str, float]:
     """Accuracy on tiles from random places of label maps, moved by random homographies of ``|a|`` up to ``max_pixels``.
 
-    ``damage_every``: of the predicted tiles, see :func:`.pairs.make_pairs`; 0 for crisp ones. ``turn``: turn, flip and
-    zoom (by up to 10 per cent) the views, too.
-
     Tiles without a boundary are left out, as the loss leaves them out.
+
+    Args:
+        net: the network, on the label maps' device.
+        label_maps: ``(M, H, W)`` integer class ids, 255 void.
+        count: number of pairs, rounded up to whole batches.
+        max_pixels: largest ``|a|``, in pixels of the tile.
+        degraded: damage the predicted side by :func:`degrade`.
+        turn: turn, flip and zoom (by up to 10 per cent) the views, too.
+        seed: of the pairs.
+        batch: pairs at a time.
 
     Returns:
         ``corner_error`` and ``identity_corner_error`` (mean over pairs of the mean over the four corners, in pixels of
         the tile, of the network and of predicting no displacement), their ratio ``relative_corner_error``,
-        ``spearman`` (rank correlation between ``|a|`` and the true mean corner displacement) and ``pairs``.
+        ``spearman`` (rank correlation of the loss's value, the estimated ``|a|``, with the true ``|a|``),
+        ``spearman_corners`` (of the estimated ``|a|`` with the true mean corner displacement: another number, so a
+        perfect network has 0.9705) and ``pairs``.
+
+    Raises:
+        ValueError: no tile has a boundary.
     """
-    generator = torch.Generator(label_maps.device).manual_seed(seed)
+    # Two, so that crisp and degraded pairs are the same ones.
+    generator, damage = (Generator(label_maps.device).manual_seed(s) for s in (seed, seed + 1))
     half = net.tile / 2
-    errors, displacements, lengths = [], [], []
+    estimates, truths = [], []
     for _ in range(0, count, batch):
         pairs = make_pairs(
             label_maps,
@@ -44,23 +60,155 @@ def evaluate(
             net.tile,
             max_pixels / half,
             generator,
-            damage_every=damage_every,
+            damage_every=0,
             zoom=(0.9, 1.1) if turn else (1.0, 1.0),
             turn=turn,
         )
+        predicted = degrade(pairs.predicted, damage) if degraded else pairs.predicted
         seen = (pairs.target > 0).flatten(1).any(1)
-        estimate, theta = net.algebra(pairs.predicted[seen], pairs.target[seen]), homography.exp(pairs.a[seen])
-        errors.append(homography.corner_displacement(homography.exp(estimate), theta) * half)
-        displacements.append(homography.corner_displacement(theta) * half)
-        lengths.append(estimate.norm(dim=1))
-    error, displacement, length = torch.cat(errors), torch.cat(displacements), torch.cat(lengths)
+        estimates.append(net.algebra(predicted[seen], pairs.target[seen]))
+        truths.append(pairs.a[seen])
+    estimate, truth = torch.cat(estimates), torch.cat(truths)
+    _require_boundaries(truth)
+    theta = homography.exp(truth)
+    error = homography.corner_displacement(homography.exp(estimate), theta) * half
+    displacement = homography.corner_displacement(theta) * half
     return {
         "pairs": float(len(error)),
         "corner_error": error.mean().item(),
         "identity_corner_error": displacement.mean().item(),
         "relative_corner_error": (error.mean() / displacement.mean()).item(),
-        "spearman": _spearman(length, displacement),
+        "spearman": _spearman(estimate.norm(dim=1), truth.norm(dim=1)),
+        "spearman_corners": _spearman(estimate.norm(dim=1), displacement),
     }
+
+
+def degrade(tiles: Tensor, generator: Generator) -> Tensor:
+    """A fixed damage to measure with: gaps in 20 % of each tile's line, 5 px wide, at half strength, 0.1 of noise.
+
+    The width is that at half the height, of a line of radius 2 blurred by 1.7 px; fading comes after the blur, so that
+    an unbroken line reaches 0.37; the noise is Gaussian, on every pixel, and cut to [0, 1].
+
+    Args:
+        tiles: ``(N, 1, S, S)`` boundary probabilities, floating point.
+        generator: source of the gaps and the noise, on the tiles' device.
+
+    Returns:
+        ``(N, 1, S, S)``, differentiable in ``tiles``.
+    """
+    patches = blobs(tiles, 12, generator)
+    cut = patches.masked_fill(tiles == 0, math.nan).flatten(1).nanquantile(0.2, dim=1)
+    broken = tiles * (patches >= cut[:, None, None, None])
+    faded = 0.5 * blur(broken, torch.tensor(1.7, device=tiles.device))
+    return (faded + 0.1 * torch.randn(tiles.shape, generator=generator, device=tiles.device)).clamp(0, 1)
+
+
+def true_tiles(label_maps: Tensor, tile: int, count: int, seed: int = 0) -> Tensor:
+    """Boundaries ``(n, 1, tile, tile)`` of 0 and 1 at random upright places; of ``count``, those that have one.
+
+    Raises:
+        ValueError: none has.
+    """
+    generator = Generator(label_maps.device).manual_seed(seed)
+    target = make_pairs(label_maps, count, tile, 1, generator, damage_every=0, zoom=(1.0, 1.0), turn=False).target
+    target = target[(target > 0).flatten(1).any(1)]
+    _require_boundaries(target)
+    return target
+
+
+def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, every: int = 4) -> dict[str, float]:
+    """The corner error that remains if each boundary pixel shows its motion across the line only, and with noise.
+
+    A tile with few directions of boundary cannot show some motions (the aperture problem). The linear-Gaussian model:
+    a pixel at p with normal n measures ``n . velocity(p) a`` with Gaussian noise, and a is Gaussian of the covariance
+    that it has in :func:`evaluate`; the error is the expectation under the posterior. A yardstick rather than a strict
+    bound: the true a is not Gaussian, and ends and corners of lines show motion along them, too.
+
+    Args:
+        targets: ``(N, 1, S, S)`` of 0 and 1, each with a boundary.
+        max_pixels: largest ``|a|``, in pixels of the tile.
+        noise: standard deviation of a measurement, in pixels.
+        every: one in so many boundary pixels measures independently; a line of radius 2 is four pixels thick.
+
+    Returns:
+        ``corner_error`` in pixels of the tile (mean over tiles and corners), and ``relative_corner_error``, its share
+        of that of predicting no displacement.
+    """
+    half = targets.shape[-1] / 2
+    along = (torch.arange(targets.shape[-1], device=targets.device) + 0.5) / half - 1
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    velocity = homography.velocity(torch.stack((x, y), -1).flatten(0, 1)).double() * half  # px per unit: (S^2, 8, 2)
+    corners = homography.velocity(torch.tensor(homography.CORNERS, device=targets.device)).double() * half
+    # E|z| of z ~ N(0, C) in the plane is sqrt(pi / 2) times the mean of sqrt(u^T C u) over directions u.
+    angle = torch.arange(32, device=targets.device) * (math.pi / 32)
+    directions = (corners @ torch.stack((angle.cos(), angle.sin())).double()).mT.flatten(0, 1)  # (4 * 32, 8)
+    prior = (max_pixels / half) ** 2 / 3 / 8
+    errors = []
+    for target, normal in zip(targets.flatten(1), _normals(targets).flatten(2).mT.double(), strict=True):
+        line = target > 0
+        rows = (velocity[line] * normal[line, None]).sum(-1)
+        information = rows.mT @ rows / (every * noise**2)
+        covariance = torch.linalg.inv(information + torch.eye(8, device=rows.device) / prior)
+        spread = ((directions @ covariance) * directions).sum(1).sqrt()
+        errors.append(spread.mean() * math.sqrt(math.pi / 2))
+    error = torch.stack(errors).mean().item()
+    a = homography.sample(4096, max_pixels / half, generator=Generator().manual_seed(0))
+    identity = homography.corner_displacement(homography.exp(a)).mean().item() * half
+    return {"corner_error": error, "relative_corner_error": error / identity}
+
+
+def _normals(maps: Tensor) -> Tensor:
+    """Unit normals ``(N, 2, S, S)`` (x, y) of lines, by a structure tensor."""
+    sigma = torch.tensor(2.0, device=maps.device)
+    dy, dx = torch.gradient(blur(maps, sigma), dim=(2, 3))
+    xx, xy, yy = (blur(product, sigma) for product in (dx * dx, dx * dy, dy * dy))
+    angle = torch.atan2(2 * xy, xx - yy) / 2
+    return torch.cat((angle.cos(), angle.sin()), 1)
+
+
+def says_nothing(
+    net: InverseTransformNet, label_maps: Tensor, *, count: int = 64, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """What the loss makes of predictions that say nothing, against true boundaries: it should make little of them.
+
+    Args:
+        net: the network, on the label maps' device.
+        label_maps: ``(M, H, W)`` integer class ids, 255 void.
+        count: tiles; those without a boundary are left out.
+        seed: of the tiles and the noise.
+
+    Returns:
+        For constant probabilities, for logits of standard normal noise, and first, to compare with, for the true
+        boundary (as probabilities 0.05 and 0.95) displaced by 8 px: ``median`` and ``p95`` over tiles of ``|a|`` in
+        pixels, and ``gradient``, the norm of the gradient of the mean ``|a|`` by the logits as a share of the first's.
+
+    Raises:
+        ValueError: no tile has a boundary.
+    """
+    target = true_tiles(label_maps, net.tile, count, seed)
+    generator = Generator(target.device).manual_seed(seed)
+    half = net.tile / 2
+    a = torch.nn.functional.normalize(torch.randn(len(target), 8, generator=generator, device=target.device))
+    displaced = homography_warp(target, homography.exp(a * 8 / half)).clamp(0.05, 0.95)
+    predictions = {
+        "true boundary, 8 px away": displaced.logit(),
+        **{f"constant {p:g}": torch.full_like(target, p).logit() for p in (0.02, 0.1, 0.5, 0.9)},
+        "noise": torch.randn(target.shape, generator=generator, device=target.device),
+    }
+    scores: dict[str, dict[str, float]] = {}
+    for name, logits in predictions.items():
+        logits.requires_grad_()
+        value = net.algebra(logits.sigmoid(), target).norm(dim=1) * half
+        (gradient,) = torch.autograd.grad(value.mean(), logits)
+        median, p95 = value.detach().quantile(torch.tensor([0.5, 0.95], device=value.device)).tolist()
+        scores[name] = {"median": median, "p95": p95, "gradient": gradient.norm().item()}
+    real = scores["true boundary, 8 px away"]["gradient"]
+    return {name: {**score, "gradient": score["gradient"] / real} for name, score in scores.items()}
+
+
+def _require_boundaries(tiles: Tensor) -> None:
+    if not len(tiles):
+        raise ValueError("label_maps must show boundaries between two classes (void makes none), but no tile has one")
 
 
 def _spearman(x: Tensor, y: Tensor) -> float:

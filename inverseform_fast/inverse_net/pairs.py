@@ -58,9 +58,10 @@ def make_pairs(
     predicted = _random_thickness(moved)
     predicted[::damage_every] = _degrade(predicted[::damage_every], generator)
     # A prediction that says nothing must not be read as a displacement.
-    blank = torch.rand(count, generator=generator, device=device) < 0.03
+    blank = torch.rand(count, generator=generator, device=device) < 0.05
     noise = torch.rand(predicted[blank].shape, generator=generator, device=device)
-    predicted[blank] = noise * torch.rand(len(noise), 1, 1, 1, generator=generator, device=device) / 2
+    level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=device)
+    predicted[blank] = level * (1 - grain * noise)
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
 
 
@@ -114,10 +115,10 @@ def _degrade(maps: Tensor, generator: Generator) -> Tensor:
         return torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device) * (high - low) + low
 
     def drop(tiles: Tensor) -> Tensor:
-        return tiles * (_blobs(tiles, 12, generator) > number(tiles, -1.2, -0.4))
+        return tiles * (blobs(tiles, 12, generator) > number(tiles, -1.2, -0.4))
 
     def fade(tiles: Tensor) -> Tensor:
-        return tiles * number(tiles, 0.3, 1) * (1 + 0.3 * _blobs(tiles, 6, generator)).clamp(0.2, 1.5)
+        return tiles * number(tiles, 0.3, 1) * (1 + 0.3 * blobs(tiles, 6, generator)).clamp(0.2, 1.5)
 
     def haunt(tiles: Tensor) -> Tensor:
         return torch.maximum(tiles, tiles.roll(1, 0) * number(tiles, 0, 0.4))
@@ -128,19 +129,19 @@ def _degrade(maps: Tensor, generator: Generator) -> Tensor:
         return floor + (1 - floor) * tiles + grain
 
     maps = _on_share(0.35, maps, generator, drop)
-    maps = _on_share(0.7, maps, generator, lambda tiles: _blur(tiles, number(tiles, 0.5, 3.0)))
+    maps = _on_share(0.7, maps, generator, lambda tiles: blur(tiles, number(tiles, 0.5, 3.0)))
     maps = _on_share(0.5, maps, generator, fade)
     maps = _on_share(0.15, maps, generator, haunt)
     return _on_share(0.5, maps, generator, noise).clamp(0, 1)
 
 
-def _blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:
+def blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:
     """Smooth random fields of unit variance at ``cells`` knots per side."""
     knots = torch.randn(len(maps), 1, cells, cells, generator=generator, device=maps.device)
     return F.interpolate(knots, size=maps.shape[-2:], mode="bicubic", align_corners=False)
 
 
-def _blur(tiles: Tensor, sigma: Tensor) -> Tensor:
+def blur(tiles: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of ``sigma (N, 1, 1, 1)`` pixels, a matrix along each axis: faster than one-channel convolution."""
     place = torch.arange(tiles.shape[-1], device=tiles.device)
     weight = torch.exp(-((place[:, None] - place) / sigma).square() / 2)

@@ -23,6 +23,7 @@ from ..nets import ARCHITECTURES, InverseTransformNet
 from ..segmentation.datasets import build_dataset
 from ..segmentation.datasets.scenes import label_maps as scene_labels
 from .pairs import make_pairs
+from .shapes import label_maps as shape_labels
 
 STATE = "last.pt"
 
@@ -34,6 +35,7 @@ class NetConfig:
     Attributes:
         architecture: of the network.
         tile: edge of the tiles in pixels.
+        outputs: of the network; other than 8 for "dense" only.
         distance: what is minimised between the estimate and the truth; see
             :func:`inverseform_fast.homography.distance`.
         max_pixels: largest ``|a|``, in pixels of the tile.
@@ -41,8 +43,9 @@ class NetConfig:
         init: weight file to start from, of the same architecture and tile.
     """
 
-    architecture: str = "compact"
+    architecture: str = "align"
     tile: int = 224
+    outputs: int = 8
     distance: str = "log"
     max_pixels: float = 24.0
     steps: int = 3000
@@ -56,6 +59,8 @@ class NetConfig:
         homography.check_distance(self.distance)
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        if self.outputs != 8 and self.architecture != "dense":
+            raise ValueError(f"outputs must be 8 for architecture {self.architecture}, got {self.outputs}")
         for name in ("max_pixels", "steps", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -126,12 +131,13 @@ def training_history(weights: Path) -> list[dict[str, Any]]:
 
 def _initial(config: NetConfig) -> InverseTransformNet:
     if config.init is None:
-        return ARCHITECTURES[config.architecture](tile=config.tile)
+        kind = ARCHITECTURES[config.architecture]
+        return kind(**{name: getattr(config, name) for name in kind.sizes})
     net = InverseTransformNet.from_file(config.init)
-    if (net.architecture, net.tile) != (config.architecture, config.tile):
+    wanted, found = (", ".join(f"{name} {getattr(of, name)}" for name in net.sizes) for of in (config, net))
+    if (net.architecture, found) != (config.architecture, wanted):
         raise ValueError(
-            f"init must hold a {config.architecture} network of tile {config.tile}, "
-            f"got {net.architecture} of tile {net.tile}"
+            f"init must hold a {config.architecture} network of {wanted}, got {net.architecture} of {found}"
         )
     return net
 
@@ -146,13 +152,16 @@ def _step(
     lr = config.lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / config.steps)) / 2
     for group in optimizer.param_groups:
         group["lr"] = lr
-    estimate = net.pair(pairs.predicted, pairs.target)
-    distance = homography.distance(estimate, homography.exp(pairs.a), config.distance).mean()
+    theta = homography.exp(pairs.a)
+    *rough, distance = (
+        homography.distance(homography.exp(a), theta, config.distance).mean()
+        for a in net.estimates(pairs.predicted, pairs.target)
+    )
     optimizer.zero_grad()
-    distance.backward()
+    sum(rough, 2 * distance).backward()
     torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
-    return distance.detach(), homography.distance(homography.exp(pairs.a), kind=config.distance).mean()
+    return distance.detach(), homography.distance(theta, kind=config.distance).mean()
 
 
 def _progress(console: Console) -> Progress:
@@ -186,21 +195,22 @@ def _read_state(out: Path, config: NetConfig, resume: bool) -> dict[str, Any] | 
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} must be a complete training state, but cannot be read: {error}") from error
-    if state["config"] != asdict(config):
+    if NetConfig(**state["config"]) != config:  # not as dicts: an older state lacks newer fields
         raise ValueError(f"a resumed training must keep its configuration {state['config']}, got {asdict(config)}")
     return state
 
 
 def collect_label_maps(
-    data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, seed: int
+    data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, shapes: int, seed: int
 ) -> Tensor:
-    """Label maps ``(M, H, W)`` uint8 of ``size`` (height, width): ``scenes`` procedural ones, or those of a data set.
+    """Label maps ``(M, H, W)`` uint8 of ``size`` (height, width): procedural scenes and shapes, or those of a data set.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`inverseform_fast.segmentation.datasets.build_dataset`.
     """
     if data == "scenes":
-        return scene_labels(scenes, *size, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat((scene_labels(scenes, *size, generator), shape_labels(shapes, *size, generator)))
     dataset = build_dataset(data, split, root)
     resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
     return torch.stack([resize(dataset[index]["segmentation"]).as_subclass(Tensor) for index in range(len(dataset))])

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import inverseform_fast as iff
-from inverseform_fast.nets import Compact
+from inverseform_fast.nets import Align
 from inverseform_fast.ops import backend
 
 pytestmark = pytest.mark.skipif(bool(backend.MISSING["triton"]), reason="needs Triton")
@@ -74,7 +74,7 @@ def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
 @pytest.mark.triton
 @pytest.mark.parametrize("headless", [False, True])
 def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
-    small = iff.InverseFormLoss(net=Compact(tile=32))  # two tiles of 224 would take the interpreter a minute
+    small = iff.InverseFormLoss(net=Align(tile=32))  # two tiles of 224 would take the interpreter a minute
     criterion = iff.BoundaryAwareLoss(inverseform=small).to(DEVICE)
     logits, head = random(1, 4, 8, 16).requires_grad_(), random(1, 1, 8, 16).requires_grad_()
     inputs = (logits, random_labels(4, 1, 32, 64), *(() if headless else (head,)))

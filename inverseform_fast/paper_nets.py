@@ -1,0 +1,134 @@
+"""The networks that the paper compares (sections 3.2 and 5), and the weights that its authors released."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import homography
+from .nets import InverseTransformNet, load_strictly
+
+# Entries (row, column) of the logarithm of an affine matrix that the outputs are.
+_ENTRIES = {
+    6: ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)),
+    4: ((0, 2), (1, 2), (0, 0), (1, 1)),
+}
+
+
+class Dense(InverseTransformNet):
+    """The paper's network: both tiles, flattened and concatenated, through 2 tile^2 -> 1000 -> 32 -> outputs.
+
+    Neither do identical maps give exactly the identity, nor swapped maps the inverse: training only comes near. An
+    untrained network always answers the identity. The more pixels, the smaller a learning rate it needs: 1e-4 for tiles
+    of 56 pixels.
+
+    What the outputs ``c (N, outputs)`` mean:
+
+    - 8: the Lie-algebra coefficients ``a``.
+    - 6: an affine matrix by the first two rows of its logarithm, ``theta = exp([[c0, c1, c2], [c3, c4, c5], [0, 0,
+      0]])`` up to scale; to first order they are its rows minus the identity's. Unlike those, they always make a
+      homography that can be inverted.
+    - 4: shift x, shift y, scale x and scale y, which are the entries c2, c5, c0 and c4 above; 0 is no change.
+
+    All are in half tiles: ``a`` is linear in ``c`` and ``|a| = |c|``.
+
+    Args:
+        tile: edge of the tiles in pixels.
+        outputs: 8, 6 or 4.
+    """
+
+    architecture = "dense"
+    sizes = ("tile", "outputs")
+    coefficients: Tensor
+
+    def __init__(self, tile: int = 224, outputs: int = 8) -> None:
+        super().__init__()
+        _check_tile(tile)
+        if outputs not in (8, 6, 4):
+            raise ValueError(f"outputs must be 8, 6 or 4, got {outputs}")
+        self.tile, self.outputs = tile, outputs
+        first, second, last = nn.Linear(2 * tile**2, 1000), nn.Linear(1000, 32), nn.Linear(32, outputs)
+        # Hidden values of unit size, though only about one input in 16 is on: by PyTorch's own they would fade away.
+        nn.init.normal_(first.weight, std=(2 * 16 / first.in_features) ** 0.5)
+        nn.init.normal_(second.weight, std=(2 / second.in_features) ** 0.5)
+        _start_at_identity(last)
+        self.fc = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+        self.register_buffer("coefficients", _coefficients(outputs), persistent=False)
+
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return self.fc(torch.cat((predicted.flatten(1), target.flatten(1)), 1)) @ self.coefficients
+
+
+class Aet(InverseTransformNet):
+    """The siamese network of the paper's Table 5, after AET (arXiv 1901.04596): one encoder for both tiles, then dense.
+
+    As with :class:`Dense`, neither do identical maps give exactly the identity, nor swapped maps the inverse. Unlike in
+    AET the features are not averaged over the tile, or the network could not see where a line is.
+
+    Args:
+        tile: edge of the tiles in pixels.
+    """
+
+    architecture = "aet"
+
+    def __init__(self, tile: int = 224) -> None:
+        super().__init__()
+        _check_tile(tile)
+        self.tile = tile
+        widths = (1, 16, 32, 48, 64)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten())
+        features, last = widths[-1] * math.ceil(tile / 16) ** 2, nn.Linear(128, 8)
+        _start_at_identity(last)
+        self.fc = nn.Sequential(nn.Linear(2 * features, 128), nn.ReLU(), last)
+
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return self.fc(torch.cat((self.encoder(predicted), self.encoder(target)), 1))
+
+
+def read_release(path: Path) -> Dense:
+    """See :meth:`InverseTransformNet.from_release`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"release: no weight file at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage anywhere in a pickle makes it raise nearly anything
+        raise ValueError(
+            f"release: {path} must be a complete file of nothing but tensors that PyTorch saved (a pickle with code in "
+            f"it is refused, and nothing in it is run), but reading it raised {type(error).__name__}"
+        ) from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"release: {path} must hold a state dict of tensors, or one under 'state_dict'")
+    if all(name.startswith("module.") for name in weights):  # saved from nn.DataParallel
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    net = Dense(outputs=4)
+    load_strictly(net, weights, path)
+    return net.eval()
+
+
+def _coefficients(outputs: int) -> Tensor:
+    """Lie-algebra coefficients ``(outputs, 8)`` of one unit of each output of :class:`Dense`."""
+    if outputs == 8:
+        return torch.eye(8)
+    unit = torch.zeros(outputs, 3, 3)
+    for k, (row, column) in enumerate(_ENTRIES[outputs]):
+        unit[k, row, column] = 1
+    generators = homography.basis()
+    return unit.flatten(1) @ (generators / generators.square().sum((1, 2), keepdim=True)).flatten(1).mT
+
+
+def _start_at_identity(last: nn.Linear) -> None:
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+def _check_tile(tile: int) -> None:
+    if tile < 1:
+        raise ValueError(f"tile must be positive, got {tile}")

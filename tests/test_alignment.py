@@ -1,0 +1,155 @@
+"""benchmarks/alignment.py: its starts, losses and counts are what it says. Nothing is measured here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from benchmarks import alignment
+from inverseform_fast.inverse_net.shapes import label_maps
+from inverseform_fast.nets import Align
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def maps() -> Tensor:
+    return label_maps(5, 360, 480, Generator().manual_seed(0))
+
+
+@pytest.fixture
+def starts(maps: Tensor) -> alignment.Starts:
+    return alignment.make_starts(maps, torch.tensor([2, 8, 24]), Generator().manual_seed(0))
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    Align().save(tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def square(size: int, place: int = 40) -> Tensor:
+    mask = torch.zeros(1, 1, 96, 96)
+    mask[..., place : place + size, place : place + size] = 1
+    return mask
+
+
+def truth(mask: Tensor) -> alignment.Truth:
+    return alignment.Truth(mask, *alignment.distances(mask))
+
+
+def test_starts_are_displaced_as_asked(starts: alignment.Starts) -> None:
+    torch.testing.assert_close(alignment.corners(starts.a), torch.tensor([2.0, 8.0, 24.0]), rtol=1e-3, atol=0)
+    at_home = alignment.warped(starts.squares, torch.zeros(3, 8))
+    torch.testing.assert_close(at_home, starts.truth.boundary, rtol=0, atol=1e-3)
+    assert alignment.displaced(starts).ne(starts.truth.boundary > 0).flatten(1).any(1).all()
+
+
+def test_distances_are_euclidean() -> None:
+    mask = torch.rand(2, 1, 9, 7, generator=Generator().manual_seed(0)) > 0.7
+    places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij"), -1).flatten(0, 1)
+    between = torch.cdist(places, places)
+    outside, inside = alignment.distances(mask)
+    for one, out, within in zip(mask.flatten(1), outside.flatten(1), inside.flatten(1), strict=True):
+        torch.testing.assert_close(out, between[:, one].amin(1))
+        torch.testing.assert_close(within, between[:, ~one].amin(1))
+    assert all(not field.any() for field in alignment.distances(torch.zeros(1, 1, 9, 7)))
+
+
+def test_losses(starts: alignment.Starts, net: Path) -> None:
+    losses = alignment.inverseform_losses({"net": net}) | alignment.other_losses()
+    assert len(losses) == 8
+    for name, loss in (losses | {"mix": alignment.mix(losses["InverseForm (net, log)"])}).items():
+        match = loss(starts.truth.boundary, starts.truth)
+        assert loss(alignment.displaced(starts).float(), starts.truth) > match, name
+        nothing = torch.zeros_like(starts.truth.boundary, requires_grad=True)
+        loss(nothing, starts.truth).backward()
+        assert nothing.grad is not None
+        assert nothing.grad.isfinite().all(), name
+        assert nothing.grad.any(), name
+
+
+def test_boundary_loss_is_negative_inside_alone() -> None:
+    """As Kervadec et al.'s own distance maps: 0 on the mask's outermost pixels."""
+    one = truth(square(5))
+    inside = torch.zeros_like(one.boundary)
+    inside[..., 42, 42] = 1
+    assert alignment.signed_distance(inside, one).item() * inside.numel() == pytest.approx(-2)
+    assert alignment.signed_distance(inside.roll(10, -1), one).item() * inside.numel() == pytest.approx(8)
+
+
+def test_descent_of_one_row_does_not_depend_on_the_others() -> None:
+    aim = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    both = alignment.descend(torch.zeros(2, 2), lambda x: (x - aim).square().sum(), 0.3, 100)
+    one = alignment.descend(torch.zeros(1, 2), lambda x: (x - aim[1:]).square().sum(), 0.3, 100)
+    torch.testing.assert_close(both, aim, rtol=0, atol=0.1)
+    torch.testing.assert_close(both[1:], one)
+
+
+def test_home_is_within_a_pixel(maps: Tensor) -> None:
+    near = alignment.make_starts(maps, torch.tensor([0.9, 1.1, 0.5, 6.0]), Generator().manual_seed(0))
+    outcome = alignment.warp_outcome(lambda predicted, _: 0 * predicted.sum(), near, 1.0, 2)
+    assert (outcome["home"], outcome["of"]) == (2, 4)
+    low, high = outcome["interval"]
+    assert 0 < low < 0.5 < high < 1
+
+
+def test_agreement() -> None:
+    one = truth(square(5))
+    assert alignment.agreement(square(5) > 0, one) == {"f_1px": 1, "distance_px": 0}
+    assert alignment.agreement(square(5).roll(1, -1) > 0, one)["f_1px"] == 1
+    assert alignment.agreement(square(1, 50) > 0, one)["distance_px"] == pytest.approx(6 * 2**0.5)
+    assert alignment.agreement(square(0) > 0, one)["f_1px"] == 0
+
+
+def warp_results(ours: list[int], theirs: list[int]) -> dict[str, Any]:
+    def row(homes: list[int]) -> dict[str, Any]:
+        return {"outcomes": {str(px): {"home": k, "of": 100} for px, k in zip((6, 12, 16), homes, strict=True)}}
+
+    return {"ours": row(ours)} | dict.fromkeys(alignment.COLORS, row(theirs))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "home", "ahead"),
+    [
+        ([95, 95, 10], [99, 94, 9], True, True),
+        ([95, 94, 10], [99, 10, 9], False, True),
+        ([99, 99, 10], [99, 10, 10], True, False),
+    ],
+)
+def test_goal(ours: list[int], theirs: list[int], home: bool, ahead: bool) -> None:
+    assert alignment.goal(warp_results(ours, theirs), "ours") == {"loss": "ours", "home": home, "ahead": ahead}
+
+
+def test_from_weights_to_page(maps: Tensor, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "WARP", replace(alignment.WARP, displacements=(4, 12), rates=(1.0,)))
+    monkeypatch.setattr(alignment, "PIXEL", replace(alignment.PIXEL, displacements=(4,)))
+    nets = {"net": net}
+    result = alignment.measured(nets, maps, maps, starts=1, steps=1, seed=0)
+    result |= {"machine": {"device": "a CPU", "threads": 1}, "data": "shapes", "nets": nets}
+    assert len(result["warp"]) == 8
+    assert len(result["pixel"]) == 7
+    text = alignment.tables(result)
+    for name in (*result["warp"], *result["pixel"]):
+        assert f"| {name} | " in text
+    page = alignment.filled((ROOT / "docs/alignment.md").read_text(), text)
+    assert text in page
+    assert alignment.filled(page, text) == page
+    labels = {label.get_text() for label in alignment.drawn(result).axes[0].texts}
+    assert labels == set(result["warp"])
+
+
+def test_a_page_without_the_marks() -> None:
+    with pytest.raises(ValueError, match="the page must hold"):
+        alignment.filled("# a page", "text")
+
+
+def test_names_of_networks() -> None:
+    assert alignment.named("dense=a/b.safetensors") == ("dense", Path("a/b.safetensors"))
+    assert alignment.named("a/b.safetensors") == ("b", Path("a/b.safetensors"))
