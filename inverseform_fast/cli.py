@@ -148,7 +148,7 @@ def train_net(
     shapes: Annotated[int, typer.Option(help="How many maps of abstract shapes to make beside them.")] = 384,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; at most 5e-4 for dense.")] = 2e-3,
     architecture: Annotated[str, typer.Option(help="Network: align, compact, dense (the paper's) or aet.")] = "align",
     tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
     outputs: Annotated[int, typer.Option(help="Numbers that a dense network estimates: 8, 6 or 4.")] = 8,
@@ -203,6 +203,35 @@ def convert(
 
     InverseTransformNet.from_release(release).save(out)
     typer.echo(f'Weights: {out}; use them with InverseFormLoss(net="...", resize=(672, 1344))')
+
+
+@app.command()
+def calibrate(
+    labels: Annotated[Path, typer.Option(help="Folder of PNG label maps: pixel values are class ids, 255 is void.")],
+    out: Annotated[Path, typer.Option(help="Folder for calibration.png and calibration.json.")] = Path(
+        "runs/calibration"
+    ),
+    net: Annotated[str, typer.Option(help="Inverse-transformation network: compact, or a weight file.")] = "compact",
+    views: Annotated[int, typer.Option(help="Tiles to displace, spread over the label maps.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of the tiles, the displacements and the damage.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
+) -> None:
+    """Show what the InverseForm loss says of known displacements of one's own boundaries, and where it pulls them."""
+    import torch
+
+    from .inverse_net import calibration
+    from .nets import InverseTransformNet
+
+    label_maps = calibration.read_label_maps(labels)
+    network = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
+    network.requires_grad_(False).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    result = calibration.calibrate(network, label_maps, count=views, seed=seed)
+    calibration.write(result, out / "calibration.json")
+    calibration.draw(result, out / "calibration.png")
+    typer.echo(
+        f"{result['views']} views: {result['crisp']['match']:.2g} px at a match, "
+        f"{result['degraded']['match']:.2g} px with a damaged prediction. See {out / 'calibration.png'}"
+    )
 
 
 @app.command()

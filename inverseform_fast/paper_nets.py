@@ -23,8 +23,8 @@ class Dense(InverseTransformNet):
     """The paper's network: both tiles, flattened and concatenated, through 2 tile^2 -> 1000 -> 32 -> outputs.
 
     Neither do identical maps give exactly the identity, nor swapped maps the inverse: training only comes near. An
-    untrained network always answers the identity. The more pixels, the smaller a learning rate it needs: 1e-4 for tiles
-    of 56 pixels.
+    untrained network always answers the identity. It needs a small learning rate: on tiles of 24 pixels it learns by
+    5e-4 and not by 2e-3.
 
     What the outputs ``c (N, outputs)`` mean:
 
@@ -52,9 +52,7 @@ class Dense(InverseTransformNet):
             raise ValueError(f"outputs must be 8, 6 or 4, got {outputs}")
         self.tile, self.outputs = tile, outputs
         first, second, last = nn.Linear(2 * tile**2, 1000), nn.Linear(1000, 32), nn.Linear(32, outputs)
-        # Hidden values of unit size, though only about one input in 16 is on: by PyTorch's own they would fade away.
-        nn.init.normal_(first.weight, std=(2 * 16 / first.in_features) ** 0.5)
-        nn.init.normal_(second.weight, std=(2 / second.in_features) ** 0.5)
+        # The rest as PyTorch does: weights that make hidden values of unit size learn the training pairs by heart.
         _start_at_identity(last)
         self.fc = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
         self.register_buffer("coefficients", _coefficients(outputs), persistent=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -165,7 +166,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(missing: str) -> 
     assert "pip install 'inverseform-fast[train]'" in result.stderr
 
 
-def test_the_demo_ends_with_a_table_and_a_picture(tmp_path: Path, net: str) -> None:
+def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net: str) -> None:
     printed = io.StringIO()
     config = TrainConfig(
         data_options={"size": [48, 64], "length": 3},
@@ -253,3 +254,24 @@ def test_doctor(call: Any) -> None:
     code, output, _ = call("doctor")
     assert code == 0
     assert "reference            active" in output
+
+
+def test_calibrate_writes_a_picture_and_its_numbers(call: Any, tmp_path: Path, net: str) -> None:
+    labels = torch.zeros(40, 50, dtype=torch.uint8)
+    labels[10:30, 20:] = 1
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(labels.numpy()).save(tmp_path / "labels/one.png")
+    out = tmp_path / "out"
+    code, output, _ = call(
+        "calibrate", "--labels", str(tmp_path / "labels"), "--out", str(out), "--net", net, "--views", "2"
+    )
+    assert code == 0
+    assert "px at a match" in output
+    assert json.loads((out / "calibration.json").read_text())["views"] == 2
+    assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibrate_says_what_is_wrong_with_the_labels(call: Any, tmp_path: Path) -> None:
+    code, _, error = call("calibrate", "--labels", str(tmp_path))
+    assert code == 1
+    assert "labels must hold PNG files whose pixel values are class ids" in error

@@ -19,7 +19,7 @@ from inverseform_fast.inverse_net.curves import MOTIONS, displacement_curves
 from inverseform_fast.inverse_net.evaluation import aperture_bound, degrade, evaluate, says_nothing, true_tiles
 from inverseform_fast.inverse_net.pairs import make_pairs
 from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net, training_history
-from inverseform_fast.nets import Compact
+from inverseform_fast.nets import Align
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
 TINY = NetConfig(tile=32, steps=6, batch_size=4, max_pixels=4.0)
@@ -89,23 +89,23 @@ def test_training_learns_and_resumes_exactly(label_maps: Tensor, tmp_path: Path)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     torch.manual_seed(TINY.seed)
-    untrained = Compact(tile=32).state_dict()
+    untrained = Align(tile=32).state_dict()
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.state_dict().items())
-    loaded = iff.InverseTransformNet.from_file(tmp_path / "whole" / "compact.safetensors")
+    loaded = iff.InverseTransformNet.from_file(tmp_path / "whole" / "align.safetensors")
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_training_goes_on_from_weights_and_remembers_how_they_were_made(label_maps: Tensor, tmp_path: Path) -> None:
     train_net(label_maps, TINY, tmp_path / "first", console=quiet())
-    init = str(tmp_path / "first" / "compact.safetensors")
+    init = str(tmp_path / "first" / "align.safetensors")
     barely = dataclasses.replace(TINY, init=init, lr=1e-12, weight_decay=0.0)
     second = train_net(label_maps, barely, tmp_path / "second", console=quiet())
     for name, value in iff.InverseTransformNet.from_file(init).state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value)
-    stages = training_history(tmp_path / "second" / "compact.safetensors")
+    stages = training_history(tmp_path / "second" / "align.safetensors")
     assert [stage["lr"] for stage in stages] == [TINY.lr, 1e-12]
     assert not any(str(tmp_path) in str(stage) for stage in stages)
-    with pytest.raises(ValueError, match="init must hold a compact network of tile 64, got compact of tile 32"):
+    with pytest.raises(ValueError, match="init must hold a network align of tile 64, got align of tile 32"):
         train_net(label_maps, dataclasses.replace(barely, tile=64), tmp_path / "third", console=quiet())
 
 
@@ -125,7 +125,7 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(label_maps: Tens
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "vgg"}, "architecture must be one of compact, got 'vgg'"),
+        ({"architecture": "vgg"}, "architecture must be one of align, compact, dense, aet, got 'vgg'"),
         ({"distance": "l2"}, "distance must be one of"),
         ({"steps": 0}, "steps must be positive, got 0"),
     ],
@@ -135,7 +135,7 @@ def test_bad_configuration(options: dict, message: str) -> None:
         NetConfig(**options)
 
 
-class Identity(Compact):
+class Identity(Align):
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         return torch.zeros(len(predicted), 8)
 
@@ -157,7 +157,7 @@ def test_a_perfect_network_tops_every_measure_but_the_rank_of_corners(
         truth.append(pairs.a[(pairs.target > 0).flatten(1).any(1)])
         return pairs
 
-    class Perfect(Compact):
+    class Perfect(Align):
         def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
             return truth[-1]
 
@@ -217,7 +217,7 @@ def test_label_maps_without_a_boundary_are_refused() -> None:
 
 
 def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
-    net = Compact(tile=32).requires_grad_(False)
+    net = Align(tile=32).requires_grad_(False)
     curves = {kind: displacement_curves(net, label_maps, kind, count=4) for kind in MOTIONS}
     text = card(
         net, {"streets": label_maps, "cells": label_maps}, curves, calibrate(net, label_maps, count=4), "it", 64

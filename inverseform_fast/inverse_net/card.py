@@ -71,7 +71,7 @@ def card(
     curves: dict[str, dict[str, Tensor]],
     calibration: dict[str, Any],
     trained_by: str,
-    count: int = 2048,
+    count: int = 768,
 ) -> str:
     """The card as Markdown; measures as it writes, on ``count`` pairs a row. ``curves`` and ``calibration``: of CamVid.
 

@@ -137,7 +137,7 @@ def _initial(config: NetConfig) -> InverseTransformNet:
     wanted, found = (", ".join(f"{name} {getattr(of, name)}" for name in net.sizes) for of in (config, net))
     if (net.architecture, found) != (config.architecture, wanted):
         raise ValueError(
-            f"init must hold a {config.architecture} network of {wanted}, got {net.architecture} of {found}"
+            f"init must hold a network {config.architecture} of {wanted}, got {net.architecture} of {found}"
         )
     return net
 
