@@ -120,7 +120,9 @@ seeds, batches and schedule in every arm: {config["steps"]} steps of {config["ba
 {config["crop"][0]}x{config["crop"][1]}, AdamW, peak learning rate {config["lr"]}. The others have a boundary
 head (one 1x1 convolution more) and `beta` 10.
 
-**At gamma 3 the term does harm.** (These runs had the first network, `compact`.) A likely reason, measured on it with 8 crops: on a boundary
+These runs had the first network, `compact`.
+
+**At gamma 3 the term does harm.** A likely reason, measured on that network with 8 crops: on a boundary
 prediction that says nothing (noise between 0.45 and 0.55, as at the start) it reads a displacement of 4.6 px where
 there is none to read, and the gradient of 3 times InverseForm has twice the norm of that of 10 times BCE. The
 default is 0.3 since, which is not measured yet.

@@ -114,7 +114,7 @@ def test_the_trainer_trains_them(architecture: str, outputs: int, tmp_path: Path
     assert loaded.fc[-1].weight.shape[0] == outputs
     assert loaded.fc[-1].weight.norm() > 0
     bigger = NetConfig(architecture, tile=28, outputs=outputs, init=str(weights))
-    with pytest.raises(ValueError, match=f"init must hold a {architecture} network of tile 28.*of tile 24"):
+    with pytest.raises(ValueError, match=f"init must hold a network {architecture} of tile 28.*of tile 24"):
         train_net(label_maps, bigger, tmp_path / "next")
 
 
