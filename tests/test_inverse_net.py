@@ -234,8 +234,8 @@ def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
 
 def test_shipped_network_reads_displacements(label_maps: Tensor) -> None:
     scores = evaluate(iff.InverseTransformNet.compact(), label_maps, count=192)
-    assert scores["relative_corner_error"] < 0.48
-    assert scores["spearman"] > 0.88
+    assert scores["relative_corner_error"] < 0.25
+    assert scores["spearman"] > 0.95
 
 
 @pytest.mark.parametrize("kind", ["shift", "turn", "scale"])
@@ -257,4 +257,4 @@ def test_loss_grows_with_displacement_and_its_gradient_points_home(label_maps: T
 def test_value_reads_as_pixels(label_maps: Tensor) -> None:
     curves = displacement_curves(iff.InverseTransformNet.compact(), label_maps, "shift", count=32)
     far = curves["amount"].abs().eq(8)
-    assert 4 < curves["inverseform"][far].mean() < 12
+    assert 7 < curves["inverseform"][far].mean() < 9
