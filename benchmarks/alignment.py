@@ -99,9 +99,14 @@ def main() -> None:
         "machine": gpu.machine() | {"device": cpu(), "threads": options.threads},
         "data": "CamVid" if options.root else "procedural scenes and shapes",
         "nets": {name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for name, path in nets.items()},
-        **measured(nets, maps, other_maps, options.starts, options.steps, options.seed),
+        "starts": options.starts,
+        "steps": options.steps,
+        "seed": options.seed,
+        "warp": {},
+        "pixel": {},
     }
-    write_atomically(options.out, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    keep_rows(options.out, result)
+    measure(result, nets, maps, other_maps, lambda: write(result, options.out))
     if options.page:
         text = filled(options.page.read_text(), tables(result))
         write_atomically(options.page, lambda file: file.write(text.encode()))
@@ -115,30 +120,49 @@ def named(text: str) -> tuple[str, Path]:
     return name or Path(path).stem, Path(path)
 
 
-def measured(
-    nets: dict[str, Path], maps: Tensor, other_maps: Tensor, starts: int, steps: int, seed: int
-) -> dict[str, Any]:
-    generator = Generator().manual_seed(seed)
+def write(result: dict[str, Any], path: Path) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(result, indent=1).encode()))
+
+
+def keep_rows(path: Path, result: dict[str, Any]) -> None:
+    """Take over what an earlier run, stopped or without some of the networks, measured under the same conditions."""
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_text())
+    if any(earlier[name] != result[name] for name in ("data", "starts", "steps", "seed")):
+        return
+    same = [name for name, net in result["nets"].items() if earlier["nets"].get(name) == net]
+    for version in ("warp", "pixel"):
+        for name, row in earlier[version].items():
+            if not name.startswith("InverseForm") or name.startswith(tuple(title(net, "")[:-1] for net in same)):
+                result[version][name] = row
+
+
+def measure(
+    result: dict[str, Any], nets: dict[str, Path], maps: Tensor, other_maps: Tensor, save: Callable[[], None]
+) -> None:
+    """Fill ``result`` with the rows that it lacks, saving each."""
+    starts, steps = result["starts"], result["steps"]
+    generator = Generator().manual_seed(result["seed"])
     of_nets, others = inverseform_losses(nets), other_losses()
     alone = {title(name, "log"): of_nets[title(name, "log")] for name in nets}
     mixed = {f"{name} + balanced BCE": mix(loss) for name, loss in alone.items()}
     batches = {px: make_starts(maps, torch.full((starts,), px), generator) for px in WARP.displacements}
 
-    def outcomes(version: Version, losses: dict[str, Loss]) -> dict[str, Any]:
+    def rows(version: Version, losses: dict[str, Loss], found: dict[str, Any]) -> dict[str, Any]:
         every = torch.tensor(version.displacements).repeat(starts)[:starts]
         held_out = make_starts(other_maps, every, generator)
-        return {name: run(version, name, loss, batches, held_out, steps) for name, loss in losses.items()}
+        for name, loss in losses.items():
+            if name not in found:
+                found[name] = run(version, name, loss, batches, held_out, steps)
+                save()
+        return {name: found[name] for name in losses}
 
-    warp, pixel = outcomes(WARP, of_nets | others), outcomes(PIXEL, alone | mixed | others)
-    return {
-        "starts": starts,
-        "steps": steps,
-        "seed": seed,
-        "goal": goal(warp, title(next(iter(nets)), "log")),
-        "warp": warp,
-        "pixel_starts": {str(px): agreement(displaced(batches[px]), batches[px].truth) for px in PIXEL.displacements},
-        "pixel": pixel,
-    }
+    result["warp"] = rows(WARP, of_nets | others, result["warp"])
+    result["pixel"] = rows(PIXEL, alone | mixed | others, result["pixel"])
+    starting = {str(px): agreement(displaced(batches[px]), batches[px].truth) for px in PIXEL.displacements}
+    result |= {"pixel_starts": starting, "goal": goal(result["warp"], title(next(iter(nets)), "log"))}
+    save()
 
 
 def title(net: str, distance: str) -> str:
@@ -315,10 +339,6 @@ def goal(warp: dict[str, Any], ours: str) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    def table(head: list[str], rows: dict[str, list[str]]) -> str:
-        lines = [["loss", *head], ["---", *["---:"] * len(head)], *([name, *cells] for name, cells in rows.items())]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
     def home(o: dict[str, Any]) -> str:
         low, high = (f"{100 * end:.0f}" for end in o["interval"])
         return f"{100 * o['home'] / o['of']:.0f} ({low} to {high})"
@@ -340,17 +360,23 @@ def tables(result: dict[str, Any]) -> str:
 
 Warp: per cent that come home, with 95 % intervals; the rate in pixels a step.
 
-{table(["rate", *(f"{px} px" for px in WARP.displacements)], warp_rows)}
+{table(["loss", "rate", *(f"{px} px" for px in WARP.displacements)], warp_rows)}
 Pixels: boundary F-score at 1 px in per cent; mean distance from the true boundary; the rate in logits a step.
 
-{table(["rate", *(f"{px} px" for px in PIXEL.displacements)], pixel_rows)}"""
+{table(["loss", "rate", *(f"{px} px" for px in PIXEL.displacements)], pixel_rows)}"""
 
 
-def filled(page: str, text: str) -> str:
-    before, begin, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+def table(head: list[str], rows: dict[str, list[str]]) -> str:
+    """In Markdown; the first column is the rows' names."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([name, *cells] for name, cells in rows.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def filled(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not end:
-        raise ValueError(f"the page must hold {' and '.join(MARKS)}")
+        raise ValueError(f"the page must hold {' and '.join(marks)}")
     return f"{before}{begin}\n{text}{end}{after}"
 
 

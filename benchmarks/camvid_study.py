@@ -97,11 +97,11 @@ def page(results: dict[str, Any]) -> str:
     seeds = [run["config"]["seed"] for run in runs]
     header = f"| {' | '.join(COLUMNS.values())} |\n|{'---|' * 2}{'---:|' * len(COLUMNS)}\n"
     summary = "".join(
-        f"| {NAMES[arm]} | {len(metrics)} | {' | '.join(_spread([m[c] for m in metrics]) for c in COLUMNS)} |\n"
+        f"| {NAMES[arm]} | {len(metrics)} | {' | '.join(spread([m[c] for m in metrics]) for c in COLUMNS)} |\n"
         for arm, metrics in by_arm.items()
     )
     every = "".join(
-        f"| {NAMES[run['arm']]} | {seed} | {' | '.join(_spread([run['metrics'][c]]) for c in COLUMNS)} |\n"
+        f"| {NAMES[run['arm']]} | {seed} | {' | '.join(spread([run['metrics'][c]]) for c in COLUMNS)} |\n"
         for run, seed in zip(runs, seeds, strict=True)
     )
     classes = [name for name in runs[0]["metrics"] if name.startswith("iou/")]
@@ -142,7 +142,7 @@ def _mean(metrics: list[dict[str, float]], column: str) -> float:
     return statistics.mean(m[column] or 0.0 for m in metrics)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     mean = 100 * statistics.mean(values)
     return f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 

@@ -4,6 +4,7 @@ from . import functional, homography
 from .losses import BoundaryAwareLoss, InverseFormLoss, LossTerms
 from .nets import InverseTransformNet
 from .ops import backend_info, set_backend
+from .spatial_transformer import SpatialTransformer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "InverseFormLoss",
     "InverseTransformNet",
     "LossTerms",
+    "SpatialTransformer",
     "backend_info",
     "functional",
     "homography",

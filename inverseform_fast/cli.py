@@ -154,6 +154,10 @@ def train_net(
     outputs: Annotated[int, typer.Option(help="Numbers that a dense network estimates: 8, 6 or 4.")] = 8,
     max_pixels: Annotated[float, typer.Option(help="Largest displacement, in pixels of the tile.")] = 24.0,
     distance: Annotated[str, typer.Option(help="Distance to minimise: log, euclidean or geodesic.")] = "log",
+    transforms: Annotated[
+        str, typer.Option(help="Homographies of the pairs: random, stn or mix (half each).")
+    ] = "random",
+    stn: Annotated[Path | None, typer.Option(help="Weight file of train-stn, for transforms stn and mix.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the pairs.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Weight file to start from.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
@@ -165,7 +169,7 @@ def train_net(
     import torch
 
     from .inverse_net.evaluation import evaluate as evaluate_net
-    from .inverse_net.training import NetConfig, collect_label_maps
+    from .inverse_net.training import PICTURE, NetConfig, check_out, collect_label_maps
     from .inverse_net.training import train_net as run_training
 
     config = NetConfig(
@@ -179,9 +183,12 @@ def train_net(
         lr=lr,
         seed=seed,
         init=str(init) if init else None,
+        transforms=transforms,
+        stn=str(stn) if stn else None,
     )
     if threads:
         torch.set_num_threads(threads)
+    check_out(out, resume)  # before the label maps are made
     label_maps = collect_label_maps(data, split, root, size, scenes, shapes, seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     net = run_training(label_maps, config, out, resume=resume, device=device)
@@ -190,7 +197,47 @@ def train_net(
         f"On the boundaries that it was trained on, moved by up to 16 px: corner error {scores['corner_error']:.2f} px "
         f"({scores['relative_corner_error']:.0%} of predicting the identity), rank correlation {scores['spearman']:.2f}"
     )
+    typer.echo(f"Pairs and what it makes of them: {out / PICTURE}")
     typer.echo(f'Weights: {out / f"{config.architecture}.safetensors"}; use them with InverseFormLoss(net="...")')
+
+
+@app.command("train-stn")
+def train_stn(
+    data: Annotated[str, typer.Option(help="Where label maps come from: scenes (made), camvid or folder.")] = "scenes",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the label maps; others are resized.")] = (
+        360,
+        480,
+    ),
+    scenes: Annotated[int, typer.Option(help="How many street scenes to make.")] = 384,
+    tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
+    kind: Annotated[str, typer.Option(help="Transformations: affine or homography.")] = "homography",
+    max_pixels: Annotated[float, typer.Option(help="Largest displacement, in pixels of the tile.")] = 24.0,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Tiles per step.")] = 32,
+    lr: Annotated[float, typer.Option(help="First learning rate; much more makes it move all tiles alike.")] = 3e-3,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the views.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the weights.")] = Path("runs/stn"),
+    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")] = None,
+) -> None:
+    """Train a spatial transformer from label maps alone: it makes the pairs of train-net --transforms stn."""
+    import torch
+
+    from .inverse_net.stn import WEIGHTS, StnConfig, check_stn_out
+    from .inverse_net.stn import train_stn as run_training
+    from .inverse_net.training import collect_label_maps
+
+    config = StnConfig(
+        tile=tile, kind=kind, max_pixels=max_pixels, steps=steps, batch_size=batch_size, lr=lr, seed=seed
+    )
+    if threads:
+        torch.set_num_threads(threads)
+    check_stn_out(out)  # before the label maps are made
+    label_maps = collect_label_maps(data, split, root, size, scenes, 0, seed)
+    run_training(label_maps, config, out, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    typer.echo(f"Weights: {out / WEIGHTS}; use them with train-net --transforms stn --stn ...")
 
 
 @app.command()
@@ -201,6 +248,8 @@ def convert(
     """Turn the weights that the paper's authors released into a safetensors file. Nothing in them is run."""
     from .nets import InverseTransformNet
 
+    if out.exists():
+        raise FileExistsError(f"out must be a new file, but {out} exists")
     InverseTransformNet.from_release(release).save(out)
     typer.echo(f'Weights: {out}; use them with InverseFormLoss(net="...", resize=(672, 1344))')
 

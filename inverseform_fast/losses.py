@@ -28,7 +28,8 @@ class InverseFormLoss(nn.Module):
     Args:
         net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
             frozen.
-        distance: ``"log"``, ``"euclidean"`` or ``"geodesic"``; see :func:`inverseform_fast.homography.distance`.
+        distance: ``"log"``, ``"euclidean"`` or ``"geodesic"`` (the paper's, which hardly sees scale, aspect and shear:
+            docs/alignment.md); see :func:`inverseform_fast.homography.distance`.
         resize: ``(H, W)`` to resize both maps to, multiples of the network's tile; None: the nearest multiple of the
             tile to the target's size in each direction, at least one tile.
         activation: of the prediction, ``"sigmoid"`` or None (it is a probability already).

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import homography
-from .nets import InverseTransformNet, load_strictly
+from .files import load_strictly
+from .nets import InverseTransformNet
 
 # Entries (row, column) of the logarithm of an affine matrix that the outputs are.
 _ENTRIES = {
@@ -107,7 +108,7 @@ def read_release(path: Path) -> Dense:
     if all(name.startswith("module.") for name in weights):  # saved from nn.DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     net = Dense(outputs=4)
-    load_strictly(net, weights, path)
+    load_strictly(net, weights, path, "release")
     return net.eval()
 
 

@@ -130,9 +130,14 @@ def test_goal(ours: list[int], theirs: list[int], home: bool, ahead: bool) -> No
 def test_from_weights_to_page(maps: Tensor, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "WARP", replace(alignment.WARP, displacements=(4, 12), rates=(1.0,)))
     monkeypatch.setattr(alignment, "PIXEL", replace(alignment.PIXEL, displacements=(4,)))
-    nets = {"net": net}
-    result = alignment.measured(nets, maps, maps, starts=1, steps=1, seed=0)
-    result |= {"machine": {"device": "a CPU", "threads": 1}, "data": "shapes", "nets": nets}
+    result = empty_result({"net": {"sha256": "1"}})
+    saved: list[int] = []
+
+    def save() -> None:
+        saved.append(len(result["warp"]) + len(result["pixel"]))
+
+    alignment.measure(result, {"net": net}, maps, maps, save)
+    assert saved == [*range(1, 16), 15]
     assert len(result["warp"]) == 8
     assert len(result["pixel"]) == 7
     text = alignment.tables(result)
@@ -143,6 +148,28 @@ def test_from_weights_to_page(maps: Tensor, net: Path, monkeypatch: pytest.Monke
     assert alignment.filled(page, text) == page
     labels = {label.get_text() for label in alignment.drawn(result).axes[0].texts}
     assert labels == set(result["warp"])
+
+
+def test_a_stopped_run_goes_on_and_new_networks_are_added(tmp_path: Path) -> None:
+    earlier = empty_result({"old": {"sha256": "1"}, "changed": {"sha256": "2"}})
+    names = ("MSE", "InverseForm (old, log)", "InverseForm (changed, log)", "InverseForm (gone, log)")
+    earlier["warp"] = {name: {"rate": 1} for name in names}
+    earlier["pixel"] = {"InverseForm (old, log) + balanced BCE": {"rate": 2}}
+    path = tmp_path / "alignment.json"
+    alignment.write(earlier, path)
+    result = empty_result({"old": {"sha256": "1"}, "changed": {"sha256": "3"}, "older": {"sha256": "4"}})
+    alignment.keep_rows(path, result)
+    assert list(result["warp"]) == ["MSE", "InverseForm (old, log)"]
+    assert list(result["pixel"]) == ["InverseForm (old, log) + balanced BCE"]
+    other = empty_result({"old": {"sha256": "1"}}) | {"steps": 2}
+    alignment.keep_rows(path, other)
+    alignment.keep_rows(tmp_path / "none.json", other)
+    assert not other["warp"]
+
+
+def empty_result(nets: dict[str, Any]) -> dict[str, Any]:
+    conditions = {"machine": {"device": "a CPU", "threads": 1}, "data": "shapes", "starts": 1, "steps": 1, "seed": 0}
+    return conditions | {"nets": nets, "warp": {}, "pixel": {}}
 
 
 def test_a_page_without_the_marks() -> None:

@@ -114,6 +114,7 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
+        (["convert", "nowhere.pth", __file__], "out must be a new file, but"),
         (["train-net", "--architecture", "vgg"], "architecture must be one of align, compact, dense, aet, got 'vgg'"),
         (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),
     ],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 import inverseform_fast as iff
@@ -18,7 +21,8 @@ from inverseform_fast.inverse_net.card import card
 from inverseform_fast.inverse_net.curves import MOTIONS, displacement_curves
 from inverseform_fast.inverse_net.evaluation import aperture_bound, degrade, evaluate, says_nothing, true_tiles
 from inverseform_fast.inverse_net.pairs import make_pairs
-from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net, training_history
+from inverseform_fast.inverse_net.pictures import draw_pairs
+from inverseform_fast.inverse_net.training import PICTURE, STATE, NetConfig, train_net, training_history
 from inverseform_fast.nets import Align
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
@@ -93,6 +97,40 @@ def test_training_learns_and_resumes_exactly(label_maps: Tensor, tmp_path: Path)
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.state_dict().items())
     loaded = iff.InverseTransformNet.from_file(tmp_path / "whole" / "align.safetensors")
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_training_logs_and_draws_what_the_network_makes_of_pairs(label_maps: Tensor, tmp_path: Path) -> None:
+    train_net(label_maps, TINY, tmp_path, console=quiet())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (error,) = events.Scalars("train/relative_error")
+    assert error.step == TINY.steps
+    assert 0 < error.value < 2
+    assert events.Scalars("train/lr")[0].value < TINY.lr
+    assert events.Scalars("train/pairs_per_second")[0].value > 0
+    assert events.Images("pairs")[0].step == TINY.steps
+    assert Image.open(tmp_path / PICTURE).width > 1000
+
+
+def test_the_picture_lays_the_moved_target_on_the_prediction(label_maps: Tensor, generator: torch.Generator) -> None:
+    pairs = make_pairs(label_maps, 6, 96, 0.2, generator, damage_every=0)
+    net = Align(tile=96)
+    net.algebra = lambda predicted, target: pairs.a  # type: ignore[method-assign]
+    axes = draw_pairs(net, pairs).axes
+    apart, together = (sum((a.images[0].get_array() < 0.3).all(-1).sum() for a in row) for row in (axes[:6], axes[6:]))
+    assert together > 1.2 * apart > 0
+    expected = homography.corner_displacement(homography.exp(pairs.a)) * 48
+    assert [axis.get_title() for axis in axes] == [f"{pixels:.1f} px apart" for pixels in [*expected, *[0.0] * 6]]
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_last_state(label_maps: Tensor, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, steps=4)
+    with pytest.MonkeyPatch.context() as patch:
+        from inverseform_fast.inverse_net import training
+
+        patch.setattr(training, "_step", lambda *_: (torch.tensor(math.nan), torch.ones(())))
+        with pytest.raises(FloatingPointError, match=r"became nan by step 4: train anew, by a lower lr than 0.002"):
+            train_net(label_maps, config, tmp_path, console=quiet())
+    assert not (tmp_path / STATE).exists()
 
 
 def test_training_goes_on_from_weights_and_remembers_how_they_were_made(label_maps: Tensor, tmp_path: Path) -> None:

@@ -158,10 +158,13 @@ def test_weights_without_a_known_architecture(net: InverseTransformNet, tmp_path
         iff.InverseTransformNet.from_file(path)
 
 
-@pytest.mark.parametrize("architecture", [Align, Compact])
-def test_tile_must_fit_the_network(architecture: type) -> None:
-    with pytest.raises(ValueError, match="tile must be a positive multiple of 32, got 100"):
-        architecture(tile=100)
+@pytest.mark.parametrize(("architecture", "cell"), [(Align, 8), (Compact, 32)])
+def test_tile_must_fit_the_network(architecture: type, cell: int) -> None:
+    for tile in (0, 100):
+        with pytest.raises(ValueError, match=f"tile must be a positive multiple of {cell}, got {tile}"):
+            architecture(tile=tile)
+    small, tiles = architecture(tile=3 * cell), torch.rand(2, 2, 1, 3 * cell, 3 * cell)
+    assert small.pair(*tiles).isfinite().all()
 
 
 def test_the_default_is_cheap() -> None:

@@ -28,7 +28,7 @@ from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.evaluation import evaluate
 from inverseform_fast.segmentation.models import build_model
 from inverseform_fast.segmentation.report import FALSE, MISSING, boundary_errors, colorize
-from inverseform_fast.segmentation.training import SeededSamples, StepBatches, learning_rate, train
+from inverseform_fast.segmentation.training import Criterion, SeededSamples, StepBatches, learning_rate, train
 from inverseform_fast.segmentation.transforms import train_transform
 
 REPOSITORY = Path(__file__).parents[1]
@@ -133,6 +133,19 @@ def test_the_options_of_training_run_and_resume(config: TrainConfig, change: dic
         train(stopped, console=Console(file=io.StringIO()), datasets=_interrupted_after(config, batches=3))
     run(stopped, resume=True)
     assert_same_end(straight, stopped)
+
+
+def test_boundaries_are_resized_as_asked(config: TrainConfig) -> None:
+    logits = torch.randn(2, 11, 12, 16, generator=torch.Generator().manual_seed(0))
+    labels = next(iter(Scenes("train", size=(48, 64), length=1)))["segmentation"].expand(2, -1, -1)
+
+    def term(resize: tuple[int, int] | None) -> torch.Tensor:
+        return Criterion(dataclasses.replace(config, resize=resize), 255)({"segmentation": logits}, labels)[
+            "inverseform"
+        ]
+
+    assert term((64, 64)) == term(None)  # the nearest multiples of the tile, 32
+    assert term((32, 32)) != term(None)
 
 
 def _interrupted_after(config: TrainConfig, batches: int) -> tuple[Any, Any]:
@@ -323,7 +336,7 @@ def test_images_of_several_sizes_are_scored_whatever_the_batch_size() -> None:
 
 
 def test_a_configuration_survives_json(config: TrainConfig) -> None:
-    config = dataclasses.replace(config, eval_size=(90, 120), gamma=0.5, amp="bf16")
+    config = dataclasses.replace(config, eval_size=(90, 120), resize=(64, 96), gamma=0.5, amp="bf16")
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))).difference(config) == {}
     assert TrainConfig.from_dict(config.to_dict()).crop == (32, 48)
 
@@ -338,6 +351,7 @@ def test_a_configuration_survives_json(config: TrainConfig) -> None:
         ("clip", 0.0),
         ("crop", (32, 0)),
         ("crop", (32,)),
+        ("resize", (32, 0)),
         ("scale", (2.0, 0.5)),
         ("loss", "dice"),
         ("amp", "fp8"),

@@ -1,7 +1,7 @@
 """The card of the shipped weights: what they were trained on, and what was measured on boundaries that they never saw.
 
 ``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by COMMAND`` writes ``weights/compact.md``,
-``docs/displacement.png`` and ``docs/calibration.png``.
+``docs/displacement.png``, ``docs/calibration.png`` and ``docs/pairs.png``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from .calibration import calibrate, read_label_maps
 from .calibration import draw as draw_calibration
 from .curves import MOTIONS, displacement_curves
 from .evaluation import aperture_bound, evaluate, says_nothing, true_tiles
+from .pairs import make_pairs
+from .pictures import draw_pairs
 from .shapes import label_maps as shape_labels
 from .training import collect_label_maps, training_history
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PICTURE, CALIBRATION = Path("docs/displacement.png"), Path("docs/calibration.png")
+PICTURE, CALIBRATION, PAIRS = (Path(f"docs/{name}.png") for name in ("displacement", "calibration", "pairs"))
 SIZE = (360, 480)  # height and width of the label maps
 # Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, so nothing is boundary.
 SAMPLES = {
@@ -62,6 +64,8 @@ def main() -> None:
     draw(curves, PICTURE)
     calibration = calibrate(net, list(test))
     draw_calibration(calibration, CALIBRATION)
+    scenes = domains["procedural scenes of another seed"]
+    draw_pairs(net, make_pairs(scenes, 6, net.tile, 2 * 24 / net.tile, generator)).savefig(PAIRS, dpi=90)
     (WEIGHTS / "compact.md").write_text(card(net, domains, curves, calibration, options.trained_by))
 
 
@@ -131,6 +135,11 @@ true `|a|`, and with the true mean displacement of the corners (another number: 
 | corners, crisp | degraded |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {accuracy}
+
+![Pairs of boundary tiles as they are, and with the target moved by the estimate](../../{PAIRS})
+
+Procedural scenes of another seed, every other prediction damaged as in training; where the estimate is right the lines
+of the lower row lie on each other (`{PAIRS}` in the repository; `train-net` draws the same of its own pairs).
 
 ## What the loss says of a prediction that says nothing
 

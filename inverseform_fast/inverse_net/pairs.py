@@ -13,6 +13,9 @@ from torch import Generator, Tensor
 from .. import homography
 from ..functional import boundary_map, homography_warp
 
+# Target tiles (N, 1, tile, tile), and the source of randomness, to coefficients (N, 8) in half tiles.
+Transforms = Callable[[Tensor, Generator], Tensor]
+
 
 class Pairs(NamedTuple):
     """Boundary tiles ``(N, 1, tile, tile)`` with ``predicted(p) = target(exp(a) p)`` but for damage; ``a (N, 8)``."""
@@ -32,6 +35,7 @@ def make_pairs(
     damage_every: int = 2,
     zoom: tuple[float, float] = (0.6, 2.0),
     turn: bool = True,
+    transforms: Transforms | None = None,
 ) -> Pairs:
     """Sample a view of a label map and a homography, warp the labels by both, and take the boundaries of either.
 
@@ -45,16 +49,21 @@ def make_pairs(
             blurred, broken, faded and noisy. Crisp tiles teach the most geometry; 0: both sides as they are.
         zoom: range of the view's size, label pixels per tile pixel.
         turn: turn and flip the views, too.
+        transforms: gives the homographies of target tiles, scaled down to ``max_displacement`` where they exceed it;
+            None: :func:`inverseform_fast.homography.sample`.
     """
     device = label_maps.device
-    chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=device)][:, None]
+    chosen = draw(label_maps, count, generator)
     view = random_views(chosen, tile, zoom, turn, generator)
-    a = homography.sample(count, max_displacement, generator=generator, device=device)
-    both = torch.stack((view @ homography.exp(a), view), 1)
-    moved, still = homography_warp(chosen, both, (tile, tile), mode="nearest", padding="border")[:, :, 0].unbind(1)
-    target = _boundaries(still, 2)
+    target = boundaries(labels_in(chosen, view, tile), 2)
+    if transforms is None:
+        a = homography.sample(count, max_displacement, generator=generator, device=device)
+    else:
+        a = transforms(target, generator)
+        a = a * (max_displacement / a.norm(dim=1, keepdim=True)).clamp(max=1)
+    moved = labels_in(chosen, view @ homography.exp(a), tile)
     if not damage_every:
-        return Pairs(_boundaries(moved, 2), target, a)
+        return Pairs(boundaries(moved, 2), target, a)
     predicted = _random_thickness(moved)
     predicted[::damage_every] = _degrade(predicted[::damage_every], generator)
     # A prediction that says nothing must not be read as a displacement.
@@ -63,6 +72,16 @@ def make_pairs(
     level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=device)
     predicted[blank] = level * (1 - grain * noise)
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
+
+
+def draw(label_maps: Tensor, count: int, generator: Generator) -> Tensor:
+    """``(count, 1, H, W)`` of ``label_maps (M, H, W)``, with repetition."""
+    return label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=label_maps.device)][:, None]
+
+
+def labels_in(maps: Tensor, view: Tensor, tile: int) -> Tensor:
+    """Labels ``(N, tile, tile)`` of ``maps (N, 1, H, W)`` in views ``(N, 3, 3)``, from tile to map coordinates."""
+    return homography_warp(maps, view, (tile, tile), mode="nearest", padding="border")[:, 0]
 
 
 def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool, generator: Generator) -> Tensor:
@@ -92,14 +111,15 @@ def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool,
     return torch.stack(rows, 1)
 
 
-def _boundaries(labels: Tensor, radius: int) -> Tensor:
+def boundaries(labels: Tensor, radius: int) -> Tensor:
+    """``(N, 1, H, W)`` of 0 and 1, void 0, of ``labels (N, H, W)``."""
     return (boundary_map(labels, radius) == 1).float()[:, None]
 
 
 def _random_thickness(labels: Tensor) -> Tensor:
     """Boundaries of radius 2, 1, 2 and 3, a quarter of the tiles each: they are independent, so place may decide."""
     quarters = zip(labels.tensor_split(4), (2, 1, 2, 3), strict=True)
-    return torch.cat([_boundaries(part, radius) for part, radius in quarters])
+    return torch.cat([boundaries(part, radius) for part, radius in quarters])
 
 
 def _on_share(share: float, maps: Tensor, generator: Generator, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -124,15 +144,15 @@ def _degrade(maps: Tensor, generator: Generator) -> Tensor:
         return torch.maximum(tiles, tiles.roll(1, 0) * number(tiles, 0, 0.4))
 
     def noise(tiles: Tensor) -> Tensor:
-        grain = torch.randn(tiles.shape, generator=generator, device=tiles.device) * number(tiles, 0, 0.12)
+        grain = torch.randn(tiles.shape, generator=generator, device=tiles.device) * number(tiles, 0, 0.16)
         floor = number(tiles, 0, 0.2)
         return floor + (1 - floor) * tiles + grain
 
-    maps = _on_share(0.35, maps, generator, drop)
-    maps = _on_share(0.7, maps, generator, lambda tiles: blur(tiles, number(tiles, 0.5, 3.0)))
-    maps = _on_share(0.5, maps, generator, fade)
+    maps = _on_share(0.5, maps, generator, drop)
+    maps = _on_share(0.8, maps, generator, lambda tiles: blur(tiles, number(tiles, 0.5, 3.0)))
+    maps = _on_share(0.6, maps, generator, fade)
     maps = _on_share(0.15, maps, generator, haunt)
-    return _on_share(0.5, maps, generator, noise).clamp(0, 1)
+    return _on_share(0.7, maps, generator, noise).clamp(0, 1)
 
 
 def blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:

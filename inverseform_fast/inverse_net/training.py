@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms import v2
 
 from .. import homography
@@ -22,10 +24,13 @@ from ..files import write_atomically
 from ..nets import ARCHITECTURES, InverseTransformNet
 from ..segmentation.datasets import build_dataset
 from ..segmentation.datasets.scenes import label_maps as scene_labels
-from .pairs import make_pairs
+from ..spatial_transformer import SpatialTransformer
+from .pairs import Transforms, make_pairs
+from .pictures import draw_pairs
 from .shapes import label_maps as shape_labels
 
-STATE = "last.pt"
+STATE, PICTURE = "last.pt", "pairs.png"
+LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class NetConfig:
         max_pixels: largest ``|a|``, in pixels of the tile.
         steps, batch_size, lr, weight_decay, seed: of AdamW with linear warm-up over 100 steps and cosine decay.
         init: weight file to start from, of the same architecture and tile.
+        transforms: where the pairs' homographies come from: "random"; "stn", a spatial transformer that looks at the
+            target tile, as in the paper; or "mix", half of the pairs each.
+        stn: weight file of that transformer.
     """
 
     architecture: str = "align"
@@ -54,6 +62,8 @@ class NetConfig:
     weight_decay: float = 0.01
     seed: int = 0
     init: str | None = None
+    transforms: str = "random"
+    stn: str | None = None
 
     def __post_init__(self) -> None:
         homography.check_distance(self.distance)
@@ -61,9 +71,23 @@ class NetConfig:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
         if self.outputs != 8 and self.architecture != "dense":
             raise ValueError(f"outputs must be 8 for architecture {self.architecture}, got {self.outputs}")
-        for name in ("max_pixels", "steps", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.transforms not in ("random", "stn", "mix"):
+            raise ValueError(f"transforms must be random, stn or mix, got {self.transforms!r}")
+        if (self.stn is None) != (self.transforms == "random"):
+            wanted = "left out" if self.transforms == "random" else "a weight file"
+            raise ValueError(f"stn must be {wanted} for transforms {self.transforms}, got {self.stn!r}")
+        require_positive(self, "max_pixels", "steps", "batch_size", "lr")
+
+    @property
+    def max_displacement(self) -> float:
+        """``max_pixels`` in half tiles."""
+        return 2 * self.max_pixels / self.tile
+
+
+def require_positive(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
 
 
 def train_net(
@@ -76,7 +100,10 @@ def train_net(
     save_every: int = 200,
     console: Console | None = None,
 ) -> InverseTransformNet:
-    """Train a network on pairs made on the fly; ``out`` gets ARCHITECTURE.safetensors and the state to resume from.
+    """Train a network on pairs made on the fly.
+
+    ``out`` gets ARCHITECTURE.safetensors, the state to resume from, TensorBoard's logs and ``pairs.png``, a picture of
+    pairs and of what the network makes of them.
 
     The pairs of step k are a function of the seed and k, so a resumed training goes on exactly where it stopped.
 
@@ -90,6 +117,7 @@ def train_net(
     console = console or Console()
     state = _read_state(out, config, resume)
     torch.manual_seed(config.seed)
+    transforms = _transforms(config, device)
     net = _initial(config).train().requires_grad_(True).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     first = 0
@@ -99,17 +127,29 @@ def train_net(
         first = state["step"]
     out.mkdir(parents=True, exist_ok=True)
     label_maps = label_maps.to(device)
-    with _progress(console) as progress:
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+    with _progress(console) as progress, writer:
         task = progress.add_task("network", total=config.steps, completed=first, error=math.nan)
         relative = torch.ones((), device=device)
+        logged, clock = first, time.perf_counter()
         for step in range(first, config.steps):
-            distance, scale = _step(net, optimizer, label_maps, config, step)
+            distance, scale = _step(net, optimizer, label_maps, config, transforms, step)
             relative = relative.lerp(distance / scale, 0.05)
             done = step + 1
-            if done % 20 == 0:
-                progress.update(task, completed=done, error=relative.item())
+            if done % LOG_EVERY == 0 or done == config.steps:
+                if not math.isfinite(error := relative.item()):
+                    raise FloatingPointError(
+                        f"the error became {error} by step {done}: train anew, by a lower lr than {config.lr}"
+                    )
+                progress.update(task, completed=done, error=error)
+                writer.add_scalar("train/relative_error", error, done)
+                writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], done)
+                speed = (done - logged) * config.batch_size / (time.perf_counter() - clock)
+                writer.add_scalar("train/pairs_per_second", speed, done)
+                logged, clock = done, time.perf_counter()
             if done % save_every == 0 or done == config.steps:
                 _write_state(out, config, net, optimizer, done)
+                _write_picture(out, writer, net, label_maps, config, transforms, done)
                 if not console.is_terminal:
                     console.print(f"step {done} of {config.steps}: {relative.item():.3f} of the identity's distance")
     net.eval()
@@ -119,7 +159,7 @@ def train_net(
 
 def _history(config: NetConfig) -> list[dict[str, Any]]:
     """The configurations of all trainings that led to these weights, the last one last."""
-    stage = {name: value for name, value in asdict(config).items() if name != "init"}
+    stage = {name: value for name, value in asdict(config).items() if name not in ("init", "stn")}
     return [*(training_history(Path(config.init)) if config.init else []), stage]
 
 
@@ -127,6 +167,24 @@ def training_history(weights: Path) -> list[dict[str, Any]]:
     """The configurations that a weight file of :func:`train_net` says it was trained with, in order."""
     with safe_open(weights, "pt") as file:
         return json.loads((file.metadata() or {}).get("training", "[]"))
+
+
+def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | None:
+    """Where the pairs' homographies come from; None: from :func:`make_pairs`, random ones."""
+    if config.stn is None:
+        return None
+    stn = SpatialTransformer.from_file(config.stn).requires_grad_(False).to(device)
+    if stn.channels != 1:
+        raise ValueError(f"stn must be a transformer of 1 channel, got {stn.channels} in {config.stn}")
+
+    def mixed(target: Tensor, generator: Generator) -> Tensor:
+        count = len(target)
+        a = homography.sample(count, config.max_displacement, generator=generator, device=target.device)
+        # By lot, for a pair's place in the batch decides how it is damaged.
+        lot = torch.randperm(count, generator=generator, device=target.device)
+        return torch.where((lot < count / 2)[:, None], a, stn.algebra(target))
+
+    return mixed if config.transforms == "mix" else lambda target, _: stn.algebra(target)
 
 
 def _initial(config: NetConfig) -> InverseTransformNet:
@@ -143,12 +201,19 @@ def _initial(config: NetConfig) -> InverseTransformNet:
 
 
 def _step(
-    net: InverseTransformNet, optimizer: torch.optim.Optimizer, label_maps: Tensor, config: NetConfig, step: int
+    net: InverseTransformNet,
+    optimizer: torch.optim.Optimizer,
+    label_maps: Tensor,
+    config: NetConfig,
+    transforms: Transforms | None,
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """One step of training; the mean distance of the estimates, and that of predicting the identity."""
     seed = int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
     generator = torch.Generator(label_maps.device).manual_seed(seed)
-    pairs = make_pairs(label_maps, config.batch_size, config.tile, 2 * config.max_pixels / config.tile, generator)
+    pairs = make_pairs(
+        label_maps, config.batch_size, config.tile, config.max_displacement, generator, transforms=transforms
+    )
     lr = config.lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / config.steps)) / 2
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -182,15 +247,38 @@ def _write_state(
     write_atomically(out / STATE, lambda file: torch.save(state, file))
 
 
+def _write_picture(
+    out: Path,
+    writer: SummaryWriter,
+    net: InverseTransformNet,
+    label_maps: Tensor,
+    config: NetConfig,
+    transforms: Transforms | None,
+    step: int,
+) -> None:
+    """The same six pairs each time, every other one damaged."""
+    generator = Generator(label_maps.device).manual_seed(config.seed)
+    pairs = make_pairs(label_maps, 6, config.tile, config.max_displacement, generator, transforms=transforms)
+    figure = draw_pairs(net.eval(), pairs)
+    net.train()
+    write_atomically(out / PICTURE, lambda file: figure.savefig(file, format="png", dpi=100))
+    writer.add_figure("pairs", figure, step)
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Raise rather than let an earlier training be lost: see :func:`train_net`."""
+    if not resume and (out / STATE).exists():
+        raise FileExistsError(f"{out} holds a training: resume it, or choose another folder")
+    if resume and not (out / STATE).is_file():
+        raise FileNotFoundError(f"nothing to resume at {out / STATE}")
+
+
 def _read_state(out: Path, config: NetConfig, resume: bool) -> dict[str, Any] | None:
-    """The state to resume from, if any; raises rather than let an earlier training be lost."""
-    path = out / STATE
+    """The state to resume from, if any."""
+    check_out(out, resume)
     if not resume:
-        if path.exists():
-            raise FileExistsError(f"{out} holds a training: resume it, or choose another folder")
         return None
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume at {path}")
+    path = out / STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

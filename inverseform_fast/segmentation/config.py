@@ -41,6 +41,10 @@ class TrainConfig:
     distance: Annotated[Literal["log", "euclidean", "geodesic"], "Distance of the InverseForm term."] = "log"
     radius: Annotated[int, "Radius of the true boundaries in pixels."] = 2
     net: Annotated[str, "Inverse-transformation network: compact, or a weight file."] = "compact"
+    resize: Annotated[
+        tuple[int, int] | None,
+        "Height and width that InverseForm resizes boundaries to; the nearest multiples of its tile if not given.",
+    ] = None
 
     crop: Annotated[tuple[int, int], "Training crop (height, width)."] = (144, 192)
     scale: Annotated[tuple[float, float], "Range of the random resizing before the crop."] = (0.5, 2.0)
@@ -75,7 +79,7 @@ class TrainConfig:
             self._require(name, lambda value: value is None or value >= 0, "at least 0")
         for name in ("threads", "clip"):
             self._require(name, lambda value: value is None or value > 0, "positive")
-        for name in ("crop", "scale", "eval_size"):
+        for name in ("crop", "scale", "resize", "eval_size"):
             self._require(
                 name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
             )

@@ -96,7 +96,7 @@ class Criterion(nn.Module):
             weights = {name: value for name, value in weights.items() if value is not None}
             if config.loss == "boundary":
                 weights["gamma"] = 0.0
-            term = iff.InverseFormLoss(net=config.net, distance=config.distance)
+            term = iff.InverseFormLoss(net=config.net, distance=config.distance, resize=config.resize)
             self.loss = iff.BoundaryAwareLoss(
                 **weights, radius=config.radius, ignore_index=ignore_index, inverseform=term
             )
