@@ -148,7 +148,7 @@ def train_net(
     shapes: Annotated[int, typer.Option(help="How many maps of abstract shapes to make beside them.")] = 384,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Peak learning rate; at most 5e-4 for dense.")] = 2e-3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; 1e-4 for dense.")] = 2e-3,
     architecture: Annotated[str, typer.Option(help="Network: align, compact, dense (the paper's) or aet.")] = "align",
     tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
     outputs: Annotated[int, typer.Option(help="Numbers that a dense network estimates: 8, 6 or 4.")] = 8,
@@ -158,6 +158,9 @@ def train_net(
         str, typer.Option(help="Homographies of the pairs: random, stn or mix (half each).")
     ] = "random",
     stn: Annotated[Path | None, typer.Option(help="Weight file of train-stn, for transforms stn and mix.")] = None,
+    damage_every: Annotated[
+        int, typer.Option(help="One in so many predictions is damaged; 0: none, for dense and aet.")
+    ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the pairs.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Weight file to start from.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
@@ -185,6 +188,7 @@ def train_net(
         init=str(init) if init else None,
         transforms=transforms,
         stn=str(stn) if stn else None,
+        damage_every=damage_every,
     )
     if threads:
         torch.set_num_threads(threads)

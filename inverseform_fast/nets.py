@@ -24,11 +24,13 @@ class InverseTransformNet(nn.Module):
     Attributes:
         tile: edge in pixels of the tiles that the network reads.
         sizes: names of the attributes, all integers, that the network is constructed from.
+        antisymmetric: whether swapped maps give exactly the inverse, for any weights.
     """
 
     tile: int
     architecture: str
     sizes: tuple[str, ...] = ("tile",)
+    antisymmetric: bool = False
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Lie-algebra coefficients ``(N, 8)``, in half tiles, of the homography between two batches of tiles.
@@ -123,6 +125,7 @@ class Align(InverseTransformNet):
     """
 
     architecture = "align"
+    antisymmetric = True
     velocity: Tensor
 
     def __init__(self, tile: int = 224) -> None:
@@ -200,6 +203,7 @@ class Compact(InverseTransformNet):
     """
 
     architecture = "compact"
+    antisymmetric = True
 
     def __init__(self, tile: int = 224) -> None:
         super().__init__()

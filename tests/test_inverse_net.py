@@ -20,10 +20,10 @@ from inverseform_fast.inverse_net.calibration import calibrate
 from inverseform_fast.inverse_net.card import card
 from inverseform_fast.inverse_net.curves import MOTIONS, displacement_curves
 from inverseform_fast.inverse_net.evaluation import aperture_bound, degrade, evaluate, says_nothing, true_tiles
-from inverseform_fast.inverse_net.pairs import make_pairs
+from inverseform_fast.inverse_net.pairs import both_orders, make_pairs
 from inverseform_fast.inverse_net.pictures import draw_pairs
 from inverseform_fast.inverse_net.training import PICTURE, STATE, NetConfig, train_net, training_history
-from inverseform_fast.nets import Align
+from inverseform_fast.nets import Align, Dense
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
 TINY = NetConfig(tile=32, steps=6, batch_size=4, max_pixels=4.0)
@@ -70,6 +70,32 @@ def test_degradation_touches_the_predicted_side_only(label_maps: Tensor) -> None
     soft = (damaged.predicted > 0.05) & (damaged.predicted < 0.95)
     assert soft.flatten(1).any(1).float().mean() > 0.8
     assert not ((clean.predicted > 0) & (clean.predicted < 1)).any()
+
+
+def test_pairs_in_both_orders(label_maps: Tensor, generator: torch.Generator) -> None:
+    pairs = make_pairs(label_maps, 8, 64, 0.15, generator, damage_every=0)
+    both = both_orders(pairs)
+    assert torch.equal(both.predicted[:8], pairs.predicted)
+    assert torch.equal(both.predicted[8:], pairs.target)
+    moved = iff.functional.homography_warp(both.target, homography.exp(both.a), padding="border")
+    inside = (..., slice(16, -16), slice(16, -16))
+    agreement = ((moved > 0.5) == (both.predicted > 0.5))[inside].float().flatten(1).mean(1)
+    assert agreement[8:].mean().item() == pytest.approx(agreement[:8].mean().item(), abs=0.02)
+    assert agreement.mean() > 0.94
+
+
+def test_what_a_network_is_trained_on(label_maps: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undamaged pairs if asked for; both orders for a network that is not antisymmetric by construction."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    for kind in (Align, Dense):
+        real = kind.estimates
+        monkeypatch.setattr(kind, "estimates", lambda net, *maps, real=real: (seen.append(maps), real(net, *maps))[1])
+        config = dataclasses.replace(TINY, architecture=kind.architecture, steps=1, lr=1e-4, damage_every=0)
+        train_net(label_maps, config, tmp_path / kind.architecture, console=quiet())
+    (align, _), *_, (dense, dense_target) = seen
+    assert len(align) == TINY.batch_size
+    assert torch.equal(dense, torch.cat((dense_target[4:], dense_target[:4])))
+    assert set(dense.unique().tolist()) == {0.0, 1.0}
 
 
 def test_training_learns_and_resumes_exactly(label_maps: Tensor, tmp_path: Path) -> None:
@@ -166,6 +192,7 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(label_maps: Tens
         ({"architecture": "vgg"}, "architecture must be one of align, compact, dense, aet, got 'vgg'"),
         ({"distance": "l2"}, "distance must be one of"),
         ({"steps": 0}, "steps must be positive, got 0"),
+        ({"damage_every": -1}, "damage_every must be at least 0, got -1"),
     ],
 )
 def test_bad_configuration(options: dict, message: str) -> None:

@@ -203,7 +203,9 @@ def says_nothing(
         median, p95 = value.detach().quantile(torch.tensor([0.5, 0.95], device=value.device)).tolist()
         scores[name] = {"median": median, "p95": p95, "gradient": gradient.norm().item()}
     real = scores["true boundary, 8 px away"]["gradient"]
-    return {name: {**score, "gradient": score["gradient"] / real} for name, score in scores.items()}
+    return {
+        name: {**score, "gradient": score["gradient"] / real if real else math.nan} for name, score in scores.items()
+    }
 
 
 def _require_boundaries(tiles: Tensor) -> None:

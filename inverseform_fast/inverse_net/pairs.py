@@ -74,6 +74,15 @@ def make_pairs(
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
 
 
+def both_orders(pairs: Pairs) -> Pairs:
+    """``2 N`` pairs: these, and the same with their sides exchanged and the sign of ``a`` turned.
+
+    Networks that are not antisymmetric need it: without it, the ReLUs of the dense one die before it learns anything.
+    """
+    predicted, target, a = pairs
+    return Pairs(torch.cat((predicted, target)), torch.cat((target, predicted)), torch.cat((a, -a)))
+
+
 def draw(label_maps: Tensor, count: int, generator: Generator) -> Tensor:
     """``(count, 1, H, W)`` of ``label_maps (M, H, W)``, with repetition."""
     return label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=label_maps.device)][:, None]

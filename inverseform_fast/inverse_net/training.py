@@ -25,7 +25,7 @@ from ..nets import ARCHITECTURES, InverseTransformNet
 from ..segmentation.datasets import build_dataset
 from ..segmentation.datasets.scenes import label_maps as scene_labels
 from ..spatial_transformer import SpatialTransformer
-from .pairs import Transforms, make_pairs
+from .pairs import Pairs, Transforms, both_orders, make_pairs
 from .pictures import draw_pairs
 from .shapes import label_maps as shape_labels
 
@@ -45,6 +45,7 @@ class NetConfig:
             :func:`inverseform_fast.homography.distance`.
         max_pixels: largest ``|a|``, in pixels of the tile.
         steps, batch_size, lr, weight_decay, seed: of AdamW with linear warm-up over 100 steps and cosine decay.
+        damage_every: one in so many pairs is damaged, see :func:`.pairs.make_pairs`; 0: none, as in the paper.
         init: weight file to start from, of the same architecture and tile.
         transforms: where the pairs' homographies come from: "random"; "stn", a spatial transformer that looks at the
             target tile, as in the paper; or "mix", half of the pairs each.
@@ -64,6 +65,7 @@ class NetConfig:
     init: str | None = None
     transforms: str = "random"
     stn: str | None = None
+    damage_every: int = 2
 
     def __post_init__(self) -> None:
         homography.check_distance(self.distance)
@@ -76,6 +78,8 @@ class NetConfig:
         if (self.stn is None) != (self.transforms == "random"):
             wanted = "left out" if self.transforms == "random" else "a weight file"
             raise ValueError(f"stn must be {wanted} for transforms {self.transforms}, got {self.stn!r}")
+        if self.damage_every < 0:
+            raise ValueError(f"damage_every must be at least 0, got {self.damage_every}")
         require_positive(self, "max_pixels", "steps", "batch_size", "lr")
 
     @property
@@ -211,9 +215,9 @@ def _step(
     """One step of training; the mean distance of the estimates, and that of predicting the identity."""
     seed = int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
     generator = torch.Generator(label_maps.device).manual_seed(seed)
-    pairs = make_pairs(
-        label_maps, config.batch_size, config.tile, config.max_displacement, generator, transforms=transforms
-    )
+    pairs = _pairs(label_maps, config.batch_size, config, transforms, generator)
+    if not net.antisymmetric:
+        pairs = both_orders(pairs)
     lr = config.lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / config.steps)) / 2
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -227,6 +231,20 @@ def _step(
     torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
     return distance.detach(), homography.distance(theta, kind=config.distance).mean()
+
+
+def _pairs(
+    label_maps: Tensor, count: int, config: NetConfig, transforms: Transforms | None, generator: Generator
+) -> Pairs:
+    return make_pairs(
+        label_maps,
+        count,
+        config.tile,
+        config.max_displacement,
+        generator,
+        damage_every=config.damage_every,
+        transforms=transforms,
+    )
 
 
 def _progress(console: Console) -> Progress:
@@ -256,9 +274,9 @@ def _write_picture(
     transforms: Transforms | None,
     step: int,
 ) -> None:
-    """The same six pairs each time, every other one damaged."""
+    """The same six pairs each time."""
     generator = Generator(label_maps.device).manual_seed(config.seed)
-    pairs = make_pairs(label_maps, 6, config.tile, config.max_displacement, generator, transforms=transforms)
+    pairs = _pairs(label_maps, 6, config, transforms, generator)
     figure = draw_pairs(net.eval(), pairs)
     net.train()
     write_atomically(out / PICTURE, lambda file: figure.savefig(file, format="png", dpi=100))
