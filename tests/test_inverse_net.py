@@ -186,6 +186,17 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(label_maps: Tens
         train_net(label_maps, TINY, tmp_path / "elsewhere", resume=True, console=quiet())
 
 
+def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp_path: Path) -> None:
+    one = torch.full((2, 48, 64), 3, dtype=torch.uint8)
+    one[:, :8] = 255
+    with pytest.raises(ValueError, match=r"label_maps must hold at least two classes, got \[3\]"):
+        train_net(one, TINY, tmp_path / "one", console=quiet())
+    assert not (tmp_path / "one").exists()
+    small = label_maps[:4, ::8, ::8].contiguous()  # 35 x 40
+    net = train_net(small, dataclasses.replace(TINY, tile=64), tmp_path / "small", console=quiet())
+    assert evaluate(net, small, count=16, batch=16)["pairs"] > 8
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,7 +18,7 @@ from .. import homography
 from ..functional import homography_warp
 from ..spatial_transformer import SpatialTransformer, check_kind, small_network
 from .pairs import boundaries, draw, labels_in, make_pairs, random_views
-from .training import require_positive
+from .training import classes_of, require_positive
 
 WEIGHTS = "stn.safetensors"
 CELLS = 4  # per side of a view
@@ -77,10 +77,7 @@ def train_stn(
     check_stn_out(out)
     console = console or Console()
     label_maps = label_maps.to(device)
-    classes = label_maps.unique()
-    classes = classes[classes != 255]
-    if len(classes) < 2:
-        raise ValueError(f"label_maps must hold at least two classes, got {classes.tolist()}")
+    classes = classes_of(label_maps)
     torch.manual_seed(config.seed)
     stn = SpatialTransformer(1, config.kind, config.max_displacement).to(device)
     classifier = small_network(1, len(classes) * CELLS**2).to(device)

@@ -94,6 +94,15 @@ def require_positive(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
 
 
+def classes_of(label_maps: Tensor) -> Tensor:
+    """The class ids ``(K,)`` of label maps, in order; raise ValueError if they are fewer than two."""
+    classes = label_maps.unique()
+    classes = classes[classes != 255]
+    if len(classes) < 2:
+        raise ValueError(f"label_maps must hold at least two classes, got {classes.tolist()}")
+    return classes
+
+
 def train_net(
     label_maps: Tensor,
     config: NetConfig,
@@ -116,8 +125,10 @@ def train_net(
 
     Raises:
         FileExistsError: ``out`` holds a training and ``resume`` is not asked for. FileNotFoundError: nothing to resume.
-        ValueError: the state to resume is damaged, or of another configuration.
+        ValueError: the label maps hold fewer than two classes; the state to resume is damaged, or of another
+        configuration.
     """
+    classes_of(label_maps)
     console = console or Console()
     state = _read_state(out, config, resume)
     torch.manual_seed(config.seed)
