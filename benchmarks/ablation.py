@@ -43,7 +43,7 @@ TRAINED, EVALUATED = 24 / 224, 16 / 224  # largest |a|, as a share of the tile
 RECIPES: dict[str, dict[str, Any]] = {
     "align": {"steps": 1000, "batch_size": 16, "lr": 2.5e-3},
     "dense": {"steps": 1000, "batch_size": 128, "lr": 1e-4, "damage_every": 0},
-    "aet": {"steps": 1000, "batch_size": 64, "lr": 1e-4, "damage_every": 0},
+    "aet": {"steps": 1500, "batch_size": 64, "lr": 1e-3, "damage_every": 0},
 }
 SHORT: dict[str, Any] = {"steps": 300, "batch_size": 4, "crop": (224, 448), "gamma": 0.3, "device": "cpu"}
 RESULT = "result.json"

@@ -66,7 +66,8 @@ class Aet(InverseTransformNet):
     """The siamese network of the paper's Table 5, after AET (arXiv 1901.04596): one encoder for both tiles, then dense.
 
     As with :class:`Dense`, neither do identical maps give exactly the identity, nor swapped maps the inverse. Unlike in
-    AET the features are not averaged over the tile, or the network could not see where a line is.
+    AET the features are not averaged over the tile, or the network could not see where a line is; and its units are
+    smooth, for ReLUs die of it as in :class:`Dense`.
 
     Args:
         tile: edge of the tiles in pixels.
@@ -81,11 +82,11 @@ class Aet(InverseTransformNet):
         widths = (1, 16, 32, 48, 64)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.SiLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         features, last = widths[-1] * math.ceil(tile / 16) ** 2, nn.Linear(128, 8)
         _start_at_identity(last)
-        self.fc = nn.Sequential(nn.Linear(2 * features, 128), nn.ReLU(), last)
+        self.fc = nn.Sequential(nn.Linear(2 * features, 128), nn.SiLU(), last)
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         return self.fc(torch.cat((self.encoder(predicted), self.encoder(target)), 1))
