@@ -67,7 +67,7 @@ class Aet(InverseTransformNet):
 
     As with :class:`Dense`, neither do identical maps give exactly the identity, nor swapped maps the inverse. Unlike in
     AET the features are not averaged over the tile, or the network could not see where a line is; and its units are
-    smooth, for ReLUs die of it as in :class:`Dense`.
+    smooth, because ReLUs would die as in :class:`Dense`.
 
     Args:
         tile: edge of the tiles in pixels.
