@@ -135,16 +135,23 @@ def evaluate(
         write_metrics(json_file, metrics)
 
 
+# Options of both programs that train from label maps.
+MapsFrom = Annotated[str, typer.Option(help="Where label maps come from: scenes (made), camvid or folder.")]
+MapsRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
+MapsSplit = Annotated[str, typer.Option(help="Split of the data set.")]
+MapsSize = Annotated[tuple[int, int], typer.Option(help="Height and width of the label maps; others are resized.")]
+Scenes = Annotated[int, typer.Option(help="How many street scenes to make.")]
+Device = Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")]
+
+
 @app.command("train-net")
 def train_net(
-    data: Annotated[str, typer.Option(help="Where label maps come from: scenes (made), camvid or folder.")] = "scenes",
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the label maps; others are resized.")] = (
-        360,
-        480,
-    ),
-    scenes: Annotated[int, typer.Option(help="How many street scenes to make.")] = 384,
+    data: MapsFrom = "scenes",
+    root: MapsRoot = None,
+    split: MapsSplit = "train",
+    size: MapsSize = (360, 480),
+    scenes: Scenes = 384,
     shapes: Annotated[int, typer.Option(help="How many maps of abstract shapes to make beside them.")] = 384,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
@@ -165,8 +172,8 @@ def train_net(
     init: Annotated[Path | None, typer.Option(help="Weight file to start from.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the out folder.")] = False,
-    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Train an inverse-transformation network from label maps alone, and measure it."""
     import torch
@@ -207,14 +214,11 @@ def train_net(
 
 @app.command("train-stn")
 def train_stn(
-    data: Annotated[str, typer.Option(help="Where label maps come from: scenes (made), camvid or folder.")] = "scenes",
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the label maps; others are resized.")] = (
-        360,
-        480,
-    ),
-    scenes: Annotated[int, typer.Option(help="How many street scenes to make.")] = 384,
+    data: MapsFrom = "scenes",
+    root: MapsRoot = None,
+    split: MapsSplit = "train",
+    size: MapsSize = (360, 480),
+    scenes: Scenes = 384,
     tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels.")] = 224,
     kind: Annotated[str, typer.Option(help="Transformations: affine or homography.")] = "homography",
     max_pixels: Annotated[float, typer.Option(help="Largest displacement, in pixels of the tile.")] = 24.0,
@@ -223,8 +227,8 @@ def train_stn(
     lr: Annotated[float, typer.Option(help="First learning rate; much more makes it move all tiles alike.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the scenes and the views.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the weights.")] = Path("runs/stn"),
-    device: Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Train a spatial transformer from label maps alone: it makes the pairs of train-net --transforms stn."""
     import torch

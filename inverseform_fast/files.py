@@ -42,7 +42,8 @@ def read_weights(path: Path, argument: str) -> tuple[dict[str, str], dict[str, T
         raise FileNotFoundError(f"{argument}: no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()  # safe_open is no dict: it cannot be iterated over
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(
             f"{argument}: {path} must be a complete safetensors file (pickled weights are refused): {error}"

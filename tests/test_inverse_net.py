@@ -137,10 +137,12 @@ def test_training_logs_and_draws_what_the_network_makes_of_pairs(label_maps: Ten
     assert Image.open(tmp_path / PICTURE).width > 1000
 
 
-def test_the_picture_lays_the_moved_target_on_the_prediction(label_maps: Tensor, generator: torch.Generator) -> None:
+def test_the_picture_lays_the_moved_target_on_the_prediction(
+    label_maps: Tensor, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = make_pairs(label_maps, 6, 96, 0.2, generator, damage_every=0)
     net = Align(tile=96)
-    net.algebra = lambda predicted, target: pairs.a  # type: ignore[method-assign]
+    monkeypatch.setattr(net, "algebra", lambda predicted, target: pairs.a)
     axes = draw_pairs(net, pairs).axes
     apart, together = (sum((a.images[0].get_array() < 0.3).all(-1).sum() for a in row) for row in (axes[:6], axes[6:]))
     assert together > 1.2 * apart > 0
