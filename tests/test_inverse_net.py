@@ -73,15 +73,19 @@ def test_degradation_touches_the_predicted_side_only(label_maps: Tensor) -> None
 
 
 def test_pairs_in_both_orders(label_maps: Tensor, generator: torch.Generator) -> None:
-    pairs = make_pairs(label_maps, 8, 64, 0.15, generator, damage_every=0)
+    pairs = make_pairs(label_maps, 8, 96, 0.2, generator, damage_every=0)
     both = both_orders(pairs)
     assert torch.equal(both.predicted[:8], pairs.predicted)
     assert torch.equal(both.predicted[8:], pairs.target)
-    moved = iff.functional.homography_warp(both.target, homography.exp(both.a), padding="border")
-    inside = (..., slice(16, -16), slice(16, -16))
-    agreement = ((moved > 0.5) == (both.predicted > 0.5))[inside].float().flatten(1).mean(1)
-    assert agreement[8:].mean().item() == pytest.approx(agreement[:8].mean().item(), abs=0.02)
-    assert agreement.mean() > 0.94
+
+    def overlap(a: Tensor) -> Tensor:
+        """Share of the predicted boundary on which the moved target lies, inside, for either order."""
+        moved = iff.functional.homography_warp(both.target, homography.exp(a), padding="border")
+        line, found = ((each > 0.5)[..., 20:-20, 20:-20].unflatten(0, (2, 8)) for each in (both.predicted, moved))
+        return (line & found).flatten(1).sum(1) / line.flatten(1).sum(1)
+
+    assert overlap(both.a).min() > 0.8
+    assert overlap(-both.a).max() < 0.7
 
 
 def test_what_a_network_is_trained_on(label_maps: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
