@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from inverseform_fast.segmentation.metrics import (
     SegmentationMetrics,
     boundary_f_scores,
+    boundary_overlap,
     dilate,
     disk_half_widths,
     ellipse_half_widths,
@@ -160,6 +161,40 @@ def test_boundary_f_is_its_definition(void: bool) -> None:
     assert scores[:, CLASSES].isnan().all()
 
 
+def test_boundary_f_of_more_classes_than_a_word_has_bits() -> None:
+    prediction, target = random_labels(0, 40, 53)
+    spread = torch.tensor([0, 62, 63, 64, 149])  # of CLASSES
+    many = torch.where(target == VOID, VOID, spread[target.clamp(max=CLASSES - 1)])
+    scores = boundary_f_scores(spread[prediction], many, 150, (1, 3))
+    few = boundary_f_scores(prediction, target, CLASSES, (1, 3))
+    torch.testing.assert_close(scores[:, spread], few, equal_nan=True, rtol=0, atol=0)
+    assert scores.isnan().sum() == few.isnan().sum() + 2 * (150 - CLASSES)
+
+
+def boundary_region_by_definition(labels: np.ndarray, valid: np.ndarray, c: int, distance: int) -> np.ndarray:
+    """Boundary IoU's reference: the mask minus its 3x3 erosions, the image framed by zeros; void counts as inside."""
+    inside = np.pad((labels == c) | ~valid, 1)
+    inside[0], inside[-1], inside[:, 0], inside[:, -1] = (False,) * 4
+    eroded = ndimage.binary_erosion(inside, np.ones((3, 3)), iterations=distance)[1:-1, 1:-1]
+    return (labels == c) & valid & ~eroded
+
+
+@pytest.mark.parametrize(("ratio", "distance"), [(0.001, 1), (0.02, 2), (0.1, 10)])
+@pytest.mark.parametrize("void", [False, True])
+def test_boundary_iou_is_its_definition(void: bool, ratio: float, distance: int) -> None:
+    prediction, target = random_labels(3, void=void)
+    target[target == 4] = 2  # a class that only the prediction has
+    valid = (target != VOID).numpy()
+    overlap = boundary_overlap(prediction, target, CLASSES + 1, ratio)
+    for c in range(CLASSES + 1):
+        predicted, true = (boundary_region_by_definition(m.numpy(), valid, c, distance) for m in (prediction, target))
+        assert overlap[:, c].tolist() == [(predicted & true).sum(), (predicted | true).sum()]
+    metrics = SegmentationMetrics(CLASSES + 1, dilation_ratio=ratio)
+    metrics.update(prediction[None], target[None])
+    intersection, union = overlap[:, :CLASSES].double()
+    assert metrics.compute()["boundary_iou"] == pytest.approx(float((intersection / union).mean()))
+
+
 def test_overlap_metrics_agree_with_torchmetrics_over_batches() -> None:
     metrics = SegmentationMetrics(CLASSES + 2)  # two classes that never occur
     jaccard = MulticlassJaccardIndex(CLASSES + 2, ignore_index=VOID)
@@ -255,3 +290,5 @@ def test_bad_labels_are_refused_by_name() -> None:
         metrics.update(good + 255, good)
     with pytest.raises(ValueError, match=r"target must hold class ids 0 .. 2, got \[7\]"):
         metrics.update(good, good + 7)
+    with pytest.raises(ValueError, match="dilation_ratio must be between 0 and 1, got 2"):
+        SegmentationMetrics(3, dilation_ratio=2)

@@ -1,4 +1,4 @@
-"""Segmentation metrics: region overlap (mIoU, pixel accuracy) and boundary quality (mBA, boundary F-score).
+"""Segmentation metrics: region overlap (mIoU, pixel accuracy) and boundary quality (mBA, boundary F, Boundary IoU).
 
 Void (``ignore_index``) is left out everywhere: a void pixel is never scored, and a label change between a void pixel
 and another one is no boundary, in the truth or in the prediction.
@@ -7,7 +7,7 @@ and another one is no boundary, in the truth or in the prediction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 # Offsets (rows, columns) to the neighbours that a pixel is compared with to find one-pixel-wide boundaries.
 _EAST_SOUTH_SOUTHEAST = ((0, 1), (1, 0), (1, 1))
+_BITS = 63  # classes in one int64
 
 
 def ellipse_half_widths(radius: int) -> list[int]:
@@ -31,23 +32,24 @@ def disk_half_widths(radius: int) -> list[int]:
     return [math.isqrt(radius**2 - dy**2) for dy in range(-radius, radius + 1)]
 
 
-def dilate(values: Tensor, half_widths: Sequence[int]) -> Tensor:
+def dilate(values: Tensor, half_widths: Sequence[int], combine: Callable[..., Tensor] = torch.maximum) -> Tensor:
     """Maximum of ``values`` (..., H, W), of any integer type or bool, over a footprint that is symmetric up and down.
 
     Row ``dy`` of the footprint covers ``|dx| <= half_widths[radius + dy]``. Pixels outside the image take no part.
+    ``combine`` is another operation than the maximum, such as ``torch.bitwise_or``.
     """
     radius = len(half_widths) // 2
-    rows = [values]  # rows[k]: the maximum over the 2k+1 pixels of a row
+    rows = [values]  # rows[k]: combined over the 2k+1 pixels of a row
     for k in range(1, max(half_widths) + 1):
         row = rows[-1].clone()
-        torch.maximum(row[..., k:], values[..., :-k], out=row[..., k:])
-        torch.maximum(row[..., :-k], values[..., k:], out=row[..., :-k])
+        combine(row[..., k:], values[..., :-k], out=row[..., k:])
+        combine(row[..., :-k], values[..., k:], out=row[..., :-k])
         rows.append(row)
     result = rows[half_widths[radius]].clone()
     for dy in range(1, radius + 1):
         row = rows[half_widths[radius + dy]]
-        torch.maximum(result[..., dy:, :], row[..., :-dy, :], out=result[..., dy:, :])
-        torch.maximum(result[..., :-dy, :], row[..., dy:, :], out=result[..., :-dy, :])
+        combine(result[..., dy:, :], row[..., :-dy, :], out=result[..., dy:, :])
+        combine(result[..., :-dy, :], row[..., dy:, :], out=result[..., :-dy, :])
     return result
 
 
@@ -83,20 +85,35 @@ def mean_boundary_accuracy(prediction: Tensor, target: Tensor, ignore_index: int
     return sum(scores) / len(scores) if scores else math.nan
 
 
-def class_boundaries(labels: Tensor, classes: Tensor, valid: Tensor) -> Tensor:
-    """One-pixel boundaries of every class: (K, H, W) bool for labels (H, W), classes (K,) and valid (H, W) bool.
+def class_boundaries(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """One-pixel boundaries of every class as bits, so that one operation on integers serves 63 classes.
 
     A pixel is boundary of a class if it and its right, lower or lower-right neighbour are both valid and exactly one of
     the two has the class (the ``seg2bmap`` of DAVIS and GSCNN). So the image border makes none.
+
+    Args:
+        labels: (H, W) integer class ids.
+        valid: (H, W) bool.
+
+    Returns:
+        (ceil(num_classes / 63), H, W) int64: class c is bit c % 63 of plane c // 63.
     """
     height, width = labels.shape
-    masks = labels == classes[:, None, None]
-    boundaries = torch.zeros_like(masks)
+    first = torch.arange(0, num_classes, _BITS, device=labels.device)[:, None, None]
+    place = labels.long() - first
+    bits = (1 << place.clamp(0, _BITS - 1)).masked_fill((place < 0) | (place >= _BITS), 0)
+    boundaries = torch.zeros_like(bits)
     for down, right in _EAST_SOUTH_SOUTHEAST:
         here = (..., slice(None, height - down), slice(None, width - right))
         there = (..., slice(down, None), slice(right, None))
-        boundaries[here] |= (masks[here] ^ masks[there]) & (valid[here] & valid[there])
+        boundaries[here] |= (bits[here] ^ bits[there]) * (valid[here] & valid[there])
     return boundaries
+
+
+def _count(boundaries: Tensor, classes: Tensor) -> Tensor:
+    """Pixels (K,) of the boundary of each of the classes (K,)."""
+    planes = [plane[plane != 0] for plane in boundaries]  # few pixels are any boundary
+    return torch.stack([(planes[c // _BITS] >> c % _BITS & 1).sum() for c in classes.tolist()])
 
 
 def boundary_f_scores(
@@ -118,17 +135,59 @@ def boundary_f_scores(
     """
     valid = target != ignore_index
     scores = torch.full((len(tolerances), num_classes), math.nan, dtype=torch.float64)
-    present = torch.unique(torch.cat((prediction[valid], target[valid])))
-    predicted = class_boundaries(prediction, present, valid).view(torch.uint8)  # PyTorch vectorises no bool maximum
-    true = class_boundaries(target, present, valid).view(torch.uint8)
-    sizes = torch.stack((predicted.sum((1, 2)), true.sum((1, 2)))).double()
+    present = torch.unique(torch.cat((prediction[valid], target[valid]))).long().cpu()
+    if not len(present):
+        return scores
+    predicted, true = (class_boundaries(labels, valid, num_classes) for labels in (prediction, target))
+    sizes = torch.stack((_count(predicted, present), _count(true, present))).double()
     for row, tolerance in zip(scores, tolerances, strict=True):
         disk = disk_half_widths(tolerance)
-        hits = torch.stack(((predicted & dilate(true, disk)).sum((1, 2)), (true & dilate(predicted, disk)).sum((1, 2))))
+        hits = torch.stack(
+            [
+                _count(mine & dilate(others, disk, torch.bitwise_or), present)
+                for mine, others in ((predicted, true), (true, predicted))
+            ]
+        )
         precision, recall = hits / sizes.clamp(min=1)
         f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-        row[present.long().cpu()] = f.masked_fill(sizes.sum(0) == 0, math.nan).cpu()
+        row[present] = f.masked_fill(sizes.sum(0) == 0, math.nan).cpu()
     return scores
+
+
+def boundary_regions(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
+    """Where (H, W) bool a valid pixel is within ``distance`` of the contour of its own class's mask, inside the mask.
+
+    As in the reference code of Boundary IoU: a valid pixel of another class, or the image's border, lies within that
+    many pixels in both directions (3x3 erosions). Void takes no part.
+    """
+    lowest = torch.iinfo(torch.int32).min
+    # The negated copy turns the minimum over the square into a maximum; void is lowest in both, so it never wins.
+    both = torch.stack((labels.int(), -labels.int())).masked_fill(~valid, lowest)
+    # What lies outside the image is of no class.
+    framed = torch.nn.functional.pad(both, (1, 1, 1, 1), value=torch.iinfo(torch.int32).max)
+    highest, negated_lowest = dilate(framed, [distance] * (2 * distance + 1))[:, 1:-1, 1:-1]
+    return valid & (highest != -negated_lowest)
+
+
+def boundary_overlap(
+    prediction: Tensor, target: Tensor, num_classes: int, dilation_ratio: float, ignore_index: int = 255
+) -> Tensor:
+    """Intersection and union in pixels, (2, num_classes) int64 on the CPU, of one image's :func:`boundary_regions`.
+
+    Boundary IoU (Cheng et al. 2021, equation 1) of a class is their ratio; the regions are ``dilation_ratio`` of the
+    image's diagonal deep, at least 1 pixel.
+
+    Args:
+        prediction: (H, W) integer class ids.
+        target: (H, W) integer class ids, ``ignore_index`` for void.
+    """
+    valid = target != ignore_index
+    distance = max(1, round(dilation_ratio * math.hypot(*target.shape)))
+    regions = [(labels, boundary_regions(labels, valid, distance)) for labels in (prediction, target)]
+    sizes = [torch.bincount(labels[region].long(), minlength=num_classes) for labels, region in regions]
+    (_, predicted), (_, true) = regions
+    both = torch.bincount(target[predicted & true & (prediction == target)].long(), minlength=num_classes)
+    return torch.stack((both, sum(sizes) - both)).cpu()
 
 
 class SegmentationMetrics:
@@ -142,6 +201,7 @@ class SegmentationMetrics:
     - ``mba``: :func:`mean_boundary_accuracy`, averaged over the images that have a boundary.
     - ``boundary_f_{t}px`` per tolerance ``t``: :func:`boundary_f_scores` averaged over the images in which the class
       has a boundary (true or predicted), then over the classes that have such an image.
+    - ``boundary_iou``: :func:`boundary_overlap` summed over the images; the mean over classes of intersection / union.
     - ``iou/{name}`` per class.
 
     Args:
@@ -149,6 +209,7 @@ class SegmentationMetrics:
         ignore_index: label of void.
         tolerances: of the boundary F-score, in pixels.
         class_names: for the ``iou/`` entries; the class ids if not given.
+        dilation_ratio: depth of Boundary IoU's regions as a share of the image's diagonal; 0.02 is the paper's.
     """
 
     def __init__(
@@ -157,6 +218,7 @@ class SegmentationMetrics:
         ignore_index: int = 255,
         tolerances: Sequence[int] = (1, 3, 5),
         class_names: Sequence[str] | None = None,
+        dilation_ratio: float = 0.02,
     ) -> None:
         if any(tolerance < 0 for tolerance in tolerances):
             raise ValueError(f"tolerances must be at least 0 pixels, got {tuple(tolerances)}")
@@ -166,9 +228,13 @@ class SegmentationMetrics:
         self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
+        if not 0 < dilation_ratio < 1:
+            raise ValueError(f"dilation_ratio must be between 0 and 1, got {dilation_ratio}")
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
         self._boundary_accuracies: list[float] = []
         self._boundary_f_scores: list[Tensor] = []
+        self.dilation_ratio = dilation_ratio
+        self.boundary_overlap = torch.zeros(2, num_classes, dtype=torch.int64)  # intersection, union
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch.
@@ -190,6 +256,9 @@ class SegmentationMetrics:
             self._boundary_f_scores.append(
                 boundary_f_scores(predicted, true, self.num_classes, self.tolerances, self.ignore_index)
             )
+            self.boundary_overlap += boundary_overlap(
+                predicted, true, self.num_classes, self.dilation_ratio, self.ignore_index
+            )
 
     def compute(self) -> dict[str, float]:
         """The metrics of all batches so far; see the class for the names."""
@@ -205,6 +274,8 @@ class SegmentationMetrics:
             f_scores = torch.stack(self._boundary_f_scores)
         for tolerance, f in zip(self.tolerances, f_scores.nanmean(0).nanmean(1).tolist(), strict=True):
             metrics[f"boundary_f_{tolerance}px"] = f
+        intersection, union = self.boundary_overlap.double()
+        metrics["boundary_iou"] = float((intersection / union).nanmean())  # 0/0 = NaN for an absent class
         metrics.update({f"iou/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)})
         return metrics
 

@@ -30,6 +30,7 @@ HEADLINES = {
     "boundary_f_1px": "boundary F 1 px",
     "boundary_f_3px": "boundary F 3 px",
     "boundary_f_5px": "boundary F 5 px",
+    "boundary_iou": "Boundary IoU",
     "seconds_per_step": "seconds per step",
 }
 MISSING, FALSE = (
@@ -140,12 +141,11 @@ def boundary_errors(image: Tensor, prediction: Tensor, target: Tensor, ignore_in
     grey = image.float().mean(0)
     picture = (175 + 0.3 * grey).to(torch.uint8)[..., None].repeat(1, 1, 3)
     valid = target != ignore_index
-    classes = torch.unique(torch.cat((target[valid], prediction[valid].to(target.dtype))))
-    true = class_boundaries(target, classes, valid)
-    predicted = class_boundaries(prediction, classes, valid)
+    true, predicted = (class_boundaries(labels, valid, 256) for labels in (target, prediction))
     disk = disk_half_widths(1)
-    picture[(predicted & ~dilate(true, disk)).any(0)] = torch.tensor(FALSE, dtype=torch.uint8)
-    picture[(true & ~dilate(predicted, disk)).any(0)] = torch.tensor(MISSING, dtype=torch.uint8)
+    for mine, others, color in ((predicted, true, FALSE), (true, predicted, MISSING)):
+        wrong = mine & ~dilate(others, disk, torch.bitwise_or)
+        picture[wrong.any(0)] = torch.tensor(color, dtype=torch.uint8)
     return picture
 
 
