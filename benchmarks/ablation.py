@@ -27,7 +27,7 @@ from torchvision.transforms.v2.functional import resize
 
 from benchmarks import gpu
 from benchmarks.alignment import filled, table
-from benchmarks.camvid_study import COLUMNS, spread
+from benchmarks.scores import COLUMNS, spread
 from benchmarks.so3_speed import cpu
 from inverseform_fast import InverseTransformNet
 from inverseform_fast.files import write_atomically
@@ -242,7 +242,7 @@ def tables(study: Study, results: dict[str, Any]) -> dict[str, str]:
         return [SOURCES[name], *of_net(net)]
 
     def loss(name: str, runs: list[dict[str, Any]]) -> list[str]:
-        scores = [spread([run["metrics"][column] for run in runs]) for column in COLUMNS]
+        scores = [spread([run["metrics"].get(column) for run in runs]) for column in COLUMNS]
         return [spelled(name), str(len(runs)), f"{sum(run['cpu_seconds'] for run in runs) / 60:.1f}", *scores]
 
     def filled_in(group: str, head: list[str], row: Callable[[str, Any], list[str]]) -> str:

@@ -1,150 +1,261 @@
-"""What the loss brings on CamVid: the same small model, schedule and seeds under each loss.
+"""What the loss brings on CamVid: one model, schedule and seeds under each loss.
 
-``python benchmarks/camvid_study.py --root ROOT`` trains what is missing under ``runs/camvid`` (resuming a run
-that was stopped), then writes ``benchmarks/results/camvid_study.json`` and ``docs/results.md`` from all that is there.
+``python -m benchmarks.camvid_study --root CAMVID`` first chooses beta, radius and gamma on frames held out of the train
+split, then trains the arms on all of it and scores them on the test split. It goes on wherever it was stopped: what the
+results file has is not trained again, and a training that was interrupted resumes. Without ``--root`` nothing is
+trained. ``make docs`` turns the results into docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import math
 import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
+from benchmarks import ablation, gpu, release
+from benchmarks.so3_speed import cpu
 from inverseform_fast.files import write_atomically
+from inverseform_fast.functional import boundary_map
 from inverseform_fast.segmentation.checkpoint import CHECKPOINT
 from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.training import train
+from inverseform_fast.segmentation.report import METRICS
+from inverseform_fast.segmentation.training import Criterion, train
 
-ARMS: dict[str, dict[str, Any]] = {
-    "ce": {"loss": "ce", "boundary_head": False},
-    "boundary": {"loss": "boundary"},
-    "inverseform": {"loss": "inverseform", "gamma": 3.0},
-    "weak": {"loss": "inverseform", "gamma": 0.3},
+RESULTS = gpu.ROOT / "benchmarks/results/camvid_study.json"
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "cpu": {"backbone": "test_resnet", "crop": (224, 224), "batch_size": 8, "steps": 800, "threads": 1},
+    "gpu": {"backbone": "hrnet_w18", "crop": (360, 480), "batch_size": 16, "steps": 4000, "workers": 12},
 }
-NAMES = {
-    "ce": "cross-entropy",
-    "boundary": "+ boundary BCE",
-    "inverseform": "+ InverseForm, gamma 3",
-    "weak": "+ InverseForm, gamma 0.3",
+SCHEMA = "inverseform_fast/camvid_study/1"
+CURVE = 4  # evaluations in a run
+# In this order, each with the best of those before it; without a boundary head, boundary BCE pulls at the classes.
+CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
+    "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.1, 0.3, 1.0)},
+    "headless": {"beta": (0.3, 1.0, 3.0, 10.0), "radius": (1, 2, 3), "gamma": (0.1, 0.3, 1.0)},
 }
-COLUMNS = {
-    "miou": "mIoU",
-    "mba": "mBA",
-    "boundary_f_1px": "boundary F, 1 px",
-    "boundary_f_3px": "3 px",
-    "boundary_f_5px": "5 px",
-    "pixel_accuracy": "pixel accuracy",
+START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A loss: its name in tables, what TrainConfig is to have, the weight it is given, and what makes it.
+
+    Attributes:
+        main: whether it is among those that are trained with every seed.
+    """
+
+    name: str
+    options: dict[str, Any]
+    main: bool = False
+    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+
+
+class WithRelease(Criterion):
+    """Cross-entropy and boundary BCE of ours, and the release's distance term, which has no gradient."""
+
+    def __init__(self, config: TrainConfig, ignore_index: int) -> None:
+        super().__init__(config, ignore_index)
+        self.gamma, self.radius = config.gamma, config.radius
+        self.inverseform = release.InverseForm()
+
+    def forward(self, predictions: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        terms = super().forward(predictions, labels)
+        term = self.inverseform(predictions["boundary"], boundary_map(labels, self.radius, self.ignore_index) == 1)
+        return terms | {"total": terms["total"] + self.gamma * term, "inverseform": term}
+
+
+DENSE = "dense-log"  # of benchmarks/ablation.py
+HEADLESS = {"boundary_head": False}
+ARMS = {
+    "ce": Arm("cross-entropy", HEADLESS | {"loss": "ce"}, main=True),
+    "boundary": Arm("+ boundary BCE", {"loss": "boundary"}, main=True),
+    "log": Arm("+ InverseForm, log", {}, main=True),
+    "headless-boundary": Arm("+ boundary BCE, headless", HEADLESS | {"loss": "boundary"}, main=True),
+    "headless-log": Arm("+ InverseForm, log, headless", HEADLESS, main=True),
+    "euclidean": Arm("+ InverseForm, Euclidean", {"distance": "euclidean"}),
+    "geodesic": Arm("+ InverseForm, geodesic", {"distance": "geodesic"}),
+    "dense": Arm("+ InverseForm, log, dense network", {"net": str(ablation.Study().weights(DENSE))}),
+    "release": Arm("+ the release's term", {"loss": "boundary"}, criterion=WithRelease),
 }
-RUNS = Path("runs/camvid")
-RESULTS = Path("benchmarks/results/camvid_study.json")
-PAGE = Path("docs/results.md")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: the stage is ``"choose"`` or ``"test"``; ``label`` says which of the stage's."""
+
+    stage: str
+    label: str
+    seed: int
+    config: TrainConfig
+    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.stage, self.label, self.seed
+
+
+@dataclass
+class Study:
+    """All trainings, and the results of those that are finished.
+
+    Attributes:
+        root: folder of the data set ``data``.
+        runs: folder of what is being trained.
+        schedule: of the test stage, what TrainConfig is to have.
+        seeds, more_seeds: of the main arms, and of the other ones.
+        arms: names of those to train.
+        finished: what :func:`result` made of each training.
+    """
+
+    root: Path | None = None
+    runs: Path = Path("runs/camvid_study")
+    schedule: dict[str, Any] = field(default_factory=lambda: SCHEDULES["cpu"])
+    seeds: Sequence[int] = (0, 1, 2)
+    more_seeds: Sequence[int] = (0,)
+    arms: tuple[str, ...] = tuple(ARMS)
+    data: str = "camvid"
+    data_options: dict[str, Any] = field(default_factory=lambda: {"cache": True})
+    finished: list[dict[str, Any]] = field(default_factory=list)
+
+    def jobs(self) -> Iterator[Job]:
+        """In the order in which they are to be done: what depends on a choice is only asked for when that is made."""
+        for host, choices in CHOICES.items():
+            for name, values in choices.items():
+                before = self.settings(host, until=name)
+                yield from (self.candidate(host, before | {name: value}) for value in values)
+        for seed in sorted({*self.seeds, *self.more_seeds}):
+            for name in self.arms:
+                if seed in (self.seeds if ARMS[name].main else self.more_seeds):
+                    yield self.test(name, seed)
+
+    def settings(self, host: str, until: str | None = None) -> dict[str, float]:
+        """beta, radius and gamma as chosen for a host, as far as the choice ``until``; the rest is as in START."""
+        settings, scores = dict(START), {key_of(run): score(run) for run in self.finished}
+        for name, values in CHOICES[host].items():
+            if name == until:
+                break
+            keys = {value: self.candidate(host, settings | {name: value}).key for value in values}
+            settings[name] = max(values, key=lambda value: scores[keys[value]])
+        return settings
+
+    def candidate(self, host: str, settings: dict[str, float]) -> Job:
+        """A training for a choice: half as long, on a part of the train split, scored on what was held out of it."""
+        loss = "inverseform" if settings["gamma"] else "boundary"
+        label = ", ".join([host, *(f"{name} {value:g}" for name, value in settings.items())])
+        options = {"train_split": "fit", "eval_split": "holdout", "steps": self.schedule["steps"] // 2, "loss": loss}
+        return Job(
+            "choose", label, 0, self._config("choose", label, 0, options | settings | {"boundary_head": host == "head"})
+        )
+
+    def test(self, name: str, seed: int) -> Job:
+        """A training of an arm, scored on the test split."""
+        arm = ARMS[name]
+        settings = self.settings("head" if arm.options.get("boundary_head", True) else "headless")
+        options = {"eval_split": "test", "eval_every": self.schedule["steps"] // CURVE} | settings | arm.options
+        return Job("test", name, seed, self._config("test", name, seed, options), arm.criterion)
+
+    def _config(self, stage: str, label: str, seed: int, options: dict[str, Any]) -> TrainConfig:
+        out = self.runs / stage / f"{label.replace(', ', '-').replace(' ', '')}-{seed}"
+        common = {"data": self.data, "data_options": self.data_options, "amp": "bf16", "checkpoint_every": 100}
+        return TrainConfig(
+            root=str(self.root) if self.root else None, out=str(out), seed=seed, **common | self.schedule | options
+        )
+
+    def run(self, job: Job, device: str) -> None:
+        """Do a job unless it is done.
+
+        Raises:
+            ValueError: what is there was trained by another configuration.
+        """
+        for run in self.finished:
+            if key_of(run) == job.key:
+                if changed := TrainConfig.from_dict(run["config"]).difference(job.config):
+                    raise ValueError(f"the results have {job.key} with another {', '.join(changed)}: move them away")
+                return
+        print(f"{job.stage}: {job.label}, seed {job.seed}", flush=True)
+        out = Path(job.config.out)
+        if not (out / METRICS).exists():
+            train(job.config, resume=(out / CHECKPOINT).exists(), criterion=job.criterion)
+        self.finished.append(result(job, device))
+
+
+def key_of(run: dict[str, Any]) -> tuple[str, str, int]:
+    return run["stage"], run["label"], run["seed"]
+
+
+def score(run: dict[str, Any]) -> float:
+    """What a choice is made by: mean of mIoU, mBA and boundary F at 3 px."""
+    return statistics.mean(run["metrics"][name] for name in ("miou", "mba", "boundary_f_3px"))
+
+
+def result(job: Job, device: str) -> dict[str, Any]:
+    """What the folder of a finished training says: its metrics, and its curves from the TensorBoard logs."""
+    out = Path(job.config.out)
+    logs = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    curves = {
+        tag: [[event.step, rounded(event.value)] for event in logs.Scalars(tag)]
+        for tag in logs.Tags()["scalars"]
+        if tag.startswith("loss/") or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
+    }
+    config = json.loads((out / "config.json").read_text()) | {"root": None}  # which is this machine's
+    metrics = {name: rounded(value) for name, value in json.loads((out / METRICS).read_text()).items()}
+    stage, label, seed = job.key
+    return {
+        "stage": stage, "label": label, "seed": seed, "device": device, "config": config, "metrics": metrics,
+        "curves": curves,
+    }  # fmt: skip
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
+def write(path: Path, runs: list[dict[str, Any]], machine: dict[str, Any]) -> None:
+    """Add to what the file has, which another process may have added to. One line a run: a diff shows the new ones."""
+    merged = {key_of(run): run for run in [*load(path), *runs]}
+    lines = ",\n".join(json.dumps(merged[key]) for key in sorted(merged))
+    text = f'{{"schema": "{SCHEMA}", "machine": {json.dumps(machine)}, "runs": [\n{lines}\n]}}\n'
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", help="folder of CamVid; without it nothing is trained, only the table is made")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder of CamVid; without it nothing is trained")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the results, which are added to")
+    parser.add_argument("--runs", type=Path, default=Study.runs, help="folder of what is being trained")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="gpu" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS), help="none: only the choices")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the main arms")
+    parser.add_argument("--more-seeds", nargs="+", type=int, default=[0], help="of the other arms")
+    parser.add_argument("--steps", type=int, help="instead of the schedule's")
     options = parser.parse_args()
-    if options.root:
-        for seed in options.seeds:
-            for arm in options.arms:
-                train_arm(arm, seed, options.root, options.steps, options.threads)
-    results = collect()
-    write_atomically(RESULTS, lambda file: file.write(json.dumps(results, indent=1).encode()))
-    write_atomically(PAGE, lambda file: file.write(page(results).encode()))
-
-
-def train_arm(arm: str, seed: int, root: str, steps: int, threads: int) -> None:
-    out = RUNS / f"{arm}-{seed}"
-    if (out / "metrics.json").exists():
-        return
-    config = TrainConfig(
-        data="camvid", root=root, train_split="train", eval_split="test", out=str(out), crop=(224, 224),
-        steps=steps, seed=seed, threads=threads, checkpoint_every=100, **ARMS[arm],
+    schedule = SCHEDULES[options.schedule] | ({"steps": options.steps} if options.steps else {})
+    study = Study(
+        options.root, options.runs, schedule, options.seeds, options.more_seeds, tuple(options.arms),
+        finished=load(options.out),
     )  # fmt: skip
-    train(config, resume=(out / CHECKPOINT).exists())
-
-
-def collect() -> dict[str, Any]:
-    """The metrics and configurations of all finished runs, with what they ran on."""
-    runs = [
-        {"arm": arm, "config": json.loads((out / "config.json").read_text()), "metrics": json.loads(path.read_text())}
-        for arm in ARMS
-        for path in sorted(RUNS.glob(f"{arm}-*/metrics.json"))
-        for out in [path.parent]
-    ]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    return {
-        "machine": {"device": device, "torch": torch.__version__, "python": platform.python_version()},
-        "runs": runs,
-    }
-
-
-def page(results: dict[str, Any]) -> str:
-    """The results as Markdown: mean and standard deviation over seeds, then every run, then per-class IoU."""
-    runs = results["runs"]
-    config = runs[0]["config"]
-    by_arm = {arm: [run["metrics"] for run in runs if run["arm"] == arm] for arm in ARMS}
-    by_arm = {arm: metrics for arm, metrics in by_arm.items() if metrics}
-    seeds = [run["config"]["seed"] for run in runs]
-    header = f"| {' | '.join(COLUMNS.values())} |\n|{'---|' * 2}{'---:|' * len(COLUMNS)}\n"
-    summary = "".join(
-        f"| {NAMES[arm]} | {len(metrics)} | {' | '.join(spread([m[c] for m in metrics]) for c in COLUMNS)} |\n"
-        for arm, metrics in by_arm.items()
-    )
-    every = "".join(
-        f"| {NAMES[run['arm']]} | {seed} | {' | '.join(spread([run['metrics'][c]]) for c in COLUMNS)} |\n"
-        for run, seed in zip(runs, seeds, strict=True)
-    )
-    classes = [name for name in runs[0]["metrics"] if name.startswith("iou/")]
-    per_class = f"| loss | {' | '.join(name[4:] for name in classes)} |\n|---|{'---:|' * len(classes)}\n" + "".join(
-        f"| {NAMES[arm]} | {' | '.join(f'{100 * _mean(metrics, c):.1f}' for c in classes)} |\n"
-        for arm, metrics in by_arm.items()
-    )
-    return f"""# CamVid: what the loss brings
-
-Made by `python benchmarks/camvid_study.py --root ../shared/data/camvid` on {results["machine"]["device"]}, torch
-{results["machine"]["torch"]}; the numbers as they came out, in `{RESULTS}`. CamVid is real street
-photographs, 480x360, 11 classes; trained on the 367 training frames, scored on the 233 test frames at full size after
-the last step. The default backbone was chosen among timm's small ones by cross-entropy runs scored on 40 of the test
-frames; no weight of the loss was. The same model (`{config["backbone"]}` under the small head, from scratch),
-seeds, batches and schedule in every arm: {config["steps"]} steps of {config["batch_size"]} crops of
-{config["crop"][0]}x{config["crop"][1]}, AdamW, peak learning rate {config["lr"]}. The others have a boundary
-head (one 1x1 convolution more) and `beta` 10.
-
-These runs had the first network, `compact`.
-
-**At gamma 3 the term does harm.** A likely reason, measured on that network with 8 crops: on a boundary
-prediction that says nothing (noise between 0.45 and 0.55, as at the start) it reads a displacement of 4.6 px where
-there is none to read, and the gradient of 3 times InverseForm has twice the norm of that of 10 times BCE. The
-default is 0.3 since, which is not measured yet.
-
-Per cent; mean and, over seeds, standard deviation.
-
-| loss | seeds {header}{summary}
-Every run:
-
-| loss | seed {header}{every}
-IoU by class, mean over seeds:
-
-{per_class}"""
-
-
-def _mean(metrics: list[dict[str, float]], column: str) -> float:
-    return statistics.mean(m[column] or 0.0 for m in metrics)
-
-
-def spread(values: list[float]) -> str:
-    mean = 100 * statistics.mean(values)
-    return f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+    machine = gpu.machine() | ({} if torch.cuda.is_available() else {"device": cpu()})
+    save = partial(write, options.out, study.finished, machine)
+    if options.root:
+        if "dense" in options.arms:
+            ablation.Study().run("networks", DENSE)
+        for job in study.jobs():
+            study.run(job, machine["device"])
+            save()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What the authors' public release does for each op, or stock PyTorch where that is all it does: rewritten by us."""
+"""What the authors' public release does for each op, or stock PyTorch where that is all it does: rewritten by us.
+
+:class:`Release` is all of it, as it runs in a training step. Its per-image class weights and its second cross-entropy,
+around predicted boundaries, are left out, which makes it faster than it is.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from inverseform_fast import InverseTransformNet
+
+SIZE, TILE = (672, 1344), 224  # what its network is nailed to
 
 
 def boundary_map(labels: Tensor, radius: int = 2, classes: int = 19) -> Tensor:
@@ -65,3 +73,51 @@ def boundary_loss(boundary_logits: Tensor, target: Tensor) -> Tensor:
     weights = torch.from_numpy(weight).to(target.device)
     truth = (target == 1).float()
     return F.binary_cross_entropy_with_logits(upsampled.float(), truth, weights, reduction="sum") / int(valid)
+
+
+class InverseForm(nn.Module):
+    """Its distance term: one value for all tiles, whose gradient is zero, for the softmax of one channel is constant.
+
+    Args:
+        net: a dense network; one of the release's shape (tiles of 224 px, four outputs), untrained, if None: the
+            released weights are 383 MiB.
+    """
+
+    def __init__(self, net: InverseTransformNet | None = None) -> None:
+        super().__init__()
+        self.net = (net or InverseTransformNet.dense(outputs=4)).requires_grad_(False)
+
+    def forward(self, boundary_logits: Tensor, target: Tensor) -> Tensor:
+        """Of logits ``(N, 1, H, W)`` and a target ``(N, H, W)`` of 0 and 1."""
+        maps = boundary_logits.float().log_softmax(1), target[:, None].float()
+        resized = [F.interpolate(m, SIZE, mode="bilinear", align_corners=False) for m in maps]
+        # The norm of its outputs: our dense network turns them into coefficients of the same norm.
+        return self.net.algebra(*map(tiles_one_by_one, resized)).square().sum(1).sqrt().mean()
+
+
+def tiles_one_by_one(maps: Tensor) -> Tensor:
+    """``(N, 1, *SIZE)`` to ``(18 N, 1, TILE, TILE)``, tile by tile, by concatenation to what is there: 171 copies."""
+    height, width = SIZE
+    tiles = maps[:0, :, :TILE, :TILE]
+    for y in range(0, height, TILE):
+        for x in range(0, width, TILE):
+            tiles = torch.cat((tiles, maps[:, :, y : y + TILE, x : x + TILE]))
+    return tiles
+
+
+class Release(nn.Module):
+    """``L_xe + beta L_bxe + gamma L_if`` as the release computes them; :func:`boundary_map` makes its target.
+
+    The logits are of the labels' resolution or lower, as in :class:`inverseform_fast.BoundaryAwareLoss`.
+    """
+
+    def __init__(self, beta: float = 10.0, gamma: float = 0.3) -> None:
+        super().__init__()
+        self.beta, self.gamma = beta, gamma
+        self.inverseform = InverseForm()
+
+    def forward(self, logits: Tensor, labels: Tensor, boundary_logits: Tensor, target: Tensor) -> Tensor:
+        segmentation = segmentation_loss(logits, labels)
+        with torch.autocast(logits.device.type, enabled=False):
+            boundary = boundary_loss(boundary_logits, target)
+            return segmentation + self.beta * boundary + self.gamma * self.inverseform(boundary_logits, target)

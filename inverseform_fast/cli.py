@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 from .segmentation.config import TrainConfig
 
 _NEEDS_EXTRA = "error: this needs the training extra: pip install 'inverseform-fast[train]'"
-_EXTRA_MODULES = {"timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "PIL"}
+_EXTRA_MODULES = {"timm", "transformers", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "PIL"}
 _DEBUG = "INVERSEFORM_FAST_DEBUG"
 
 try:
@@ -289,6 +289,54 @@ def calibrate(
         f"{result['views']} views: {result['crisp']['match']:.2g} px at a match, "
         f"{result['degraded']['match']:.2g} px with a damaged prediction. See {out / 'calibration.png'}"
     )
+
+
+@app.command()
+def bench(
+    backbone: Annotated[str, typer.Option(help="Backbone of the model.")] = "test_resnet",
+    model: Annotated[str, typer.Option(help="Model of the registry.")] = "pyramid",
+    crop: Annotated[tuple[int, int], typer.Option(help="Height and width of the images.")] = (512, 1024),
+    classes: Annotated[int, typer.Option(help="Classes of the labels.")] = 19,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 1,
+    amp: Annotated[str, typer.Option(help="Mixed precision of the model: none or bf16.")] = "none",
+    headless: Annotated[bool, typer.Option("--headless", help="No boundary head where none is needed.")] = False,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="stock, release, reference, compiled or fused; may be repeated.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns that each provider takes.")] = 5,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Find the largest batch whose tensors fit into this; 0: into the GPU.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Measure what the loss costs in a training step on this machine, beside stock cross-entropy and the release."""
+    import torch
+    from rich.console import Console
+
+    from .bench.report import bench as run_bench
+    from .bench.report import table
+    from .bench.steps import Setting
+    from .files import write_atomically
+
+    if threads:
+        torch.set_num_threads(threads)
+    setting = Setting(
+        backbone=backbone,
+        model=model,
+        crop=crop,
+        classes=classes,
+        batch_size=batch_size,
+        amp=amp,
+        headless=headless,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    rows = run_bench(setting, provider, rounds, memory_gib)
+    Console().print(table(setting, rows))
+    if json_file:
+        text = json.dumps({"setting": dataclasses.asdict(setting), "rows": rows}, indent=1)
+        write_atomically(json_file, lambda file: file.write(text.encode()))
 
 
 @app.command()

@@ -15,7 +15,7 @@ import torch
 from . import InverseTransformNet, backend_info
 
 BASE = ("inverseform-fast", "torch", "triton", "numpy", "safetensors")
-EXTRA = ("timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "typer")
+EXTRA = ("timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "typer", "transformers")
 
 
 def report() -> str:

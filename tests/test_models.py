@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from inverseform_fast.segmentation.models import build_model
 
 
-# A plain pyramid, one whose finest level is stride 4, one with features in NHWC.
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_mambaout"])
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (90, 120), (61, 67)])
-def test_logits_are_at_a_quarter_of_any_size(backbone: str, height: int, width: int) -> None:
-    model = build_model(backbone, 5).eval()
+# A plain pyramid, one whose finest level is stride 4, one with features in NHWC; and SegFormer.
+@pytest.mark.parametrize(
+    ("model_name", "backbone"),
+    [("pyramid", "test_resnet"), ("pyramid", "test_convnext"), ("pyramid", "test_mambaout"), ("segformer", "mit_b0")],
+)
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (90, 120), (61, 67), (19, 33)])
+def test_logits_are_at_a_quarter_of_any_size(model_name: str, backbone: str, height: int, width: int) -> None:
+    model = build_model(backbone, 5, model=model_name).eval()
     logits = model(torch.randn(2, 3, height, width))
     quarter = (-(-height // 4), -(-width // 4))
     assert {name: tuple(x.shape) for name, x in logits.items()} == {
@@ -23,16 +28,21 @@ def test_logits_are_at_a_quarter_of_any_size(backbone: str, height: int, width: 
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("backbone"))
 
 
-def test_hrnet_is_there_by_name_at_a_size_that_its_strides_do_not_divide() -> None:
-    logits = build_model("hrnet_w18", 3, boundary_head=False).eval()(torch.randn(1, 3, 90, 120))
+@pytest.mark.parametrize(("model_name", "backbone"), [("pyramid", "hrnet_w18"), ("segformer", "mit_b0")])
+def test_published_backbones_go_without_a_head_at_a_size_that_their_strides_do_not_divide(
+    model_name: str, backbone: str
+) -> None:
+    model = build_model(backbone, 3, boundary_head=False, model=model_name).eval()
+    logits = model(torch.randn(1, 3, 90, 120))
     assert {name: tuple(x.shape) for name, x in logits.items()} == {"segmentation": (1, 3, 23, 30)}
 
 
-def test_a_boundary_head_changes_no_other_weight_of_the_start() -> None:
+@pytest.mark.parametrize(("model_name", "backbone"), [("pyramid", "test_resnet"), ("segformer", "mit_b0")])
+def test_a_boundary_head_changes_no_other_weight_of_the_start(model_name: str, backbone: str) -> None:
     states = []
     for boundary_head in (False, True):
         torch.manual_seed(3)
-        states.append(build_model("test_resnet", 4, boundary_head).state_dict())
+        states.append(build_model(backbone, 4, boundary_head, model=model_name).state_dict())
     headless, with_head = states
     assert {n for n in with_head if n not in headless} == {"boundary.weight", "boundary.bias"}
     assert all(torch.equal(value, with_head[name]) for name, value in headless.items())
@@ -61,6 +71,25 @@ def test_an_unknown_backbone_gets_suggestions() -> None:
 def test_a_backbone_without_a_fine_level_is_refused() -> None:
     with pytest.raises(ValueError, match=r"stride 4; 'test_vit' has strides \[16, 16, 16\]"):
         build_model("test_vit", 2)
+
+
+@pytest.mark.parametrize(("backbone", "published"), [("mit_b0", 3.7e6), ("mit_b2", 27.4e6)])
+def test_segformer_is_as_large_as_published(backbone: str, published: float) -> None:
+    with torch.device("meta"):
+        model = build_model(backbone, 19, boundary_head=False, model="segformer")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(published, abs=0.05e6)
+
+
+def test_segformer_has_six_backbones() -> None:
+    with pytest.raises(ValueError, match=r"backbone must be one of \['mit_b0', .*'mit_b5'\], got 'hrnet_w18'"):
+        build_model("hrnet_w18", 2, model="segformer")
+
+
+def test_only_segformer_needs_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    build_model("test_resnet", 2)
+    with pytest.raises(ModuleNotFoundError, match="transformers"):
+        build_model("mit_b0", 2, model="segformer")
 
 
 def test_an_unknown_model_is_refused() -> None:

@@ -138,6 +138,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     datasets: tuple[Any, Any] | None = None,
+    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion,
     console: Console | None = None,
 ) -> dict[str, float]:
     """Trains, evaluates and reports; everything it writes goes into ``config.out``.
@@ -146,6 +147,7 @@ def train(
         resume: go on from the checkpoint in ``config.out``.
         overwrite: remove an earlier run's files from ``config.out`` first.
         datasets: to train and to evaluate on; those that ``config`` names if not given.
+        criterion: makes another loss than :class:`Criterion` from the configuration and the ``ignore_index``.
         console: where progress goes.
 
     Returns:
@@ -162,7 +164,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     train_set, eval_set = datasets or open_datasets(config)
-    run = _Run(config, train_set, eval_set, console or Console())
+    run = _Run(config, train_set, eval_set, criterion, console or Console())
     if checkpoint:
         run.restore(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
@@ -205,14 +207,21 @@ def _terms_text(values: Mapping[str, float]) -> str:
 class _Run:
     """One training run: what changes from step to step, and the loop."""
 
-    def __init__(self, config: TrainConfig, train_set: Any, eval_set: Any, console: Console) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        train_set: Any,
+        eval_set: Any,
+        criterion: Callable[[TrainConfig, int], nn.Module],
+        console: Console,
+    ) -> None:
         self.config, self.train_set, self.eval_set, self.console = config, train_set, eval_set, console
         self.device = choose_device(config.device)
         torch.manual_seed(config.seed)
         self.model = build_model(
             config.backbone, len(train_set.classes), config.boundary_head, config.pretrained, config.model
         ).to(self.device)
-        self.criterion = Criterion(config, train_set.ignore_index).to(self.device)
+        self.criterion = criterion(config, train_set.ignore_index).to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.first_step = self.step = 0

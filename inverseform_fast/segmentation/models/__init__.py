@@ -7,9 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from .pyramid import PyramidSegmenter
+from .segformer import SegFormer
 
 # Each takes (backbone, num_classes, boundary_head, pretrained) and maps images to a dict task -> logits.
-MODELS: dict[str, Callable[..., nn.Module]] = {"pyramid": PyramidSegmenter}
+MODELS: dict[str, Callable[..., nn.Module]] = {"pyramid": PyramidSegmenter, "segformer": SegFormer}
 
 
 def build_model(
@@ -21,8 +22,9 @@ def build_model(
     head, ``"boundary": (N, 1, h, w)``: logits at a quarter of the resolution, ``h = ceil(H / 4)``, ``w = ceil(W / 4)``.
 
     Args:
-        backbone: any timm name whose features include one at stride 4, e.g. "hrnet_w18".
-        pretrained: load timm's ImageNet weights (downloads them on first use).
+        backbone: for "pyramid" any timm name whose features include one at stride 4, e.g. "hrnet_w18"; for "segformer"
+            "mit_b0" to "mit_b5".
+        pretrained: load ImageNet weights into the backbone (downloads them on first use).
 
     Raises:
         ValueError: an unknown model or backbone, or a backbone without a feature at stride 4.

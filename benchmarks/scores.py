@@ -1,0 +1,24 @@
+"""The metrics of a segmentation model as the tables have them: per cent, mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+COLUMNS = {
+    "miou": "mIoU",
+    "mba": "mBA",
+    "boundary_f_1px": "boundary F, 1 px",
+    "boundary_f_3px": "3 px",
+    "boundary_f_5px": "5 px",
+    "boundary_iou": "Boundary IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+
+
+def spread(shares: Sequence[float | None]) -> str:
+    """Mean and, of several, standard deviation in per cent; a dash if one is not known."""
+    known = [100 * share for share in shares if share is not None]
+    if not known or len(known) < len(shares):
+        return "-"
+    return f"{statistics.mean(known):.2f}" + (f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else "")

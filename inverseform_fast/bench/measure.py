@@ -1,0 +1,173 @@
+"""Measures ways to compute the loss side by side: they take turns, so that what else the machine does befalls all."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+
+from .memory import largest_batch, peak_bytes
+from .steps import PHASES, Loss, Setting, Step, Unavailable, batch
+
+WARM_UP = 2  # calls; the first one compiles
+SHORTEST = 0.02  # seconds of a measurement: drowns the wait for the device at its end
+SAME = 0.02  # of the loss: rounding, and TF32 in the network's convolutions
+T = TypeVar("T")
+
+
+def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -> list[dict[str, Any]]:
+    """Whole training steps, a row for each provider.
+
+    Returns:
+        ``provider``; ``status``: ``"measured"``, or why not; then, if measured, ``ms`` and ``iqr_ms`` of a step (median
+        and interquartile range over the rounds); ``phases_ms``: medians of ``PHASES``, each with a wait for the device
+        at its end; ``images_per_second``; ``peak_bytes``: the most that tensors take in a step, weights and optimiser
+        not counted.
+    """
+    clock, device = clock_of(setting), torch.device(setting.device)
+    steps, rows = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
+    times = _in_turns(lambda step: (timed(step.run, clock), step.run(clock)), steps, rounds)
+    for row in rows:
+        if row["provider"] in steps:
+            whole = [seconds for seconds, _ in times[row["provider"]]]
+            phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times[row["provider"]]), strict=True)
+            row |= spread(whole) | {"phases_ms": {n: spread(p)["ms"] for n, p in zip(PHASES, phases, strict=True)}}
+            row["images_per_second"] = 1e3 * setting.batch_size / row["ms"]
+            row["peak_bytes"] = peak_bytes(steps[row["provider"]].run, device)
+    return rows
+
+
+def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) -> list[dict[str, Any]]:
+    """The loss alone, of random logits, with its gradients: a row for each provider.
+
+    Returns:
+        ``provider`` and ``status`` as above; ``ms``, ``iqr_ms``, ``peak_bytes`` (logits, labels and targets not
+        counted); ``targets_ms``: what the loss wants of the data loader, on the host, 0 for all but the release;
+        ``value``: of the loss, which must be the reference's for ``compiled`` and ``fused``.
+    """
+    clock, device = clock_of(setting), torch.device(setting.device)
+    losses = {}
+
+    def prepare(provider: str) -> Callable[[], torch.Tensor]:
+        losses[provider] = Loss(setting, provider)
+        return losses[provider].alone()
+
+    calls, rows = _prepared(prepare, lambda call: call(), providers)
+    repeats = {provider: repeats_of(call, clock) for provider, call in calls.items()}
+    times = _in_turns(
+        lambda provider: timed(calls[provider], clock, repeats[provider]), {name: name for name in calls}, rounds
+    )
+    values = {provider: float(call()) for provider, call in calls.items()}
+    _, labels = batch(setting)
+    for row in rows:
+        name = row["provider"]
+        if name not in calls:
+            continue
+        row |= spread(times[name]) | {"peak_bytes": peak_bytes(calls[name], device), "value": values[name]}
+        row["targets_ms"] = 1e3 * timed(lambda: losses[name].targets(labels), time.perf_counter)  # noqa: B023 (called)
+        true = values.get("reference")
+        if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
+            row["status"] = f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
+    return rows
+
+
+def largest(setting: Setting, provider: str, limit: int | None = None, at_most: int = 1024) -> int:
+    """The largest batch that a step fits into memory with: the GPU's, or ``limit`` bytes of tensors.
+
+    Raises:
+        ValueError: no limit on a device other than a GPU. Unavailable: the provider cannot run here.
+    """
+    device = torch.device(setting.device)
+    if limit is None and device.type != "cuda":
+        raise ValueError("limit must be given in bytes: only a GPU says that its memory is used up")
+
+    def fits(batch_size: int) -> bool:
+        free_memory()
+        try:
+            step = Step(replace(setting, batch_size=batch_size), provider)
+            step.run()  # the optimiser's state is made in the first step, and belongs to what must fit
+            return peak_bytes(step.run, device) <= (limit or float("inf"))
+        except torch.OutOfMemoryError:
+            return False
+
+    try:
+        return largest_batch(fits, at_most)
+    finally:
+        free_memory()
+
+
+def _prepared(
+    make: Callable[[str], T], call: Callable[[T], object], providers: Sequence[str]
+) -> tuple[dict[str, T], list[dict[str, Any]]]:
+    """What ``make`` makes of each provider, warmed up; and the row of every provider, with its status."""
+    torch.compiler.reset()  # what was compiled for another setting would be made to fit both
+    free_memory()
+    ready, rows = {}, []
+    for provider in providers:
+        try:
+            ready[provider] = make(provider)
+            for _ in range(WARM_UP):
+                call(ready[provider])
+            status = "measured"
+        except Unavailable as error:
+            status = f"cannot run here: {error}"
+        except torch.OutOfMemoryError:
+            status = "out of memory"
+        if status != "measured":
+            ready.pop(provider, None)
+            free_memory()
+        rows.append({"provider": provider, "status": status})
+    return ready, rows
+
+
+def _in_turns(measure: Callable[[Any], T], what: dict[str, Any], rounds: int) -> dict[str, list[T]]:
+    results: dict[str, list[T]] = {name: [] for name in what}
+    for _ in range(rounds):
+        for name, each in what.items():
+            results[name].append(measure(each))
+    return results
+
+
+def timed(call: Callable[[], object], clock: Callable[[], float], repeats: int = 1) -> float:
+    """Seconds of one call."""
+    begin = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - begin) / repeats
+
+
+def repeats_of(call: Callable[[], object], clock: Callable[[], float]) -> int:
+    repeats = 1
+    while timed(call, clock, repeats) * repeats < SHORTEST:
+        repeats *= 2
+    return repeats
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and interquartile range in milliseconds."""
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [0.0] * 3
+    return {"ms": 1e3 * statistics.median(seconds), "iqr_ms": 1e3 * (quartiles[2] - quartiles[0])}
+
+
+def clock_of(setting: Setting) -> Callable[[], float]:
+    """The time at which the device has finished what it was given."""
+    device = torch.device(setting.device)
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,83 @@
+"""One setting, all its figures, as rows and as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from rich.table import Column, Table
+
+from .measure import compare_losses, compare_steps, largest
+from .steps import PHASES, PROVIDERS, Setting
+
+
+def bench(
+    setting: Setting, providers: Sequence[str] | None = None, rounds: int = 5, memory_gib: float | None = None
+) -> list[dict[str, Any]]:
+    """A row for each provider: ``provider``; ``step`` and ``loss``, see ``compare_steps`` and ``compare_losses``;
+    ``largest_batch``, None if not asked for.
+
+    Args:
+        providers: all of ``PROVIDERS`` if not given.
+        memory_gib: that the largest batch's tensors must fit into; 0: the GPU's; None: do not look for it.
+
+    Raises:
+        ValueError: a bad provider, or ``memory_gib`` 0 on a device other than a GPU.
+    """
+    providers = list(providers or PROVIDERS)
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    limit = int(memory_gib * 2**30) if memory_gib else None
+    steps, losses = compare_steps(setting, providers, rounds), compare_losses(setting, providers, rounds)
+    return [
+        {
+            "provider": provider,
+            "step": step,
+            "loss": loss,
+            "largest_batch": largest(setting, provider, limit)
+            if memory_gib is not None and step["status"] == "measured"
+            else None,
+        }
+        for provider, step, loss in zip(providers, steps, losses, strict=True)
+    ]
+
+
+def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table:
+    """A column for each provider that ran; the caption says why the others did not."""
+    height, width = setting.crop
+    title = (
+        f"{setting.backbone} on {setting.device}: {setting.batch_size} x {height}x{width}, {setting.classes} classes"
+    )
+    ran = [row for row in rows if row["step"]["status"] == row["loss"]["status"] == "measured"]
+    notes = ["ms: median ± interquartile range; MiB: most that tensors take, weights not counted"]
+    for row in rows:
+        if row not in ran:
+            status = next(s for s in (row["step"]["status"], row["loss"]["status"]) if s != "measured")
+            notes.append(f"{row['provider']}: {status}")
+    result = Table(
+        "", *(Column(row["provider"], justify="right") for row in ran), title=title, caption="\n".join(notes)
+    )
+    for name, cell in _LINES.items():
+        result.add_row(name, *(cell(row) for row in ran))
+    return result
+
+
+def _milliseconds(row: dict[str, float]) -> str:
+    return f"{row['ms']:.1f} ± {row['iqr_ms']:.1f}"
+
+
+def _phase(name: str, row: dict[str, Any]) -> str:
+    return f"{row['step']['phases_ms'][name]:.1f}"
+
+
+_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "step, ms": lambda row: _milliseconds(row["step"]),
+    **{f"  {phase}": partial(_phase, phase) for phase in PHASES},
+    "images/s": lambda row: f"{row['step']['images_per_second']:.2f}",
+    "step, MiB": lambda row: f"{row['step']['peak_bytes'] / 2**20:.0f}",
+    "loss alone, ms": lambda row: _milliseconds(row["loss"]),
+    "its targets, ms": lambda row: f"{row['loss']['targets_ms']:.1f}",
+    "loss alone, MiB": lambda row: f"{row['loss']['peak_bytes'] / 2**20:.0f}",
+    "largest batch": lambda row: str(row["largest_batch"] if row["largest_batch"] is not None else "-"),
+}

@@ -1,0 +1,196 @@
+"""One training step under each way to compute the loss, and that loss alone, on random street scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import inverseform_fast as iff
+
+from ..segmentation.models import build_model
+from ..segmentation.street import label_maps
+from . import release
+
+PROVIDERS = {
+    "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
+    "release": "what the paper's public release does in a step",
+    "reference": "BoundaryAwareLoss in plain PyTorch",
+    "compiled": "BoundaryAwareLoss by torch.compile",
+    "fused": "BoundaryAwareLoss by the Triton kernels",
+}
+PHASES = ("data", "forward", "loss", "backward", "update")
+AMP = {"none": torch.float32, "bf16": torch.bfloat16}
+SCENES = 4  # different ones in a batch
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a step trains.
+
+    Attributes:
+        backbone, model: of the registry of models.
+        crop: (height, width) in pixels.
+        classes: of the model and the labels.
+        batch_size: images.
+        amp: mixed precision of the model, a key of ``AMP``.
+        headless: no boundary head, but for the release, which needs one.
+        resize: (height, width) of InverseForm's maps, multiples of 224; None: the nearest to the crop.
+        device: of the step.
+
+    Raises:
+        ValueError: a value out of its range; the message names it.
+    """
+
+    backbone: str = "test_resnet"
+    model: str = "pyramid"
+    crop: tuple[int, int] = (512, 1024)
+    classes: int = 19
+    batch_size: int = 1
+    amp: str = "none"
+    headless: bool = False
+    resize: tuple[int, int] | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.crop) < 1:
+            raise ValueError(f"crop must be a positive (height, width), got {self.crop}")
+        if self.amp not in AMP:
+            raise ValueError(f"amp must be one of {', '.join(AMP)}, got {self.amp!r}")
+
+
+class Unavailable(Exception):
+    """Why a provider cannot run here."""
+
+
+class Loss:
+    """A provider's loss, and the targets that it wants of the data loader.
+
+    Raises:
+        ValueError: no such provider. Unavailable: it cannot run here.
+    """
+
+    def __init__(self, setting: Setting, provider: str) -> None:
+        if provider not in PROVIDERS:
+            raise ValueError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
+        self.setting, self.provider = setting, provider
+        self.head = provider == "release" or (provider != "stock" and not setting.headless)
+        try:
+            with self.backend():
+                self.criterion = self._criterion(torch.device(setting.device))
+        except RuntimeError as error:
+            raise Unavailable(str(error)) from error
+
+    def _criterion(self, device: torch.device) -> Callable[..., Tensor]:
+        if self.provider == "stock":
+            return release.segmentation_loss
+        if self.provider == "release":
+            return release.Release().to(device)
+        criterion = iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(resize=self.setting.resize)).to(device)
+
+        def total(logits: Tensor, labels: Tensor, *boundary_logits: Tensor) -> Tensor:
+            return criterion(logits, labels, *boundary_logits).total
+
+        return torch.compile(total) if self.provider == "compiled" else total
+
+    def backend(self) -> AbstractContextManager[Any]:
+        return iff.set_backend("triton" if self.provider == "fused" else "reference")
+
+    def targets(self, labels: Tensor) -> list[Tensor]:
+        """What else than ``labels (N, H, W)``, on the host, the loss needs: the release's boundaries."""
+        return [release.boundary_map(labels, classes=self.setting.classes)] if self.provider == "release" else []
+
+    def alone(self) -> Callable[[], Tensor]:
+        """The loss of random logits and its gradients by them, as a call; targets are ready-made."""
+        setting, generator = self.setting, torch.Generator().manual_seed(1)
+        _, labels = batch(setting)
+        size = [-(-side // 4) for side in setting.crop]
+        logits = [
+            torch.randn(setting.batch_size, channels, *size, generator=generator)
+            .to(setting.device, AMP[setting.amp])
+            .requires_grad_()
+            for channels in ([setting.classes, 1] if self.head else [setting.classes])
+        ]
+        labels, *targets = (each.to(setting.device) for each in (labels, *self.targets(labels)))
+        segmentation, *boundary = logits
+
+        def call() -> Tensor:
+            for each in logits:
+                each.grad = None
+            with self.backend():
+                loss = self.criterion(segmentation, labels, *boundary, *targets)
+                loss.backward()
+            return loss.detach()
+
+        return call
+
+
+class Step:
+    """Model, optimiser and one batch on the host, under a :class:`Loss`.
+
+    Raises:
+        ValueError: see :class:`Loss` and :func:`~inverseform_fast.segmentation.models.build_model`.
+        Unavailable: the provider cannot run here.
+    """
+
+    def __init__(self, setting: Setting, provider: str) -> None:
+        self.setting, self.loss = setting, Loss(setting, provider)
+        self.device = torch.device(setting.device)
+        torch.manual_seed(0)
+        model = build_model(setting.backbone, setting.classes, self.loss.head, model=setting.model)
+        self.model: nn.Module = model.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.images, self.labels = batch(setting)
+
+    def run(self, clock: Callable[[], float] = float) -> list[float]:
+        """One step; what the clock says at its begin and after each of ``PHASES``.
+
+        *Data* is what the loss wants of the data loader, and the way to the device.
+        """
+        amp, boundary_targets = AMP[self.setting.amp], self.loss.targets
+        with self.loss.backend():
+            times = [clock()]
+            host = (self.images, self.labels, *boundary_targets(self.labels))
+            images, labels, *targets = (each.to(self.device, non_blocking=True) for each in host)
+            times.append(clock())
+            with torch.autocast(self.device.type, amp, enabled=amp != torch.float32):
+                predictions = self.model(images)
+            times.append(clock())
+            loss = self.loss.criterion(predictions["segmentation"], labels, *_boundary(predictions), *targets)
+            times.append(clock())
+            loss.backward()
+            times.append(clock())
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            times.append(clock())
+        return times
+
+
+def _boundary(predictions: dict[str, Tensor]) -> list[Tensor]:
+    return [predictions["boundary"]] if "boundary" in predictions else []
+
+
+@lru_cache(maxsize=1)
+def batch(setting: Setting) -> tuple[Tensor, Tensor]:
+    """Images float32 (N, 3, H, W) and labels int64 (N, H, W) of ``setting.classes`` classes, void included."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = setting.crop
+    scenes = label_maps(min(SCENES, setting.batch_size), height, width, generator).long()
+    # The scenes have fewer classes than some data sets: what class a part of a scene is differs from scene to scene.
+    classes = torch.stack([torch.randint(setting.classes, (256,), generator=generator) for _ in scenes])
+    labels = torch.stack([row[scene] for row, scene in zip(classes, scenes, strict=True)])
+    void = torch.rand(len(labels), -(-height // 16), -(-width // 16), generator=generator) < 0.03
+    labels[void.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]] = 255
+    copies = -(-setting.batch_size // len(labels))
+    labels = labels.repeat(copies, 1, 1)[: setting.batch_size]
+    images = torch.randn(setting.batch_size, 3, height, width, generator=generator)
+    pin = torch.cuda.is_available()
+    return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)

@@ -1,0 +1,56 @@
+"""SegFormer (Xie et al., 2021), by Hugging Face transformers."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_SMALL, _LARGE = (32, 64, 160, 256), (64, 128, 320, 512)
+# Per backbone: channels and number of blocks of the four levels, and the width of the head.
+_BACKBONES = {
+    "mit_b0": (_SMALL, (2, 2, 2, 2), 256),
+    "mit_b1": (_LARGE, (2, 2, 2, 2), 256),
+    "mit_b2": (_LARGE, (3, 4, 6, 3), 768),
+    "mit_b3": (_LARGE, (3, 4, 18, 3), 768),
+    "mit_b4": (_LARGE, (3, 8, 27, 3), 768),
+    "mit_b5": (_LARGE, (3, 6, 40, 3), 768),
+}
+_STRIDE = 4
+_MIN_SIZE = 32  # The keys of attention are at stride 32: a smaller image would have none.
+
+
+class SegFormer(nn.Module):
+    """A Mix Transformer, "mit_b0" to "mit_b5", under the all-MLP head.
+
+    See :func:`~inverseform_fast.segmentation.models.build_model` for arguments, result and errors.
+    """
+
+    def __init__(self, backbone: str, num_classes: int, boundary_head: bool = True, pretrained: bool = False) -> None:
+        super().__init__()
+        if backbone not in _BACKBONES:
+            raise ValueError(f"backbone must be one of {sorted(_BACKBONES)}, got {backbone!r}")
+        # Here, so that the other models neither need it nor wait for it.
+        from transformers import SegformerConfig, SegformerDecodeHead, SegformerModel
+
+        channels, depths, width = _BACKBONES[backbone]
+        config = SegformerConfig(hidden_sizes=channels, depths=depths, decoder_hidden_size=width)
+        if pretrained:
+            # from_pretrained leaves it in eval mode.
+            self.encoder = SegformerModel.from_pretrained(f"nvidia/{backbone.replace('_', '-')}").train()
+        else:
+            self.encoder = SegformerModel(config)
+        self.fuse = SegformerDecodeHead(config)
+        self.fuse.classifier = nn.Identity()  # type: ignore[assignment]
+        self.segmentation = nn.Conv2d(width, num_classes, 1)
+        # Made last, so that with one seed every other weight starts the same with and without it.
+        self.boundary = nn.Conv2d(width, 1, 1) if boundary_head else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, max(_MIN_SIZE - width, 0), 0, max(_MIN_SIZE - height, 0)))
+        x = self.fuse(self.encoder(padded, output_hidden_states=True).hidden_states)
+        x = x[..., : -(-height // _STRIDE), : -(-width // _STRIDE)]
+        logits = {"segmentation": self.segmentation(x)}
+        if self.boundary is not None:
+            logits["boundary"] = self.boundary(x)
+        return logits
