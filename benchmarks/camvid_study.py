@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,8 +40,8 @@ SCHEMA = "inverseform_fast/camvid_study/1"
 CURVE = 4  # evaluations in a run
 # In this order, each with the best of those before it; without a boundary head, boundary BCE pulls at the classes.
 CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
-    "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.1, 0.3, 1.0)},
-    "headless": {"beta": (0.3, 1.0, 3.0, 10.0), "radius": (1, 2, 3), "gamma": (0.1, 0.3, 1.0)},
+    "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.3, 1.0)},
+    "headless": {"beta": (0.3, 1.0, 3.0, 10.0), "radius": (1, 2, 3), "gamma": (0.3, 1.0)},
 }
 START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
 
@@ -65,13 +65,13 @@ class WithRelease(Criterion):
 
     def __init__(self, config: TrainConfig, ignore_index: int) -> None:
         super().__init__(config, ignore_index)
-        self.gamma, self.radius = config.gamma, config.radius
+        self.weight, self.radius = config.gamma, config.radius
         self.inverseform = release.InverseForm()
 
-    def forward(self, predictions: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        terms = super().forward(predictions, labels)
+    def forward(self, predictions: Mapping[str, Tensor], labels: Tensor, step: int) -> dict[str, Tensor]:
+        terms = super().forward(predictions, labels, step)
         term = self.inverseform(predictions["boundary"], boundary_map(labels, self.radius, self.ignore_index) == 1)
-        return terms | {"total": terms["total"] + self.gamma * term, "inverseform": term}
+        return terms | {"total": terms["total"] + self.weight * term, "inverseform": term}
 
 
 DENSE = "dense-log"  # of benchmarks/ablation.py
@@ -114,6 +114,7 @@ class Study:
         schedule: of the test stage, what TrainConfig is to have.
         seeds, more_seeds: of the main arms, and of the other ones.
         arms: names of those to train.
+        held_out: splits to train and to score on where something is chosen.
         finished: what :func:`result` made of each training.
     """
 
@@ -124,6 +125,7 @@ class Study:
     more_seeds: Sequence[int] = (0,)
     arms: tuple[str, ...] = tuple(ARMS)
     data: str = "camvid"
+    held_out: tuple[str, str] = ("fit", "holdout")
     data_options: dict[str, Any] = field(default_factory=lambda: {"cache": True})
     finished: list[dict[str, Any]] = field(default_factory=list)
 
@@ -152,7 +154,8 @@ class Study:
         """A training for a choice: half as long, on a part of the train split, scored on what was held out of it."""
         loss = "inverseform" if settings["gamma"] else "boundary"
         label = ", ".join([host, *(f"{name} {value:g}" for name, value in settings.items())])
-        options = {"train_split": "fit", "eval_split": "holdout", "steps": self.schedule["steps"] // 2, "loss": loss}
+        fit, holdout = self.held_out
+        options = {"train_split": fit, "eval_split": holdout, "steps": self.schedule["steps"] // 2, "loss": loss}
         return Job(
             "choose", label, 0, self._config("choose", label, 0, options | settings | {"boundary_head": host == "head"})
         )

@@ -1,8 +1,10 @@
 """All that one machine can say: ``python -m benchmarks.gpu --out DIR``, from the repository's root.
 
-Runs the GPU and kernel tests, then every ``bench_<op>.py``, each in a process with a time limit, and keeps in ``DIR``,
-up to date after each: ``summary.json`` (of ``schema.json``), ``summary.md``, ``raw.json`` (pytest-benchmark's own),
-``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is recorded, and the rest goes on.
+Runs the GPU and kernel tests, every ``bench_<op>.py``, the step benchmark and, with ``--study CAMVID``, as much of the
+study as fits, each in a process with a time limit, and keeps in ``DIR``, up to date after each: ``summary.json`` (of
+``schema.json``), ``summary.md``, ``raw.json`` (pytest-benchmark's own), ``training.json``, ``camvid_study.json``,
+``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is recorded, and the rest goes on; the step
+benchmark and the study go on where an earlier run with the same ``DIR`` was stopped.
 """
 
 from __future__ import annotations
@@ -35,41 +37,61 @@ SCHEMA = json.loads((ROOT / "benchmarks/schema.json").read_text())
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")
 PACKAGES += ("hypothesis", "fastjsonschema", "scipy", "roma")
 FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
+STEPS = "bench_training.py"  # a program, not pytest's
+STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # of the minutes
 TEST_SECONDS = 180
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"))
 EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--minutes", type=float, default=8, help="for everything")
+    parser.add_argument("--minutes", type=float, default=10, help="for everything")
+    parser.add_argument("--study", type=Path, metavar="CAMVID", help="folder of CamVid: train arms of the study, too")
     options = parser.parse_args()
     tests = [ROOT / "tests/kernels", *(ROOT / "tests").glob("test_so3*.py")]
-    summary = run(options.out, options.minutes, ROOT / "benchmarks", tests)
+    summary = run(options.out, options.minutes, ROOT / "benchmarks", tests, options.study)
     print(table(summary))
 
 
-def run(out: Path, minutes: float, benches: Path, tests: Sequence[Path]) -> dict[str, Any]:
-    """Run tests and a folder of benchmarks and write their results; the summary."""
+def run(out: Path, minutes: float, benches: Path, tests: Sequence[Path], study: Path | None = None) -> dict[str, Any]:
+    """Run tests, a folder of benchmarks and the study on the CamVid at ``study``; write and return the summary."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     summary: dict[str, Any] = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": machine()}
 
+    programs = {STEPS: ["-m", "benchmarks.bench_training", "--out", str(out / "training.json")]}
+    if not (benches / STEPS).exists():
+        programs = {}
+    shares = {STEPS: STEPS_SHARE} if programs else {}
+    if study:
+        options = ["--root", str(study.resolve()), "--out", str(out / "camvid_study.json")]
+        programs["camvid_study.py"] = ["-m", "benchmarks.camvid_study", *options]
+        shares["camvid_study.py"] = STUDY_SHARE
+
     def left() -> float:
-        return 60 * minutes - (time.monotonic() - start)
+        """Seconds until the programs that are still to come begin."""
+        return 60 * minutes * (1 - sum(shares.values())) - (time.monotonic() - start)
 
     with (out / "log.txt").open("w") as log, tempfile.TemporaryDirectory() as scratch:
         summary["tests"] = run_tests(tests, out / "tests.xml", min(TEST_SECONDS, left()), log)
         summary |= {"files": [], "cases": []}
         raw: dict[str, Any] = {}
-        files = sorted(benches.glob("bench_*.py"), key=_rank)
+        files = sorted((file for file in benches.glob("bench_*.py") if file.name != STEPS), key=_rank)
         for index, file in enumerate(files):
             # Twice its share at most: what one does not need is left to the others.
             seconds = min(left(), 2 * left() / (len(files) - index))
             result, cases, raw[file.stem] = run_bench(file, Path(scratch), seconds, log)
             summary["files"].append(result)
             summary["cases"] += cases
+            summary["seconds"] = time.monotonic() - start
+            write(out, compared(summary), raw)
+        for name, command in programs.items():
+            del shares[name]
+            status, seconds = execute(command, left(), log)
+            summary["files"].append({"file": name, "status": status, "seconds": seconds})
             summary["seconds"] = time.monotonic() - start
             write(out, compared(summary), raw)
     return summary
@@ -84,7 +106,8 @@ def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: Any) -> dic
     """The tests that want a GPU or Triton."""
     # Most of their time goes into compiling, which is the host's.
     workers = ["-n", "8"] if torch.cuda.is_available() and find_spec("xdist") else []
-    status, spent = execute([*workers, "-m", "gpu or triton", *map(str, tests), f"--junitxml={xml}"], seconds, log)
+    options = [*workers, "-m", "gpu or triton", f"--junitxml={xml}"]
+    status, spent = execute([*PYTEST, *options, *map(str, tests)], seconds, log)
     suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else []
     suite = next(iter(suites), ElementTree.Element("testsuite"))
     counts = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
@@ -96,23 +119,27 @@ def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: Any) -> dic
 def run_bench(file: Path, scratch: Path, seconds: float, log: Any) -> tuple[dict[str, Any], list[Any], Any]:
     """What became of one file, its cases, and pytest-benchmark's own record of them."""
     lines, raw = scratch / f"{file.stem}.jsonl", scratch / f"{file.stem}.json"
-    status, spent = execute([str(file), f"--benchmark-json={raw}"], seconds, log, INVERSEFORM_BENCH_CASES=str(lines))
+    command = [*PYTEST, str(file), f"--benchmark-json={raw}"]
+    status, spent = execute(command, seconds, log, INVERSEFORM_BENCH_CASES=str(lines))
     cases = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     saved = raw.exists() and raw.read_text()
     return {"file": file.name, "status": status, "seconds": spent}, cases, json.loads(saved) if saved else None
 
 
 def execute(arguments: list[str], seconds: float, log: Any, **environment: str) -> tuple[str, float]:
-    """Run pytest for at most so long; how it ended, and after how many seconds."""
+    """Run Python for at most so long; how it ended, in the words of pytest's exit codes, and after how many seconds."""
     if seconds <= 0:
         return "not run: out of time", 0.0
     start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
-    command += ["-c", str(ROOT / "pyproject.toml"), *arguments]
     # Not a worker of the pytest that may have started this: pytest-benchmark times nothing in one.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     child = subprocess.Popen(
-        command, cwd=ROOT, stdout=log, stderr=log, env=inherited | environment, start_new_session=True
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+        env=inherited | environment,
+        start_new_session=True,
     )
     try:
         code = child.wait(seconds)

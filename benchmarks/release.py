@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inverseform_fast import InverseTransformNet
+from inverseform_fast.paper_nets import Dense
 
 SIZE, TILE = (672, 1344), 224  # what its network is nailed to
 
@@ -85,7 +86,11 @@ class InverseForm(nn.Module):
 
     def __init__(self, net: InverseTransformNet | None = None) -> None:
         super().__init__()
-        self.net = (net or InverseTransformNet.dense(outputs=4)).requires_grad_(False)
+        if net is None:
+            net = Dense(outputs=4)
+            # Ours answers 0 before it is trained, where a norm has no gradient.
+            nn.init.normal_(net.fc[-1].get_parameter("weight"), std=0.02)
+        self.net = net.requires_grad_(False)
 
     def forward(self, boundary_logits: Tensor, target: Tensor) -> Tensor:
         """Of logits ``(N, 1, H, W)`` and a target ``(N, H, W)`` of 0 and 1."""

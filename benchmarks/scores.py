@@ -16,9 +16,10 @@ COLUMNS = {
 }
 
 
-def spread(shares: Sequence[float | None]) -> str:
+def spread(shares: Sequence[float | None], signed: bool = False) -> str:
     """Mean and, of several, standard deviation in per cent; a dash if one is not known."""
     known = [100 * share for share in shares if share is not None]
     if not known or len(known) < len(shares):
         return "-"
-    return f"{statistics.mean(known):.2f}" + (f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else "")
+    mean = format(statistics.mean(known), "+.2f" if signed else ".2f")
+    return f"{mean} ± {statistics.stdev(known):.2f}" if len(known) > 1 else mean

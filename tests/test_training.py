@@ -140,7 +140,7 @@ def test_boundaries_are_resized_as_asked(config: TrainConfig) -> None:
     labels = next(iter(Scenes("train", size=(48, 64), length=1)))["segmentation"].expand(2, -1, -1)
 
     def term(resize: tuple[int, int] | None) -> torch.Tensor:
-        return Criterion(dataclasses.replace(config, resize=resize), 255)({"segmentation": logits}, labels)[
+        return Criterion(dataclasses.replace(config, resize=resize), 255)({"segmentation": logits}, labels, 0)[
             "inverseform"
         ]
 

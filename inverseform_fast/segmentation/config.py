@@ -38,6 +38,7 @@ class TrainConfig:
     ] = "inverseform"
     beta: Annotated[float | None, "Weight of the boundary BCE; the library's default if not given."] = None
     gamma: Annotated[float | None, "Weight of InverseForm; the library's default if not given."] = None
+    inverseform_start: Annotated[int, "Step from which InverseForm counts; it costs nothing before."] = 0
     distance: Annotated[Literal["log", "euclidean", "geodesic"], "Distance of the InverseForm term."] = "log"
     radius: Annotated[int, "Radius of the true boundaries in pixels."] = 2
     net: Annotated[str, "Inverse-transformation network: compact, or a weight file."] = "compact"
@@ -73,7 +74,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every"):
             self._require(name, lambda value: value > 0, "positive")
-        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every"):
+        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every", "inverseform_start"):
             self._require(name, lambda value: value >= 0, "at least 0")
         for name in ("beta", "gamma"):
             self._require(name, lambda value: value is None or value >= 0, "at least 0")

@@ -100,12 +100,14 @@ class Criterion(nn.Module):
             self.loss = iff.BoundaryAwareLoss(
                 **weights, radius=config.radius, ignore_index=ignore_index, inverseform=term
             )
+            self.gamma, self.start = self.loss.gamma, config.inverseform_start
 
-    def forward(self, predictions: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, predictions: Mapping[str, Tensor], labels: Tensor, step: int) -> dict[str, Tensor]:
         logits = predictions["segmentation"]
         if self.loss is None:
             loss = iff.functional.segmentation_loss(logits, labels, ignore_index=self.ignore_index)
             return {"total": loss, "segmentation": loss}
+        self.loss.gamma = self.gamma if step >= self.start else 0.0
         return self.loss(logits, labels, predictions.get("boundary"))._asdict()
 
 
@@ -284,7 +286,7 @@ class _Run:
         labels = batch["segmentation"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
             predictions = self.model(images)
-        terms = self.criterion(predictions, labels)
+        terms = self.criterion(predictions, labels, self.step)
         self.optimizer.zero_grad()
         self.scaler.scale(terms["total"]).backward()
         if config.clip:

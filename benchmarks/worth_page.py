@@ -1,0 +1,176 @@
+"""Tables and pictures of what the loss brings, from ``benchmarks/results/camvid_study.json``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.alignment import table
+from benchmarks.camvid_study import ARMS, key_of, score
+from benchmarks.scores import COLUMNS, spread
+
+# Of Okabe and Ito's palette, which the colour-blind can tell apart, and two greys.
+COLORS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#F0E442", "#777777", "#BBBBBB")
+STYLES = ("-", "--", ":")
+CURVES = {"eval/miou": "mIoU, %", "eval/mba": "mBA, %", "eval/boundary_f_3px": "boundary F at 3 px, %"}
+Runs = list[dict[str, Any]]
+
+
+def results_path(root: Path) -> Path:
+    return root / "benchmarks/results/camvid_study.json"
+
+
+def results(root: Path) -> dict[str, Any]:
+    return json.loads(results_path(root).read_text())
+
+
+def by_arm(runs: Runs) -> dict[str, Runs]:
+    """The runs of the test stage, in the order of ARMS, then by seed."""
+    tests = sorted((run for run in runs if run["stage"] == "test"), key=key_of)
+    found = {name: [run for run in tests if run["label"] == name] for name in ARMS}
+    return {name: each for name, each in found.items() if each}
+
+
+def tables(root: Path) -> dict[str, str]:
+    """The parts of docs/results.md."""
+    result = results(root)
+    runs = by_arm(result["runs"])
+    return {
+        "conditions": conditions(result, runs),
+        "choices": choices(result["runs"]),
+        "scores": scores(runs),
+        "paired": paired(runs),
+        "runs": every_run(runs),
+        "classes": per_class(runs),
+    }
+
+
+def conditions(result: dict[str, Any], runs: dict[str, Runs]) -> str:
+    config = next(iter(runs.values()))[0]["config"]
+    devices = sorted({run["device"] for each in runs.values() for run in each})
+    versions = result["machine"]["versions"]
+    height, width = config["crop"]
+    return (
+        f"`{config['backbone']}` under the small head, from scratch; {config['steps']} steps of {config['batch_size']} "
+        f"crops of {height}x{width}, AdamW, peak learning rate {config['lr']:g}, {config['amp']} autocast; "
+        f"{', '.join(devices)}, torch {versions['torch']}.\n"
+    )
+
+
+def choices(runs: Runs) -> str:
+    """The scores on the held-out frames, by which beta, radius and gamma were chosen."""
+    head = ["on held-out frames of train", *COLUMNS.values(), "score"]
+    chosen = sorted((run for run in runs if run["stage"] == "choose"), key=lambda run: (run["label"], run["seed"]))
+    rows = {
+        run["label"]: [*(spread([run["metrics"].get(name)]) for name in COLUMNS), f"{100 * score(run):.2f}"]
+        for run in chosen
+    }
+    return table(head, rows)
+
+
+def scores(runs: dict[str, Runs]) -> str:
+    head = ["loss", "seeds", *COLUMNS.values()]
+    return table(head, {ARMS[name].name: [str(len(each)), *_cells(each)] for name, each in runs.items()})
+
+
+def _cells(runs: Runs) -> list[str]:
+    return [spread([run["metrics"].get(name) for run in runs]) for name in COLUMNS]
+
+
+PAIRS = (
+    ("boundary", "ce"),
+    ("log", "boundary"),
+    ("headless-boundary", "ce"),
+    ("headless-log", "headless-boundary"),
+    ("headless-log", "ce"),
+)
+
+
+def paired(runs: dict[str, Runs]) -> str:
+    """Differences at the same seed: mean and standard deviation over the seeds, in points."""
+    rows = {}
+    for mine, theirs in PAIRS:
+        a, b = ({run["seed"]: run["metrics"] for run in runs.get(name, [])} for name in (mine, theirs))
+        if seeds := sorted(a.keys() & b.keys()):
+            cells = [spread([a[seed][name] - b[seed][name] for seed in seeds], signed=True) for name in COLUMNS]
+            rows[f"{ARMS[mine].name}, less {ARMS[theirs].name}"] = [str(len(seeds)), *cells]
+    return table(["difference", "seeds", *COLUMNS.values()], rows)
+
+
+def every_run(runs: dict[str, Runs]) -> str:
+    rows = {f"{ARMS[name].name}, seed {run['seed']}": _cells([run]) for name, each in runs.items() for run in each}
+    return table(["loss", *COLUMNS.values()], rows)
+
+
+def per_class(runs: dict[str, Runs]) -> str:
+    names = [name for name in next(iter(runs.values()))[0]["metrics"] if name.startswith("iou/")]
+    rows = {
+        ARMS[arm].name: [f"{100 * statistics.mean(run['metrics'][name] or 0 for run in each):.1f}" for name in names]
+        for arm, each in runs.items()
+    }
+    return table(["IoU, %", *(name.removeprefix("iou/") for name in names)], rows)
+
+
+def summary(root: Path) -> str:
+    """README's table: the main arms."""
+    runs = {name: each for name, each in by_arm(results(root)["runs"]).items() if ARMS[name].main}
+    columns = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")
+    rows = {
+        ARMS[name].name: [str(len(each)), *(spread([run["metrics"].get(c) for run in each]) for c in columns)]
+        for name, each in runs.items()
+    }
+    names = [COLUMNS[name].removeprefix("3 px") or "boundary F, 3 px" for name in columns]
+    return table(["CamVid test, %", "seeds", *names], rows)
+
+
+def pictures(root: Path) -> dict[str, tuple[tuple[Path, ...], Callable[[], Figure]]]:
+    runs = by_arm(results(root)["runs"])
+    sources = (results_path(root),)
+    return {
+        "results_scores.png": (sources, partial(draw_scores, runs)),
+        "results_curves.png": (sources, partial(draw_curves, runs)),
+    }
+
+
+def draw_scores(runs: dict[str, Runs]) -> Figure:
+    """A dot for each run and a line at the mean, a panel for each metric."""
+    names = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")
+    figure = Figure(figsize=(14, 0.42 * len(runs) + 1.4), layout="constrained")
+    for axis, column in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+        for place, (_, each) in enumerate(runs.items()):
+            values = [100 * run["metrics"][column] for run in each]
+            axis.plot(values, [place] * len(values), "o", color=COLORS[place], markersize=5)
+            axis.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=COLORS[place], linewidth=2)
+        axis.set_title("boundary F, 3 px" if column == "boundary_f_3px" else COLUMNS[column], fontsize=11)
+        axis.set_xlabel("%")
+        axis.grid(axis="x", color="0.9")
+    figure.axes[0].set_yticks(range(len(runs)), [ARMS[name].name for name in runs])
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def draw_curves(runs: dict[str, Runs]) -> Figure:
+    """Scores on the test split during training, mean over the seeds; and the terms of the loss."""
+    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    axes = figure.subplots(2, 3)
+    terms = {"loss/segmentation": "cross-entropy", "loss/boundary": "boundary BCE", "loss/inverseform": "InverseForm"}
+    for axis, (tag, what) in zip(axes.flatten(), (CURVES | terms).items(), strict=True):
+        scale = 100 if tag in CURVES else 1
+        for (name, each), color, style in zip(runs.items(), cycle(COLORS), cycle(STYLES), strict=False):
+            curves = [dict(run["curves"][tag]) for run in each if tag in run["curves"]]
+            steps = sorted(set.intersection(*map(set, curves))) if curves else []
+            values = [scale * statistics.mean(curve[step] for curve in curves) for step in steps]
+            if any(values):
+                axis.plot(steps, values, style, color=color, label=ARMS[name].name)
+        axis.set(xlabel="step", ylabel=what)
+        axis.grid(color="0.9")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure

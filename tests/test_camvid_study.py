@@ -1,0 +1,160 @@
+"""benchmarks/camvid_study.py and its page: no arm twice, choices by held-out frames, and what the page says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import camvid_study, worth_page
+from benchmarks.camvid_study import ARMS, CHOICES, Job, Study
+
+TINY = {"backbone": "test_resnet", "crop": (32, 64), "batch_size": 2, "steps": 4, "threads": 1, "device": "cpu"}
+
+
+@pytest.fixture
+def study(tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """On two procedural scenes, with a small network: a training takes a second."""
+    small = {name: replace(arm, options=arm.options | {"net": net}) for name, arm in ARMS.items()}
+    monkeypatch.setattr(camvid_study, "ARMS", small)
+    return Study(
+        runs=tmp_path / "runs", schedule=TINY, data="scenes", held_out=("train", "val"),
+        data_options={"size": [48, 64], "length": 2},
+    )  # fmt: skip
+
+
+def pretended(job: Job, **scores: float) -> dict[str, Any]:
+    """The result of a job that nobody did."""
+    metrics = dict.fromkeys(("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_f_5px", "boundary_iou"), 0.5)
+    metrics |= {"pixel_accuracy": 0.5, "iou/Sky": 0.5, "iou/Pole": None} | scores
+    curves = {"eval/miou": [[2, 0.25], [4, 0.5]], "loss/segmentation": [[4, 1.0]]}
+    stage, label, seed = job.key
+    return {
+        "stage": stage, "label": label, "seed": seed, "device": "a machine", "config": job.config.to_dict(),
+        "metrics": metrics, "curves": curves,
+    }  # fmt: skip
+
+
+def pretend_choices(study: Study, best: dict[str, dict[str, float]]) -> None:
+    for host, choices in CHOICES.items():
+        for name, values in choices.items():
+            before = study.settings(host, until=name)
+            for value in values:
+                settings = before | {name: value}
+                right = sum(settings[key] == wanted for key, wanted in best[host].items())
+                study.finished.append(pretended(study.candidate(host, settings), mba=0.5 + right / 10))
+
+
+def test_an_arm_is_trained_once_and_its_curves_are_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_choices(study, {host: {name: values[0] for name, values in c.items()} for host, c in CHOICES.items()})
+    job = study.test("log", 0)
+    study.run(job, "this machine")
+    run = study.finished[-1]
+    assert run["config"]["root"] is None
+    assert [step for step, _ in run["curves"]["eval/miou"]] == [1, 2, 3, 4]
+    assert run["curves"]["eval/miou"][-1][1] == pytest.approx(run["metrics"]["miou"], rel=1e-4)
+    assert run["curves"]["loss/inverseform"][-1][0] == 4
+    monkeypatch.setattr(camvid_study, "train", lambda *_, **__: pytest.fail("trained again"))
+    study.run(job, "this machine")
+    assert study.finished[-1] is run
+    with pytest.raises(ValueError, match=r"\('test', 'log', 0\) with another lr"):
+        study.run(replace(job, config=replace(job.config, lr=1.0)), "this machine")
+
+
+def test_an_interrupted_training_resumes(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = study.candidate("head", camvid_study.START)
+    Path(job.config.out).mkdir(parents=True)
+    (Path(job.config.out) / camvid_study.CHECKPOINT).touch()
+    resumed = []
+    monkeypatch.setattr(camvid_study, "train", lambda config, resume, criterion: resumed.append(resume))
+    monkeypatch.setattr(camvid_study, "result", lambda job, device: {})
+    study.run(job, "this machine")
+    assert resumed == [True]
+
+
+def test_the_release_arm_equals_the_arm_without_its_term(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = camvid_study.START | {"gamma": 1.0}
+    monkeypatch.setattr(study, "settings", lambda host, until=None: settings)
+    for name in ("boundary", "release"):
+        study.run(study.test(name, 0), "this machine")
+    without, with_term = study.finished
+    assert with_term["curves"]["loss/inverseform"][-1][1] > 0
+    assert without["metrics"].pop("seconds_per_step") > 0
+    assert with_term["metrics"].pop("seconds_per_step") > 0
+    assert with_term["metrics"] == without["metrics"]
+    assert with_term["curves"]["loss/segmentation"] == without["curves"]["loss/segmentation"]
+
+
+def test_choices_follow_the_scores_and_the_arms_follow_the_choices(study: Study) -> None:
+    best = {
+        "head": {"beta": 3.0, "radius": 1, "gamma": 1.0},
+        "headless": {"beta": 1.0, "radius": 3, "gamma": 0.3},
+    }
+    pretend_choices(study, best)
+    assert {host: study.settings(host) for host in CHOICES} == best
+    assert study.settings("head", until="radius") == {"beta": 3.0, "radius": 2, "gamma": 0.0}
+    for name, host in (("log", "head"), ("headless-log", "headless"), ("ce", "headless")):
+        config = study.test(name, 1).config
+        assert {key: getattr(config, key) for key in best[host]} == best[host]
+        assert config.boundary_head == (host == "head")
+        assert (config.train_split, config.eval_split, config.seed) == ("train", "test", 1)
+    candidate = study.candidate("head", camvid_study.START).config
+    assert (candidate.train_split, candidate.eval_split, candidate.loss) == ("train", "val", "boundary")
+    assert candidate.steps < study.test("log", 0).config.steps
+
+
+def test_choices_are_never_scored_on_test_frames() -> None:
+    study = Study()
+    jobs = [study.candidate(host, camvid_study.START) for host in CHOICES]
+    assert all((job.config.train_split, job.config.eval_split) == ("fit", "holdout") for job in jobs)
+
+
+def test_jobs_are_every_choice_and_every_arm(study: Study) -> None:
+    jobs = []
+    for job in study.jobs():
+        jobs.append(job)
+        if job.key not in map(camvid_study.key_of, study.finished):
+            study.finished.append(pretended(job))
+    keys = {job.key for job in jobs}
+    choices = {key for key in keys if key[0] == "choose"}
+    # The first radius, or the second, was trained with the beta that is the best.
+    assert len(choices) == sum(len(values) for each in CHOICES.values() for values in each.values()) - len(CHOICES)
+    main = {name for name, arm in camvid_study.ARMS.items() if arm.main}
+    assert keys - choices == {("test", name, seed) for name in ARMS for seed in ((0, 1, 2) if name in main else (0,))}
+
+
+def test_results_of_two_processes_are_merged(tmp_path: Path, study: Study) -> None:
+    path = tmp_path / "results.json"
+    first, second = (pretended(study.candidate(host, camvid_study.START)) for host in CHOICES)
+    camvid_study.write(path, [first], {})
+    camvid_study.write(path, [second], {"device": "x"})
+    assert camvid_study.load(path) == [first, second]
+    assert json.loads(path.read_text())["machine"] == {"device": "x"}
+    changed = copy.deepcopy(first)
+    changed["metrics"]["miou"] = 0.75
+    camvid_study.write(path, [changed], {})
+    assert camvid_study.load(path) == [changed, second]
+
+
+def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
+    pretend_choices(study, {host: {name: values[0] for name, values in c.items()} for host, c in CHOICES.items()})
+    for seed, share in ((0, 0.4), (1, 0.5)):
+        study.finished.append(pretended(study.test("ce", seed), miou=share))
+        study.finished.append(pretended(study.test("boundary", seed), miou=share + 0.1 * (seed + 1)))
+    path = worth_page.results_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    camvid_study.write(path, study.finished, {"versions": {"torch": "2"}})
+    tables = worth_page.tables(tmp_path)
+    ce, boundary = (ARMS[name].name for name in ("ce", "boundary"))
+    assert f"| {ce} | 2 | 45.00 ± 7.07 |" in tables["scores"]
+    assert f"| {boundary}, less {ce} | 2 | +15.00 ± 7.07 |" in tables["paired"]
+    assert f"| {ce}, seed 1 | 50.00 |" in tables["runs"]
+    assert f"| {ce} | 50.0 | 0.0 |" in tables["classes"]
+    assert f"| {ce} | 2 | 45.00 ± 7.07 |" in worth_page.summary(tmp_path)
+    assert all(run["label"] in tables["choices"] for run in study.finished if run["stage"] == "choose")
+    for _, draw in worth_page.pictures(tmp_path).values():
+        assert draw().axes
