@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The compiler of the extension's CUDA half, of the same CUDA as torch; `make NVCC=` uses an installed one, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m inverseform_fast.segmentation.demo
@@ -22,6 +22,9 @@ lint: .venv/installed
 bench: .venv/installed
 	mkdir -p runs/benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-json=runs/benchmarks/raw.json
+
+docs: .venv/installed
+	$(BIN)/python -m benchmarks.pages
 
 .venv/installed: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv

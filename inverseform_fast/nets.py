@@ -136,10 +136,9 @@ class Align(InverseTransformNet):
         width = 16
         self.features = nn.Sequential(
             nn.PixelUnshuffle(4),
-            # Padded by its border, or the frame of a faint floor would count as lines.
-            nn.Conv2d(16, 10, 3, padding=1, padding_mode="replicate"),
+            _BorderedConv2d(16, 10, 3),
             nn.SiLU(),
-            nn.Conv2d(10, 24, 3, stride=2, padding=1, padding_mode="replicate"),
+            _BorderedConv2d(10, 24, 3, stride=2),
             nn.SiLU(),
             nn.Conv2d(24, width, 1),
             # Centred and of unit variance, or the correlation is all mean and training rests on a plateau; boundaries
@@ -243,6 +242,18 @@ class Compact(InverseTransformNet):
 
     def _ordered(self, first: Tensor, second: Tensor) -> Tensor:
         return self.trunk(torch.cat((local_correlation(first, second, self.reach, self.groups), first), 1))
+
+
+class _BorderedConv2d(nn.Conv2d):
+    """Padded by one pixel of the border, or the frame of a faint floor would count as lines.
+
+    By concatenation: the gradient of ``padding_mode="replicate"`` has other strides than ``torch.compile`` expects
+    (torch 2.11, channels_last).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat((x[..., :1, :], x, x[..., -1:, :]), 2)
+        return super().forward(torch.cat((x[..., :1], x, x[..., -1:]), 3))
 
 
 def _check_tile(tile: int, cell: int) -> None:

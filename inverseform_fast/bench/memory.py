@@ -18,7 +18,10 @@ _CPU = 0  # a device type in the profiler's records
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors on the device, at any time during the call, above those that were there before."""
+    """The most bytes of tensors on the device, at any time during the call, above those that were there before.
+
+    What the call frees of those makes room for nothing on a CPU: the profiler does not know its size.
+    """
     if device.type != "cuda":
         return _peak_on_a_cpu(call)
     torch.cuda.synchronize(device)

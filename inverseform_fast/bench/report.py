@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Column, Table
 
+from ..segmentation.evaluation import choose_device
 from .measure import compare_losses, compare_steps, largest
 from .steps import PHASES, PROVIDERS, Setting
 
@@ -23,11 +25,14 @@ def bench(
         memory_gib: that the largest batch's tensors must fit into; 0: the GPU's; None: do not look for it.
 
     Raises:
-        ValueError: a bad provider, or ``memory_gib`` 0 on a device other than a GPU.
+        ValueError: a bad provider, device or number of rounds; ``memory_gib`` below 0, or 0 without a GPU.
     """
     providers = list(providers or PROVIDERS)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    on_gpu = choose_device(setting.device).type == "cuda"
+    if memory_gib is not None and not (memory_gib > 0 or (on_gpu and memory_gib == 0)):
+        raise ValueError(f"memory_gib must be above 0, or 0 on a GPU, got {memory_gib} on device {setting.device!r}")
     limit = int(memory_gib * 2**30) if memory_gib else None
     steps, losses = compare_steps(setting, providers, rounds), compare_losses(setting, providers, rounds)
     return [
@@ -56,7 +61,7 @@ def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table:
             status = next(s for s in (row["step"]["status"], row["loss"]["status"]) if s != "measured")
             notes.append(f"{row['provider']}: {status}")
     result = Table(
-        "", *(Column(row["provider"], justify="right") for row in ran), title=title, caption="\n".join(notes)
+        "", *(Column(row["provider"], justify="right") for row in ran), title=title, caption=escape("\n".join(notes))
     )
     for name, cell in _LINES.items():
         result.add_row(name, *(cell(row) for row in ran))

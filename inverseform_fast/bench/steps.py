@@ -83,9 +83,13 @@ class Loss:
             raise ValueError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
         self.setting, self.provider = setting, provider
         self.head = provider == "release" or (provider != "stock" and not setting.headless)
+        if provider == "fused" and torch.device(setting.device).type != "cuda":
+            raise Unavailable(f"its kernels run on a GPU, not on device {setting.device!r}")
         try:
             with self.backend():
                 self.criterion = self._criterion(torch.device(setting.device))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise Unavailable(str(error)) from error
 
@@ -123,11 +127,11 @@ class Loss:
         segmentation, *boundary = logits
 
         def call() -> Tensor:
-            for each in logits:
-                each.grad = None
             with self.backend():
                 loss = self.criterion(segmentation, labels, *boundary, *targets)
                 loss.backward()
+            for each in logits:  # at the end: gradients are part of what the call, not what was before it, holds
+                each.grad = None
             return loss.detach()
 
         return call
