@@ -40,7 +40,7 @@ class Plan:
         batches, crops: those that it is given.
         memory: bytes that the largest batch must fit into; None: the GPU's.
         largest: the setting whose batch is enlarged.
-        slow: providers that are left out where only the loss is measured, for their compiling takes minutes.
+        slow: providers that only take part in the first setting, for their compiling takes minutes.
     """
 
     settings: dict[str, Setting]
@@ -95,15 +95,15 @@ def plan_of(on_gpu: bool) -> Plan:
 def measure(plan: Plan, result: dict[str, Any], rounds: int, save: Any) -> None:
     """Add to the result what it does not have yet, and save it after each figure."""
     done = {step["name"] for step in result["steps"]}
-    for name, setting in plan.settings.items():
+    fast = [provider for provider in PROVIDERS if provider not in plan.slow]
+    for index, (name, setting) in enumerate(plan.settings.items()):
         if name in done:
             continue
         print(name, flush=True)
-        losses = compare_losses(setting, list(PROVIDERS), rounds)
-        steps = compare_steps(setting, list(PROVIDERS), rounds)
+        providers = fast if index else list(PROVIDERS)
+        losses, steps = compare_losses(setting, providers, rounds), compare_steps(setting, providers, rounds)
         result["steps"].append({"name": name, "setting": asdict(setting), "steps": steps, "losses": losses})
         save()
-    fast = [provider for provider in PROVIDERS if provider not in plan.slow]
     done = {(point["axis"], point["x"]) for point in result["scaling"]}
     for axis, x, setting in plan.scaling():
         if (axis, x) in done:

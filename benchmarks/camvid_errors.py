@@ -2,8 +2,8 @@
 
 InverseForm takes a predicted boundary for a true one that was moved by a homography. How far does that hold for the
 model in the folder RUN, on test frames? How much nearer do its boundaries come to the true ones when each tile is moved
-by the network's estimate, and by the best homography that can be found; and does InverseForm's gradient agree with those
-of the boundary BCE and the cross-entropy, which know the truth pixel by pixel?
+by the network's estimate, and by the best homography that can be found; and does InverseForm's gradient agree with
+those of the boundary BCE and the cross-entropy, which know the truth pixel by pixel?
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def gradients(predictions: dict[str, Tensor], labels: Tensor, size: tuple[int, i
     return result
 
 
-def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 8) -> list[dict[str, Any]]:
+def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20) -> list[dict[str, Any]]:
     """A row for each of SIZES: means over the tiles of every so-manieth test frame."""
     model, _ = load_model(run)
     frames = build_dataset(data, "test", root)

@@ -47,6 +47,7 @@ def tables(root: Path) -> dict[str, str]:
         "choices": choices(result["runs"]),
         "scores": scores(runs),
         "paired": paired(runs),
+        "errors": errors(root),
         "runs": every_run(runs),
         "classes": per_class(runs),
     }
@@ -102,6 +103,23 @@ def paired(runs: dict[str, Runs]) -> str:
             cells = [spread([a[seed][name] - b[seed][name] for seed in seeds], signed=True) for name in COLUMNS]
             rows[f"{ARMS[mine].name}, less {ARMS[theirs].name}"] = [str(len(seeds)), *cells]
     return table(["difference", "seeds", *COLUMNS.values()], rows)
+
+
+def errors(root: Path) -> str:
+    """What benchmarks/camvid_errors.py found."""
+    result = json.loads((root / "benchmarks/results/camvid_errors.json").read_text())
+    head = [
+        "tiles", "overlap as predicted", "moved by the estimate", "by the best homography", "estimate, px",
+        "cosine with BCE, head", "length, x BCE", "cosine with cross-entropy, headless", "length, x cross-entropy",
+    ]  # fmt: skip
+    keys = ("as_predicted", "by_estimate", "by_best", "estimated_px")
+    keys += ("head_cosine", "head_ratio", "headless_cosine", "headless_ratio")
+    rows = {}
+    for row in result["rows"]:
+        height, width = row["size"]
+        what = f"{row['tiles']}, {height // 224} x {width // 224} a frame"
+        rows[what] = [f"{row[key]:.1f}" if key.endswith(("px", "ratio")) else f"{row[key]:.3f}" for key in keys]
+    return table(head, rows)
 
 
 def every_run(runs: dict[str, Runs]) -> str:

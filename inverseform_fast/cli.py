@@ -301,7 +301,10 @@ def bench(
     amp: Annotated[str, typer.Option(help="Mixed precision of the model: none or bf16.")] = "none",
     headless: Annotated[bool, typer.Option("--headless", help="No boundary head where none is needed.")] = False,
     provider: Annotated[
-        list[str] | None, typer.Option(help="stock, release, reference, compiled or fused; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="stock, release, reference, compiled or fused; repeatable. By default all, but for compiled on a CPU."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns that each provider takes.")] = 5,
     memory_gib: Annotated[

@@ -13,6 +13,8 @@ from . import functional, homography
 from .checks import check_activation, check_radius
 from .nets import InverseTransformNet
 
+_BETA, _HEADLESS_BETA = 10.0, 0.3
+
 
 class InverseFormLoss(nn.Module):
     """How far a predicted boundary is from the true one: the distance from the identity of the homography between them.
@@ -126,7 +128,8 @@ class BoundaryAwareLoss(nn.Module):
     """``L = L_xe + beta L_bxe + gamma L_if``: cross-entropy, balanced boundary BCE, InverseForm (paper, section 3.5).
 
     Args:
-        beta: weight of the class-balanced boundary BCE.
+        beta: weight of the class-balanced boundary BCE; None: 10 with a boundary head and 0.3 headless, where it pulls
+            at the classes themselves (chosen on CamVid: docs/results.md).
         gamma: weight of InverseForm; 0 leaves it out (its term is then 0).
         radius: of the boundary target in pixels.
         ignore_index: the label that marks void.
@@ -139,7 +142,7 @@ class BoundaryAwareLoss(nn.Module):
 
     def __init__(
         self,
-        beta: float = 10.0,
+        beta: float | None = None,
         gamma: float = 0.3,
         radius: int = 2,
         ignore_index: int = 255,
@@ -149,7 +152,7 @@ class BoundaryAwareLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("beta", beta), ("gamma", gamma)):
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
         check_radius(radius)
         self.beta = beta
@@ -176,6 +179,7 @@ class BoundaryAwareLoss(nn.Module):
             require_finite(segmentation_logits, "segmentation_logits")
             if boundary_logits is not None:
                 require_finite(boundary_logits, "boundary_logits")
+        beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         with torch.autocast(segmentation_logits.device.type, enabled=False):
             segmentation = functional.segmentation_loss(
                 segmentation_logits, labels, self.class_weights, self.ignore_index
@@ -188,7 +192,7 @@ class BoundaryAwareLoss(nn.Module):
             if self.gamma:
                 target = functional.boundary_map(labels, self.radius, self.ignore_index)
                 inverseform = self.inverseform(boundary_logits, target[:, None])
-            total = segmentation + self.beta * boundary + self.gamma * inverseform
+            total = segmentation + beta * boundary + self.gamma * inverseform
         return LossTerms(total, segmentation, boundary, inverseform)
 
     def extra_repr(self) -> str:

@@ -75,7 +75,7 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
     terms = criterion(logits, labels, boundary)
     assert terms._fields == TERMS
-    expected = terms.segmentation + criterion.beta * terms.boundary + criterion.gamma * terms.inverseform
+    expected = terms.segmentation + 10 * terms.boundary + criterion.gamma * terms.inverseform
     torch.testing.assert_close(terms.total, expected)
     torch.testing.assert_close(terms.segmentation, iff.functional.segmentation_loss(logits, labels))
     torch.testing.assert_close(terms.boundary, iff.functional.boundary_loss(boundary, labels))
@@ -84,6 +84,16 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     assert logits.grad is not None
     assert boundary.grad is not None
     assert boundary.grad.abs().max() > 0
+
+
+def test_beta_is_another_without_a_boundary_head_unless_given(criterion: iff.BoundaryAwareLoss) -> None:
+    logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
+    for beta, headless in ((None, 0.3), (2.0, 2.0)):
+        criterion.beta = beta
+        for arguments, weight in (((), headless), ((boundary,), beta or 10.0)):
+            terms = criterion(logits, scene(), *arguments)
+            rest = terms.segmentation + criterion.gamma * terms.inverseform
+            torch.testing.assert_close(terms.total, rest + weight * terms.boundary)
 
 
 def test_headless_boundary_terms_reach_the_segmentation(criterion: iff.BoundaryAwareLoss) -> None:

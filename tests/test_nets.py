@@ -91,6 +91,17 @@ def test_compiles_whole(net: InverseTransformNet) -> None:
     torch.testing.assert_close(compiled(x, y), net.pair(x, y))
 
 
+def test_features_compile_to_machine_code_with_their_gradient() -> None:
+    """The gradient of replicated padding does not: its strides are not those that the compiler expects."""
+    first = Align(tile=TILE).features[3]  # of channels and strides for which the compiler picks channels_last
+    x = torch.rand(10, 10, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def slope(layer: nn.Module) -> Tensor:
+        return torch.autograd.grad(layer(x.sin()).square().sum(), x)[0]
+
+    torch.testing.assert_close(slope(torch.compile(first, fullgraph=True)), slope(first))
+
+
 def test_saved_weights_load_to_the_same_network(net: InverseTransformNet, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path, note="kept")

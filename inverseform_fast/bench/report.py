@@ -21,18 +21,18 @@ def bench(
     ``largest_batch``, None if not asked for.
 
     Args:
-        providers: all of ``PROVIDERS`` if not given.
+        providers: all of ``PROVIDERS`` if not given, but for ``compiled`` on a CPU, where compiling takes minutes.
         memory_gib: that the largest batch's tensors must fit into; 0: the GPU's; None: do not look for it.
 
     Raises:
         ValueError: a bad provider, device or number of rounds; ``memory_gib`` below 0, or 0 without a GPU.
     """
-    providers = list(providers or PROVIDERS)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     on_gpu = choose_device(setting.device).type == "cuda"
     if memory_gib is not None and not (memory_gib > 0 or (on_gpu and memory_gib == 0)):
         raise ValueError(f"memory_gib must be above 0, or 0 on a GPU, got {memory_gib} on device {setting.device!r}")
+    providers = list(providers or (name for name in PROVIDERS if on_gpu or name != "compiled"))
     limit = int(memory_gib * 2**30) if memory_gib else None
     steps, losses = compare_steps(setting, providers, rounds), compare_losses(setting, providers, rounds)
     return [
