@@ -12,11 +12,13 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from benchmarks import gpu
@@ -28,8 +30,16 @@ from inverseform_fast.segmentation.evaluation import load_model, predict
 from inverseform_fast.segmentation.transforms import eval_transform
 
 RESULTS = gpu.ROOT / "benchmarks/results/camvid_errors.json"
+NEAR = (1, 5, 16)  # pixels: found, displaced a little, displaced as far as the network was trained for; beyond: missing
 SIZES = ((448, 448), (896, 896))  # of the whole frame, in tiles of 224
 STEPS, RATE, BLUR = 60, 0.02, (6.0, 0.5)  # of the search for the best homography; pixels of blur at its begin and end
+
+
+def shares_by_distance(pixels: Tensor, others: Tensor) -> list[float]:
+    """Of the boundary ``pixels (H, W)`` bool, the share up to each of NEAR away from ``others``, and beyond."""
+    distance = distance_transform_edt(~others.numpy())[pixels.numpy()]
+    edges = [-1.0, *NEAR, float("inf")]
+    return [float(((distance > low) & (distance <= high)).mean()) for low, high in pairwise(edges)]
 
 
 def dice(predicted: Tensor, true: Tensor) -> Tensor:
@@ -104,11 +114,17 @@ def gradients(predictions: dict[str, Tensor], labels: Tensor, size: tuple[int, i
     return result
 
 
-def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20) -> list[dict[str, Any]]:
-    """A row for each of SIZES: means over the tiles of every so-manieth test frame."""
+def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20) -> dict[str, Any]:
+    """Means over every so-manieth test frame.
+
+    Returns:
+        ``rows``: for each of SIZES. ``missing``, ``false``: of the true boundary pixels by their distance to the
+        predicted boundary, and the other way round, see :func:`shares_by_distance`.
+    """
     model, _ = load_model(run)
     frames = build_dataset(data, "test", root)
     net, transform, rows = InverseTransformNet.compact(), eval_transform(), []
+    shares: dict[str, list[list[float]]] = {"missing": [], "false": []}
     for size in SIZES:
         tiles: list[dict[str, float]] = []
         slopes: list[dict[str, float]] = []
@@ -120,11 +136,16 @@ def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20)
             classes = predict(model, images, (labels.shape[-2], labels.shape[-1]))
             predicted = functional.boundary_map(classes.masked_fill(labels == frames.ignore_index, frames.ignore_index))
             target = functional.boundary_map(labels)[:, None]
-            logits = (predicted == 1).float()[:, None]
-            tiles += overlaps(net, *functional.extract_tiles(logits, target, size, net.tile, None))
+            boundary = (predicted == 1).float()[:, None]
+            tiles += overlaps(net, *functional.extract_tiles(boundary, target, size, net.tile, None))
             slopes.append(gradients(predictions, labels, size))
+            if size == SIZES[0]:
+                mine, true = predicted[0] == 1, target[0, 0] == 1
+                shares["missing"].append(shares_by_distance(true, mine))
+                shares["false"].append(shares_by_distance(mine, true))
         rows.append({"size": size, "tiles": len(tiles)} | _means(tiles) | _means(slopes))
-    return rows
+    means = {name: [statistics.mean(column) for column in zip(*each, strict=True)] for name, each in shares.items()}
+    return {"rows": rows, **means}
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -139,8 +160,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(options.run, options.root)
-    text = json.dumps({"run": options.run.name, "machine": gpu.machine(), "rows": rows}, indent=1)
+    result = measure(options.run, options.root)
+    text = json.dumps({"run": options.run.name, "machine": gpu.machine(), **result}, indent=1)
     write_atomically(options.out, lambda file: file.write(text.encode()))
     print(text)
 

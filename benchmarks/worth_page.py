@@ -6,13 +6,14 @@ import json
 import statistics
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.alignment import table
+from benchmarks.camvid_errors import NEAR
 from benchmarks.camvid_study import ARMS, key_of, score
 from benchmarks.scores import COLUMNS, spread
 
@@ -119,7 +120,10 @@ def errors(root: Path) -> str:
         height, width = row["size"]
         what = f"{row['tiles']}, {height // 224} x {width // 224} a frame"
         rows[what] = [f"{row[key]:.1f}" if key.endswith(("px", "ratio")) else f"{row[key]:.3f}" for key in keys]
-    return table(head, rows)
+    away = [f"within {NEAR[0]} px", *(f"{low} to {high} px" for low, high in pairwise(NEAR)), f"beyond {NEAR[-1]} px"]
+    sides = {"true boundary pixels": result["missing"], "predicted ones": result["false"]}
+    shares = {name: [f"{100 * share:.0f} %" for share in each] for name, each in sides.items()}
+    return table(["from the other boundary", *away], shares) + "\n" + table(head, rows)
 
 
 def every_run(runs: dict[str, Runs]) -> str:

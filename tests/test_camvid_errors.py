@@ -45,6 +45,13 @@ def test_tiles_without_a_boundary_are_left_out(true: torch.Tensor) -> None:
     assert list(camvid_errors.overlaps(InverseTransformNet.compact(), true, nothing)) == []
 
 
+def test_shares_by_distance() -> None:
+    mine, others = torch.zeros(2, 1, 40, dtype=torch.bool)
+    others[0, 0] = True
+    mine[0, [0, 1, 2, 5, 6, 16, 17, 30]] = True
+    assert camvid_errors.shares_by_distance(mine, others) == [2 / 8, 2 / 8, 2 / 8, 2 / 8]
+
+
 def test_gradients_are_compared_with_those_of_the_losses(true: torch.Tensor) -> None:
     labels = label_maps(1, 224, 224, torch.Generator().manual_seed(5)).long()
     generator = torch.Generator().manual_seed(0)
@@ -68,6 +75,9 @@ def test_a_trained_model_from_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
     train(TrainConfig(out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce"))
     monkeypatch.setattr(camvid_errors, "SIZES", ((224, 224),))
     monkeypatch.setattr(camvid_errors, "build_dataset", lambda *_: build_dataset("scenes", "test", **options))
-    (row,) = camvid_errors.measure(tmp_path, None, "scenes", every=1)
+    result = camvid_errors.measure(tmp_path, None, "scenes", every=1)
+    (row,) = result["rows"]
+    assert sum(result["missing"]) == pytest.approx(1)
+    assert sum(result["false"]) == pytest.approx(1)
     assert row["tiles"] == 2
     assert 0 <= row["as_predicted"] <= 1e-6 + row["by_best"] <= 1

@@ -151,9 +151,12 @@ def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
     camvid_study.write(path, study.finished, {"versions": {"torch": "2"}})
     row = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
     row |= dict.fromkeys(("estimated_px", "head_ratio", "headless_ratio"), 2.0) | {"size": [448, 896], "tiles": 9}
-    (path.parent / "camvid_errors.json").write_text(json.dumps({"rows": [row]}))
+    (path.parent / "camvid_errors.json").write_text(
+        json.dumps({"rows": [row], "missing": [0.1, 0.2, 0.3, 0.4], "false": [0.25] * 4})
+    )
     tables = worth_page.tables(tmp_path)
     assert "| 9, 2 x 4 a frame | 0.250 | 0.250 | 0.250 | 2.0 | 0.250 | 2.0 | 0.250 | 2.0 |" in tables["errors"]
+    assert "| true boundary pixels | 10 % | 20 % | 30 % | 40 % |" in tables["errors"]
     ce, boundary = (ARMS[name].name for name in ("ce", "boundary"))
     assert f"| {ce} | 2 | 45.00 ± 7.07 |" in tables["scores"]
     assert f"| {boundary}, less {ce} | 2 | +15.00 ± 7.07 |" in tables["paired"]
