@@ -37,6 +37,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "gpu": {"backbone": "hrnet_w18", "crop": (360, 480), "batch_size": 16, "steps": 4000, "workers": 12},
 }
 SCHEMA = "inverseform_fast/camvid_study/1"
+TILE = release.TILE  # of the shipped network, too
 CURVE = 4  # evaluations in a run
 # In this order, each with the best of those before it. Without a boundary head, boundary BCE pulls at the classes
 # themselves, and wants another weight.
@@ -49,15 +50,19 @@ START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
 
 @dataclass(frozen=True)
 class Arm:
-    """A loss: its name in tables, what TrainConfig is to have, the weight it is given, and what makes it.
+    """A loss: its name in tables, what TrainConfig is to have, and what makes it.
 
     Attributes:
         main: whether it is among those that are trained with every seed.
+        start: share of the steps before InverseForm counts.
+        zoom: how many times as large, in each direction, InverseForm sees the crop: its tiles hold the less of it.
     """
 
     name: str
     options: dict[str, Any]
     main: bool = False
+    start: float = 0.0
+    zoom: int = 1
     criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
 
 
@@ -86,6 +91,8 @@ ARMS = {
     "euclidean": Arm("+ InverseForm, Euclidean", {"distance": "euclidean"}),
     "geodesic": Arm("+ InverseForm, geodesic", {"distance": "geodesic"}),
     "dense": Arm("+ InverseForm, log, dense network", {"net": str(ablation.Study().weights(DENSE))}),
+    "late": Arm("+ InverseForm, log, in the last half", {}, start=0.5),
+    "small-tiles": Arm("+ InverseForm, log, in the last half, tiles half as large", {}, start=0.5, zoom=2),
     "release": Arm("+ the release's term", {"loss": "boundary"}, criterion=WithRelease),
 }
 
@@ -167,6 +174,9 @@ class Study:
         options = {"eval_split": "test", "eval_every": self.schedule["steps"] // CURVE} | arm.options
         if options.get("loss") != "ce":
             options = self.settings("head" if options.get("boundary_head", True) else "headless") | options
+        options["inverseform_start"] = int(arm.start * self.schedule["steps"])
+        if arm.zoom > 1:
+            options["resize"] = tuple(arm.zoom * max(1, round(edge / TILE)) * TILE for edge in self.schedule["crop"])
         return Job("test", name, seed, self._config("test", name, seed, options), arm.criterion)
 
     def _config(self, stage: str, label: str, seed: int, options: dict[str, Any]) -> TrainConfig:

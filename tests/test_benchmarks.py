@@ -143,6 +143,27 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "off by" in (out / "summary.md").read_text()
 
 
+def test_steps_and_study_come_last_with_their_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[list[str], float]] = []
+    monkeypatch.setattr(
+        gpu, "execute", lambda command, seconds, *_, **__: ran.append((command, seconds)) or ("passed", 1)
+    )
+    summary = gpu.run(tmp_path / "out", 10, BENCHES, [], study=tmp_path)
+    (*_, ops), (steps, steps_seconds), (study, study_seconds) = ran[-3], ran[-2], ran[-1]
+    assert steps == ["-m", "benchmarks.bench_training", "--out", str(tmp_path / "out/training.json")]
+    assert study[:2] == ["-m", "benchmarks.camvid_study"]
+    assert study[2:] == ["--root", str(tmp_path), "--out", str(tmp_path / "out/camvid_study.json")]
+    assert ops < 0.25 * 600
+    assert steps_seconds == pytest.approx(0.5 * 600, abs=5)  # nothing took any time before it
+    assert study_seconds == pytest.approx(600, abs=5)
+    files = [file["file"] for file in summary["files"]]
+    assert files[-2:] == ["bench_training.py", "camvid_study.py"]
+    assert files.count("bench_training.py") == 1
+    assert not any("bench_training.py" in word for command, _ in ran[:-2] for word in command)
+
+
 def test_out_of_time(tmp_path: Path) -> None:
     (tmp_path / "bench_late.py").write_text(WORKING)
     summary = gpu.run(tmp_path / "out", 0, tmp_path, [tmp_path])

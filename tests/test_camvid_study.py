@@ -103,6 +103,8 @@ def test_choices_follow_the_scores_and_the_arms_follow_the_choices(study: Study)
         assert {key: getattr(config, key) for key in best[host]} == best[host]
         assert config.boundary_head == (host == "head")
         assert (config.train_split, config.eval_split, config.seed) == ("train", "test", 1)
+    late = study.test("small-tiles", 0).config
+    assert (late.inverseform_start, late.resize) == (2, (448, 448))
     candidate = study.candidate("head", camvid_study.START).config
     assert (candidate.train_split, candidate.eval_split, candidate.loss) == ("train", "val", "boundary")
     assert candidate.steps < study.test("log", 0).config.steps

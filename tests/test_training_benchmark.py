@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import inverseform_fast as iff
 from benchmarks import bench_training
 from inverseform_fast import cli, reference
-from inverseform_fast.bench import measure
+from inverseform_fast.bench import measure, steps
 from inverseform_fast.bench.measure import compare_losses, compare_steps, largest
 from inverseform_fast.bench.memory import largest_batch, peak_bytes
 from inverseform_fast.bench.report import bench, table
@@ -451,6 +451,25 @@ def test_the_program_saves_each_figure_and_goes_on_where_it_was_stopped(
     again, nothing = program()
     assert nothing == []
     assert again == result
+
+
+def test_what_breaks_is_recorded_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(function: Any) -> Any:
+        def broken(*_: Any) -> Any:
+            raise RuntimeError("no compiler\nmore")
+
+        return broken
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    monkeypatch.setattr(steps, "find_spec", lambda name: None)
+    statuses = {row["provider"]: row["status"] for row in compare_losses(TINY, ["release", "compiled", "stock"], 1)}
+    assert statuses == {
+        "release": "cannot run here: its targets need SciPy: pip install scipy",
+        "compiled": "failed: RuntimeError: no compiler",
+        "stock": "measured",
+    }
+    with pytest.raises(ValueError, match="backbone must be"):
+        compare_steps(replace(TINY, backbone="nonsense"), ["stock"], 1)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])

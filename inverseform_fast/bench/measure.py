@@ -122,6 +122,10 @@ def _prepared(
             status = f"cannot run here: {error}"
         except torch.OutOfMemoryError:
             status = "out of memory"
+        except ValueError:  # a setting that is wrong for all of them
+            raise
+        except Exception as error:  # torch.compile without a compiler, say: the others go on
+            status = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if status != "measured":
             ready.pop(provider, None)
             free_memory()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ class Loss:
         self.head = provider == "release" or (provider != "stock" and not setting.headless)
         if provider == "fused" and torch.device(setting.device).type != "cuda":
             raise Unavailable(f"its kernels run on a GPU, not on device {setting.device!r}")
+        if provider == "release" and find_spec("scipy") is None:
+            raise Unavailable("its targets need SciPy: pip install scipy")
         try:
             with self.backend():
                 self.criterion = self._criterion(torch.device(setting.device))
