@@ -40,7 +40,7 @@ class Plan:
         batches, crops: those that it is given.
         memory: bytes that the largest batch must fit into; None: the GPU's.
         largest: the setting whose batch is enlarged.
-        slow: providers that only take part in the first setting, for their compiling takes minutes.
+        slow: providers that only take part in the first setting: compiling takes a CPU minutes.
     """
 
     settings: dict[str, Setting]
@@ -76,7 +76,9 @@ def plan_of(on_gpu: bool) -> Plan:
             "headless": replace(base, headless=True),
         }
         scaled = replace(base, batch_size=4)
-        return Plan(settings, scaled, (1, 2, 4, 8, 16), ((256, 512), (512, 1024), (1024, 2048)), None, base)
+        crops = ((256, 512), (512, 1024), (1024, 2048))
+        # The release's targets take the host seconds a step.
+        return Plan(settings, scaled, (1, 2, 4, 8, 16), crops, None, base, ("compiled", "release"))
     base = Setting("test_resnet", crop=(512, 1024))
     small = replace(base, crop=(256, 512))
     settings = {
@@ -102,6 +104,9 @@ def measure(plan: Plan, result: dict[str, Any], rounds: int, save: Any) -> None:
         print(name, flush=True)
         providers = fast if index else list(PROVIDERS)
         losses, steps = compare_losses(setting, providers, rounds), compare_steps(setting, providers, rounds)
+        for loss, step in zip(losses, steps, strict=True):
+            if loss["status"].startswith("wrong"):
+                step["status"] = loss["status"]  # a step of a wrong loss is no measurement
         result["steps"].append({"name": name, "setting": asdict(setting), "steps": steps, "losses": losses})
         save()
     done = {(point["axis"], point["x"]) for point in result["scaling"]}
@@ -142,17 +147,20 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
         return a[field] / (b[field] + extra)
 
     if result["machine"]["bandwidth_bytes_per_s"] is None:
-        best = [ratio("512 x 1024", "losses", "ms", each, "release", targets=True) for each in ("fused", "compiled")]
-        rows = [("loss at 512 x 1024, fused or compiled, to the release's and its targets", 1 / 5, _least(best))]
+        name, most, ours = "512 x 1024", 1 / 5, ("reference", "compiled", "fused")
+        rows = []
     else:
-        name, slowest = "hrnet_w18", _most([ratio(each, "steps", "ms", "fused", "stock") for each in steps])
-        to_release = ratio(name, "losses", "ms", "fused", "release", targets=True)
+        name, most, ours = "hrnet_w18", 1 / 20, ("fused",)
+        all_there = steps.keys() >= plan_of(True).settings.keys()
+        slowest = _most([ratio(each, "steps", "ms", "fused", "stock") for each in steps]) if all_there else None
         rows = [
             ("time of the loss, fused, to stock cross-entropy's", 0.5, ratio(name, "losses", "ms", "fused", "stock")),
             ("its memory", 0.25, ratio(name, "losses", "peak_bytes", "fused", "stock")),
-            ("time of the loss, fused, to the release's and its targets", 1 / 20, to_release),
-            ("time of a step, fused, to stock's", 1.0, slowest),
+            ("time of a step, fused, to stock's, at most of all settings", 1.0, slowest),
         ]
+    for text, targets in (("the release's with its targets", True), ("the release's alone", False)):
+        best = _least([ratio(name, "losses", "ms", each, "release", targets=targets) for each in ours])
+        rows.append((f"time of the loss, the best of {', '.join(ours)}, to {text}", most, best))
     return [{"text": t, "asked": asked, "found": x, "met": x is not None and x <= asked} for t, asked, x in rows]
 
 
@@ -179,7 +187,11 @@ def main() -> None:
     result = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": machine, "rounds": options.rounds}
     result |= {"steps": [], "scaling": [], "largest": largest_of}
     if options.out.exists():
-        result |= json.loads(options.out.read_text()) | {"machine": machine}
+        old = json.loads(options.out.read_text())
+        now = (machine["device"], options.threads, options.rounds)
+        if (was := (old["machine"]["device"], old["machine"]["threads"], old["rounds"])) != now:
+            parser.error(f"out: {options.out} is of device, threads and rounds {was}, now {now}: name another file")
+        result |= old | {"machine": machine}
 
     def save() -> None:
         text = json.dumps(result, indent=1)

@@ -26,12 +26,13 @@ from benchmarks import ablation, gpu, release
 from benchmarks.so3_speed import cpu
 from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map
+from inverseform_fast.losses import nearest_multiples
 from inverseform_fast.segmentation.checkpoint import CHECKPOINT
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.report import METRICS
 from inverseform_fast.segmentation.training import Criterion, train
 
-RESULTS = gpu.ROOT / "benchmarks/results/camvid_study.json"
+RESULTS = gpu.ROOT / "benchmarks/results"
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cpu": {"backbone": "test_resnet", "crop": (224, 224), "batch_size": 8, "steps": 800, "threads": 1},
     "gpu": {"backbone": "hrnet_w18", "crop": (360, 480), "batch_size": 16, "steps": 4000, "workers": 12},
@@ -124,6 +125,7 @@ class Study:
         arms: names of those to train.
         held_out: splits to train and to score on where something is chosen.
         finished: what :func:`result` made of each training.
+        chosen: the same of another study whose choices are taken over; none are made then.
     """
 
     root: Path | None = None
@@ -136,10 +138,11 @@ class Study:
     held_out: tuple[str, str] = ("fit", "holdout")
     data_options: dict[str, Any] = field(default_factory=lambda: {"cache": True})
     finished: list[dict[str, Any]] = field(default_factory=list)
+    chosen: list[dict[str, Any]] = field(default_factory=list)
 
     def jobs(self) -> Iterator[Job]:
         """In the order in which they are to be done: what depends on a choice is only asked for when that is made."""
-        for host, choices in CHOICES.items():
+        for host, choices in (CHOICES if not self.chosen else {}).items():
             for name, values in choices.items():
                 before = self.settings(host, until=name)
                 yield from (self.candidate(host, before | {name: value}) for value in values)
@@ -150,7 +153,7 @@ class Study:
 
     def settings(self, host: str, until: str | None = None) -> dict[str, float]:
         """beta, radius and gamma as chosen for a host, as far as the choice ``until``; the rest is as in START."""
-        settings, scores = dict(START), {key_of(run): score(run) for run in self.finished}
+        settings, scores = dict(START), {key_of(run): score(run) for run in self.chosen or self.finished}
         for name, values in CHOICES[host].items():
             if name == until:
                 break
@@ -176,7 +179,8 @@ class Study:
             options = self.settings("head" if options.get("boundary_head", True) else "headless") | options
         options["inverseform_start"] = int(arm.start * self.schedule["steps"])
         if arm.zoom > 1:
-            options["resize"] = tuple(arm.zoom * max(1, round(edge / TILE)) * TILE for edge in self.schedule["crop"])
+            size = nearest_multiples(torch.empty(self.schedule["crop"]), TILE)
+            options["resize"] = (arm.zoom * size[0], arm.zoom * size[1])
         return Job("test", name, seed, self._config("test", name, seed, options), arm.criterion)
 
     def _config(self, stage: str, label: str, seed: int, options: dict[str, Any]) -> TrainConfig:
@@ -199,6 +203,8 @@ class Study:
                 return
         print(f"{job.stage}: {job.label}, seed {job.seed}", flush=True)
         out = Path(job.config.out)
+        if job.label == "dense":
+            ablation.Study(root=self.root).run("networks", DENSE)  # its network, if it is not there
         if not (out / METRICS).exists():
             train(job.config, resume=(out / CHECKPOINT).exists(), criterion=job.criterion)
         self.finished.append(result(job, device))
@@ -250,7 +256,10 @@ def write(path: Path, runs: list[dict[str, Any]], machine: dict[str, Any]) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of CamVid; without it nothing is trained")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the results, which are added to")
+    parser.add_argument("--out", type=Path, help="JSON file, which is added to: camvid_study_cpu.json or _gpu.json")
+    parser.add_argument(
+        "--choices", type=Path, help="take beta, radius and gamma over from this file; a GPU: the CPU's"
+    )
     parser.add_argument("--runs", type=Path, default=Study.runs, help="folder of what is being trained")
     parser.add_argument("--schedule", choices=SCHEDULES, default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS), help="none: only the choices")
@@ -259,15 +268,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the schedule's")
     options = parser.parse_args()
     schedule = SCHEDULES[options.schedule] | ({"steps": options.steps} if options.steps else {})
+    out = options.out or RESULTS / f"camvid_study_{options.schedule}.json"
+    choices = options.choices or (RESULTS / "camvid_study_cpu.json" if options.schedule == "gpu" else None)
     study = Study(
         options.root, options.runs, schedule, options.seeds, options.more_seeds, tuple(options.arms),
-        finished=load(options.out),
+        finished=load(out), chosen=load(choices) if choices else [],
     )  # fmt: skip
     machine = gpu.machine() | ({} if torch.cuda.is_available() else {"device": cpu()})
-    save = partial(write, options.out, study.finished, machine)
+    save = partial(write, out, study.finished, machine)
     if options.root:
-        if "dense" in options.arms:
-            ablation.Study().run("networks", DENSE)
         for job in study.jobs():
             study.run(job, machine["device"])
             save()

@@ -23,6 +23,7 @@ AXES = {
     "classes": "classes",
     "tiles": "tiles an image",
 }
+NO_GPU = "**On a GPU: not measured yet**; `python -m benchmarks.gpu --out DIR` measures it.\n"
 Result = dict[str, Any]
 
 
@@ -35,11 +36,21 @@ def results(root: Path) -> dict[str, Result]:
 def tables(root: Path) -> dict[str, str]:
     """The parts of docs/benchmarks.md."""
     found = results(root)
-    parts = (("goals", goal_table), ("steps", step_tables), ("losses", loss_tables), ("largest", largest_table))
-    texts = {name: "\n".join(make(each) for each in found.values()) for name, make in parts}
-    texts["scaling"] = "\n".join(scaling_table(each) for each in found.values())
-    texts["losing"] = "\n".join(losing_cases(each) for each in found.values())
-    texts["conditions"] = "".join(conditions(each) for each in found.values())
+    parts: dict[str, Callable[[Result], str]] = {
+        "conditions": conditions,
+        "goals": goal_table,
+        "steps": step_tables,
+        "losses": loss_tables,
+        "largest": largest_table,
+        "scaling": scaling_table,
+        "losing": losing_cases,
+    }
+    texts = {name: "\n".join(make(each) for each in found.values()) for name, make in parts.items()}
+    if "gpu" not in found:
+        texts["conditions"] += f"\n{NO_GPU}"
+    for part, what in (("steps", "Phases of a step, stacked"), ("scaling", "Time of the loss alone and fitted lines")):
+        links = "".join(f"![{what}, {kind.upper()}](benchmarks_{part}_{kind}.png)\n\n" for kind in found)
+        texts[part] = links + texts[part]
     return texts
 
 
@@ -128,7 +139,9 @@ def largest_table(result: Result) -> str:
 def scaled(result: Result, axis: str) -> dict[str, tuple[list[float], list[float]]]:
     """By provider, what the axis counts and the milliseconds."""
     points = sorted((p for p in result["scaling"] if p["axis"] == axis), key=lambda point: point["x"])
-    names = [name for name in PROVIDERS if points and all(name in point["ms"] for point in points)]
+    # What has no tiles of our size does not depend on them.
+    tiled = [name for name in PROVIDERS if axis != "tiles" or name not in ("stock", "release")]
+    names = [name for name in tiled if points and all(name in point["ms"] for point in points)]
     return {name: ([p["x"] for p in points], [p["ms"][name] for p in points]) for name in names}
 
 
@@ -143,20 +156,28 @@ def scaling_table(result: Result) -> str:
 
 
 def losing_cases(result: Result) -> str:
-    """Where ours is slower or larger than stock, or than the release, in the whole step or the loss alone."""
+    """Where ours takes more than stock or than the release: time, memory; a smaller largest batch; what failed."""
     lines = []
+    on_gpu = result["machine"]["bandwidth_bytes_per_s"] is not None
+    ours = ("compiled", "fused") if on_gpu else ("reference", "compiled")
+    batches = result["largest"]["batch"]
     for step in result["steps"]:
         for kind, what in (("steps", "step"), ("losses", "loss alone")):
             rows = {row["provider"]: row for row in step[kind] if row["status"] == "measured"}
-            for mine in ("reference", "compiled", "fused"):
+            for mine in ours:
                 for theirs in ("stock", "release"):
                     for field, unit in (("ms", "time"), ("peak_bytes", "memory")):
                         if mine in rows and theirs in rows and (x := rows[mine][field] / rows[theirs][field]) > 1:
                             lines.append([described(step), f"{mine} to {theirs}", f"{unit} of the {what}", f"{x:.2f}"])
         for kind in ("steps", "losses"):
             for row in step[kind]:
-                if row["status"].startswith("wrong"):
+                if row["provider"] in ours and not row["status"].startswith(("measured", "cannot run")):
                     lines.append([described(step), row["provider"], row["status"], ""])
+    for mine in ours:
+        for theirs in ("stock", "release"):
+            if batches.get(mine, 0) < batches.get(theirs, 0) and mine in batches:
+                what = described({"setting": result["largest"]["setting"] | {"batch_size": "N"}})
+                lines.append([what, f"{mine} to {theirs}", "largest batch", f"{batches[mine] / batches[theirs]:.2f}"])
     return heading(result) + (rows_table(["setting", "loss", "what", "x"], lines) if lines else "None.\n")
 
 
@@ -180,7 +201,10 @@ def summary(root: Path) -> str:
         texts.append(
             f"On {result['machine']['device']}, {result['machine']['threads']} threads:\n\n{table(head, rows)}"
         )
-    return "\n".join(texts)
+    links = "".join(
+        f"\n![Phases of a step, {kind.upper()}](docs/benchmarks_steps_{kind}.png)\n" for kind in results(root)
+    )
+    return "\n".join(texts) + links + ("" if "gpu" in results(root) else f"\n{NO_GPU}")
 
 
 def pictures(root: Path) -> dict[str, tuple[tuple[Path, ...], Callable[[], Figure]]]:

@@ -35,7 +35,7 @@ from inverseform_fast.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((ROOT / "benchmarks/schema.json").read_text())
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")
-PACKAGES += ("hypothesis", "fastjsonschema", "scipy", "roma")
+PACKAGES += ("hypothesis", "fastjsonschema", "scipy", "roma", "timm", "transformers", "torchvision", "tensorboard")
 FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
 STEPS = "bench_training.py"  # a program, not pytest's
 STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # of the minutes

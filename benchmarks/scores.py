@@ -9,8 +9,8 @@ COLUMNS = {
     "miou": "mIoU",
     "mba": "mBA",
     "boundary_f_1px": "boundary F, 1 px",
-    "boundary_f_3px": "3 px",
-    "boundary_f_5px": "5 px",
+    "boundary_f_3px": "boundary F, 3 px",
+    "boundary_f_5px": "boundary F, 5 px",
     "boundary_iou": "Boundary IoU",
     "pixel_accuracy": "pixel accuracy",
 }

@@ -24,12 +24,14 @@ CURVES = {"eval/miou": "mIoU, %", "eval/mba": "mBA, %", "eval/boundary_f_3px": "
 Runs = list[dict[str, Any]]
 
 
-def results_path(root: Path) -> Path:
-    return root / "benchmarks/results/camvid_study.json"
+def results(root: Path) -> dict[str, dict[str, Any]]:
+    """What was measured, by kind of machine: ``gpu``, ``cpu``."""
+    found = {kind: results_path(root, kind) for kind in ("gpu", "cpu")}
+    return {kind: json.loads(path.read_text()) for kind, path in found.items() if path.exists()}
 
 
-def results(root: Path) -> dict[str, Any]:
-    return json.loads(results_path(root).read_text())
+def results_path(root: Path, kind: str) -> Path:
+    return root / f"benchmarks/results/camvid_study_{kind}.json"
 
 
 def by_arm(runs: Runs) -> dict[str, Runs]:
@@ -41,20 +43,24 @@ def by_arm(runs: Runs) -> dict[str, Runs]:
 
 def tables(root: Path) -> dict[str, str]:
     """The parts of docs/results.md."""
-    result = results(root)
-    runs = by_arm(result["runs"])
-    return {
-        "conditions": conditions(result, runs),
-        "choices": choices(result["runs"]),
-        "scores": scores(runs),
-        "paired": paired(runs),
-        "errors": errors(root),
-        "runs": every_run(runs),
-        "classes": per_class(runs),
+    parts: dict[str, Callable[[dict[str, Any]], str]] = {
+        "conditions": conditions,
+        "choices": lambda result: choices(result["runs"]),
+        "scores": lambda result: scores(by_arm(result["runs"])),
+        "paired": lambda result: paired(by_arm(result["runs"])),
+        "runs": lambda result: every_run(by_arm(result["runs"])),
+        "classes": lambda result: per_class(by_arm(result["runs"])),
     }
+    found = results(root)
+    texts = {name: "\n".join(make(each) for each in found.values()) for name, make in parts.items()}
+    for part, what in (("scores", "Every run and the mean"), ("curves", "Scores and terms of the loss in training")):
+        links = "\n".join(f"![{what}, {kind.upper()}](results_{part}_{kind}.png)\n" for kind in found)
+        texts[part] = f"{texts[part]}\n{links}" if part in texts else links
+    return texts | {"errors": errors(root)}
 
 
-def conditions(result: dict[str, Any], runs: dict[str, Runs]) -> str:
+def conditions(result: dict[str, Any]) -> str:
+    runs = by_arm(result["runs"])
     config = next(iter(runs.values()))[0]["config"]
     devices = sorted({run["device"] for each in runs.values() for run in each})
     versions = result["machine"]["versions"]
@@ -110,10 +116,11 @@ def errors(root: Path) -> str:
     """What benchmarks/camvid_errors.py found."""
     result = json.loads((root / "benchmarks/results/camvid_errors.json").read_text())
     head = [
-        "tiles", "overlap as predicted", "moved by the estimate", "by the best homography", "estimate, px",
+        "tiles", "overlap as predicted", "moved by the estimate", "by the best homography",
+        "estimate, tile px", "the best, tile px",
         "cosine with BCE, head", "length, x BCE", "cosine with cross-entropy, headless", "length, x cross-entropy",
     ]  # fmt: skip
-    keys = ("as_predicted", "by_estimate", "by_best", "estimated_px")
+    keys = ("as_predicted", "by_estimate", "by_best", "estimated_px", "best_px")
     keys += ("head_cosine", "head_ratio", "headless_cosine", "headless_ratio")
     rows = {}
     for row in result["rows"]:
@@ -140,37 +147,40 @@ def per_class(runs: dict[str, Runs]) -> str:
     return table(["IoU, %", *(name.removeprefix("iou/") for name in names)], rows)
 
 
+SHOWN = {name: COLUMNS[name] for name in ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")}
+
+
 def summary(root: Path) -> str:
     """README's table: the main arms."""
-    runs = {name: each for name, each in by_arm(results(root)["runs"]).items() if ARMS[name].main}
-    columns = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")
-    rows = {
-        ARMS[name].name: [str(len(each)), *(spread([run["metrics"].get(c) for run in each]) for c in columns)]
-        for name, each in runs.items()
-    }
-    names = [COLUMNS[name].removeprefix("3 px") or "boundary F, 3 px" for name in columns]
-    return table(["CamVid test, %", "seeds", *names], rows)
+    texts = []
+    for result in results(root).values():
+        runs = {name: each for name, each in by_arm(result["runs"]).items() if ARMS[name].main}
+        rows = {
+            ARMS[name].name: [str(len(each)), *(spread([run["metrics"].get(c) for run in each]) for c in SHOWN)]
+            for name, each in runs.items()
+        }
+        texts.append(table(["CamVid test, %", "seeds", *SHOWN.values()], rows))
+    return "\n".join(texts)
 
 
 def pictures(root: Path) -> dict[str, tuple[tuple[Path, ...], Callable[[], Figure]]]:
-    runs = by_arm(results(root)["runs"])
-    sources = (results_path(root),)
-    return {
-        "results_scores.png": (sources, partial(draw_scores, runs)),
-        "results_curves.png": (sources, partial(draw_curves, runs)),
-    }
+    drawn = {}
+    for kind, result in results(root).items():
+        runs, sources = by_arm(result["runs"]), (results_path(root, kind),)
+        drawn[f"results_scores_{kind}.png"] = sources, partial(draw_scores, runs)
+        drawn[f"results_curves_{kind}.png"] = sources, partial(draw_curves, runs)
+    return drawn
 
 
 def draw_scores(runs: dict[str, Runs]) -> Figure:
     """A dot for each run and a line at the mean, a panel for each metric."""
-    names = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")
     figure = Figure(figsize=(14, 0.42 * len(runs) + 1.4), layout="constrained")
-    for axis, column in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
-        for place, (_, each) in enumerate(runs.items()):
+    for axis, (column, title) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
+        for place, (each, color) in enumerate(zip(runs.values(), cycle(COLORS))):
             values = [100 * run["metrics"][column] for run in each]
-            axis.plot(values, [place] * len(values), "o", color=COLORS[place], markersize=5)
-            axis.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=COLORS[place], linewidth=2)
-        axis.set_title("boundary F, 3 px" if column == "boundary_f_3px" else COLUMNS[column], fontsize=11)
+            axis.plot(values, [place] * len(values), "o", color=color, markersize=5)
+            axis.plot([statistics.mean(values)] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2)
+        axis.set_title(title, fontsize=11)
         axis.set_xlabel("%")
         axis.grid(axis="x", color="0.9")
     figure.axes[0].set_yticks(range(len(runs)), [ARMS[name].name for name in runs])

@@ -110,6 +110,35 @@ def test_choices_follow_the_scores_and_the_arms_follow_the_choices(study: Study)
     assert candidate.steps < study.test("log", 0).config.steps
 
 
+def test_choices_can_be_taken_over(study: Study) -> None:
+    best = {"head": {"beta": 3.0, "radius": 1, "gamma": 1.0}, "headless": {"beta": 1.0, "radius": 2, "gamma": 0.3}}
+    pretend_choices(study, best)
+    other = replace(study, finished=[], chosen=study.finished, schedule=TINY | {"steps": 8})
+    assert {job.stage for job in other.jobs()} == {"test"}
+    assert other.test("log", 0).config.beta == 3.0
+
+
+def test_program_trains_what_is_missing(tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def pretend(self: Study, job: Job, device: str) -> None:
+        if job.key not in map(camvid_study.key_of, self.finished):
+            trained.append(job.key)
+            self.finished.append(pretended(job))
+
+    monkeypatch.setattr(Study, "run", pretend)
+    out = tmp_path / "results.json"
+    arguments = ["study", "--root", str(tmp_path), "--out", str(out), "--arms", "ce", "log", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--schedule", "cpu"])
+    camvid_study.main()
+    assert [key for key in trained if key[0] == "test"] == [("test", "ce", 0), ("test", "log", 0)]
+    assert {camvid_study.key_of(run) for run in camvid_study.load(out)} == set(trained)
+    trained.clear()
+    monkeypatch.setattr("sys.argv", [*arguments, "--schedule", "gpu", "--choices", str(out), "--seeds", "0", "1"])
+    camvid_study.main()
+    assert trained == [("test", "ce", 1), ("test", "log", 1)]
+
+
 def test_choices_are_never_scored_on_test_frames() -> None:
     study = Study()
     jobs = [study.candidate(host, camvid_study.START) for host in CHOICES]
@@ -145,19 +174,24 @@ def test_results_of_two_processes_are_merged(tmp_path: Path, study: Study) -> No
 
 def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
     pretend_choices(study, {host: {name: values[0] for name, values in c.items()} for host, c in CHOICES.items()})
+    study.finished += [pretended(study.test(name, 0)) for name in ARMS if name not in ("ce", "boundary")]
     for seed, share in ((0, 0.4), (1, 0.5)):
         study.finished.append(pretended(study.test("ce", seed), miou=share))
         study.finished.append(pretended(study.test("boundary", seed), miou=share + 0.1 * (seed + 1)))
-    path = worth_page.results_path(tmp_path)
+    path = worth_page.results_path(tmp_path, "cpu")
     path.parent.mkdir(parents=True)
     camvid_study.write(path, study.finished, {"versions": {"torch": "2"}})
     row = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
-    row |= dict.fromkeys(("estimated_px", "head_ratio", "headless_ratio"), 2.0) | {"size": [448, 896], "tiles": 9}
+    row |= dict.fromkeys(("estimated_px", "best_px", "head_ratio", "headless_ratio"), 2.0)
+    row |= {"size": [448, 896], "tiles": 9}
+        "size": [448, 896],
+        "tiles": 9,
+    }
     (path.parent / "camvid_errors.json").write_text(
         json.dumps({"rows": [row], "missing": [0.1, 0.2, 0.3, 0.4], "false": [0.25] * 4})
     )
     tables = worth_page.tables(tmp_path)
-    assert "| 9, 2 x 4 a frame | 0.250 | 0.250 | 0.250 | 2.0 | 0.250 | 2.0 | 0.250 | 2.0 |" in tables["errors"]
+    assert "| 9, 2 x 4 a frame | 0.250 | 0.250 | 0.250 | 2.0 | 2.0 | 0.250 | 2.0 | 0.250 | 2.0 |" in tables["errors"]
     assert "| true boundary pixels | 10 % | 20 % | 30 % | 40 % |" in tables["errors"]
     ce, boundary = (ARMS[name].name for name in ("ce", "boundary"))
     assert f"| {ce} | 2 | 45.00 ± 7.07 |" in tables["scores"]

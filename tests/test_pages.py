@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     ("file", "page", "picture"),
     [
         ("training_cpu.json", "docs/benchmarks.md", "docs/benchmarks_steps_cpu.png"),
-        ("camvid_study.json", "docs/results.md", "docs/results_scores.png"),
+        ("camvid_study_cpu.json", "docs/results.md", "docs/results_scores_cpu.png"),
     ],
 )
 def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page: str, picture: str) -> None:
@@ -53,7 +53,7 @@ def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page
 
 
 def test_a_picture_is_drawn_with_the_digest_of_its_results(root: Path) -> None:
-    picture = next(each for each in pages.pictures(root) if each.path.name == "results_scores.png")
+    picture = next(each for each in pages.pictures(root) if each.path.name == "results_scores_cpu.png")
     picture.path.unlink()
     assert picture.is_stale()
     picture.write()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,12 +84,12 @@ class Loss:
     def __init__(self, setting: Setting, provider: str) -> None:
         if provider not in PROVIDERS:
             raise ValueError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
-        self.setting, self.provider = setting, provider
+        self.setting, self.provider, self.targets_seconds = setting, provider, 0.0
         self.head = provider == "release" or (provider != "stock" and not setting.headless)
         if provider == "fused" and torch.device(setting.device).type != "cuda":
             raise Unavailable(f"its kernels run on a GPU, not on device {setting.device!r}")
         if provider == "release" and find_spec("scipy") is None:
-            raise Unavailable("its targets need SciPy: pip install scipy")
+            raise Unavailable("its targets need SciPy: pip install 'inverseform-fast[bench]'")
         try:
             with self.backend():
                 self.criterion = self._criterion(torch.device(setting.device))
@@ -111,9 +113,19 @@ class Loss:
     def backend(self) -> AbstractContextManager[Any]:
         return iff.set_backend("triton" if self.provider == "fused" else "reference")
 
-    def targets(self, labels: Tensor) -> list[Tensor]:
-        """What else than ``labels (N, H, W)``, on the host, the loss needs: the release's boundaries."""
-        return [release.boundary_map(labels, classes=self.setting.classes)] if self.provider == "release" else []
+    def targets(self, labels: Tensor) -> tuple[list[Tensor], float]:
+        """The release's boundaries of ``labels (N, H, W)``, for the others nothing; and the host's seconds for them.
+
+        The time is N times that of the median image, of three at least.
+        """
+        if self.provider != "release":
+            return [], 0.0
+        maps, seconds = [], []
+        for image in labels if len(labels) >= 3 else labels.repeat(3, 1, 1):
+            begin = time.perf_counter()
+            maps.append(release.boundary_map(image[None], classes=self.setting.classes))
+            seconds.append(time.perf_counter() - begin)
+        return [torch.cat(maps[: len(labels)])], len(labels) * statistics.median(seconds)
 
     def alone(self) -> Callable[[], Tensor]:
         """The loss of random logits and its gradients by them, as a call; targets are ready-made."""
@@ -126,7 +138,8 @@ class Loss:
             .requires_grad_()
             for channels in ([setting.classes, 1] if self.head else [setting.classes])
         ]
-        labels, *targets = (each.to(setting.device) for each in (labels, *self.targets(labels)))
+        targets, self.targets_seconds = self.targets(labels)
+        labels, *targets = (each.to(setting.device) for each in (labels, *targets))
         segmentation, *boundary = logits
 
         def call() -> Tensor:
@@ -156,16 +169,17 @@ class Step:
         self.model: nn.Module = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.images, self.labels = batch(setting)
+        self.targets, self.targets_seconds = self.loss.targets(self.labels)
 
     def run(self, clock: Callable[[], float] = float) -> list[float]:
         """One step; what the clock says at its begin and after each of ``PHASES``.
 
-        *Data* is what the loss wants of the data loader, and the way to the device.
+        *Data* is the way to the device; what the loss wants of the data loader is ready, in ``targets_seconds``.
         """
-        amp, boundary_targets = AMP[self.setting.amp], self.loss.targets
+        amp = AMP[self.setting.amp]
         with self.loss.backend():
             times = [clock()]
-            host = (self.images, self.labels, *boundary_targets(self.labels))
+            host = (self.images, self.labels, *self.targets)
             images, labels, *targets = (each.to(self.device, non_blocking=True) for each in host)
             times.append(clock())
             with torch.autocast(self.device.type, amp, enabled=amp != torch.float32):
