@@ -119,7 +119,7 @@ def measure(plan: Plan, result: dict[str, Any], rounds: int, save: Any) -> None:
         result["scaling"].append({"axis": axis, "x": x, "setting": asdict(setting), "ms": times})
         save()
     runs = {step["provider"] for step in result["steps"][0]["steps"] if step["status"] == "measured"}
-    for provider in PROVIDERS:
+    for provider in fast:
         if provider in runs and provider not in result["largest"]["batch"]:
             print(f"largest batch: {provider}", flush=True)
             result["largest"]["batch"][provider] = largest(plan.largest, provider, plan.memory)

@@ -184,9 +184,6 @@ def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
     row = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
     row |= dict.fromkeys(("estimated_px", "best_px", "head_ratio", "headless_ratio"), 2.0)
     row |= {"size": [448, 896], "tiles": 9}
-        "size": [448, 896],
-        "tiles": 9,
-    }
     (path.parent / "camvid_errors.json").write_text(
         json.dumps({"rows": [row], "missing": [0.1, 0.2, 0.3, 0.4], "false": [0.25] * 4})
     )
