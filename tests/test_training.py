@@ -117,7 +117,14 @@ def test_every_loss_trains_and_logs_its_terms(config: TrainConfig, loss: Any, bo
 
 @pytest.mark.parametrize(
     "change",
-    [{"optimizer": "sgd", "lr": 0.05}, {"amp": "bf16"}, {"amp": "fp16"}, {"clip": 0.1}, {"eval_size": (24, 32)}],
+    [
+        {"optimizer": "sgd", "lr": 0.05},
+        {"amp": "bf16"},
+        {"amp": "fp16"},
+        {"clip": 0.1},
+        {"eval_size": (24, 32)},
+        {"inverseform_start": 2},
+    ],
 )
 def test_the_options_of_training_run_and_resume(config: TrainConfig, change: dict[str, Any], tmp_path: Path) -> None:
     straight = dataclasses.replace(config, out=str(tmp_path / "straight"), **change)
@@ -133,6 +140,20 @@ def test_the_options_of_training_run_and_resume(config: TrainConfig, change: dic
         train(stopped, console=Console(file=io.StringIO()), datasets=_interrupted_after(config, batches=3))
     run(stopped, resume=True)
     assert_same_end(straight, stopped)
+
+
+def test_inverseform_counts_from_its_start_on(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, inverseform_start=2, log_every=1, gamma=2.0)
+    run(config)
+    logs = EventAccumulator(str(Path(config.out) / "tensorboard")).Reload()
+    term, boundary, total, segmentation = (
+        [event.value for event in logs.Scalars(f"loss/{name}")]
+        for name in ("inverseform", "boundary", "total", "segmentation")
+    )
+    assert term[:2] == [0, 0]
+    assert min(term[2:]) > 0
+    expected = [s + 10 * b + 2 * t for s, b, t in zip(segmentation, boundary, term, strict=True)]
+    assert total == pytest.approx(expected, rel=1e-4)
 
 
 def test_boundaries_are_resized_as_asked(config: TrainConfig) -> None:
@@ -349,6 +370,8 @@ def test_a_configuration_survives_json(config: TrainConfig) -> None:
         ("lr", -1.0),
         ("gamma", -0.1),
         ("clip", 0.0),
+        ("inverseform_start", 2000),
+        ("inverseform_start", -1),
         ("crop", (32, 0)),
         ("crop", (32,)),
         ("resize", (32, 0)),

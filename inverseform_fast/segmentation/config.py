@@ -84,6 +84,7 @@ class TrainConfig:
             self._require(
                 name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
             )
+        self._require("inverseform_start", lambda value: value < self.steps, f"below steps, {self.steps}")
         self._require("scale", lambda value: value[0] <= value[1], "a range (lowest, highest)")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal:
