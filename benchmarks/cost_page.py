@@ -57,10 +57,15 @@ def tables(root: Path) -> dict[str, str]:
 def conditions(result: Result) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items() if found)
+    idle = [f"{r['provider']} {r['status']}" for r in result["steps"][0]["steps"] if r not in taking_part([r])]
     return (
-        f"- **{machine['device']}**, {machine['threads']} threads; commit {machine['commit']}; {versions}; "
-        f"{result['rounds']} rounds.\n"
+        f"- **{machine['device']}**, {threads(machine)}; {result['rounds']} rounds; commit {machine['commit']}; "
+        f"{versions}. {'. '.join(idle)}.\n"
     )
+
+
+def threads(machine: dict[str, Any]) -> str:
+    return f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
 
 
 def heading(result: Result) -> str:
@@ -81,7 +86,7 @@ def step_tables(result: Result) -> str:
     lines = []
     for step in result["steps"]:
         stock = step["steps"][0].get("ms")
-        for row in step["steps"]:
+        for row in taking_part(step["steps"]):
             cells = [row["status"], *[""] * 8]
             if row["status"] == "measured":
                 cells = [f"{row['ms']:.1f} ± {row['iqr_ms']:.1f}", f"{row['ms'] / stock:.2f}" if stock else "-"]
@@ -97,7 +102,7 @@ def loss_tables(result: Result) -> str:
     for step in result["steps"]:
         rows = {row["provider"]: row for row in step["losses"]}
         stock, release = (rows[name] if rows[name]["status"] == "measured" else None for name in ("stock", "release"))
-        for row in step["losses"]:
+        for row in taking_part(step["losses"]):
             cells = [row["status"], *[""] * 5]
             if row["status"] == "measured":
                 whole = row["ms"] + row["targets_ms"]
@@ -107,6 +112,10 @@ def loss_tables(result: Result) -> str:
                 cells += [f"{row['peak_bytes'] / 2**20:.1f}", ratio(row["peak_bytes"], stock and stock["peak_bytes"])]
             lines.append([described(step), row["provider"], *cells])
     return heading(result) + rows_table(head, lines)
+
+
+def taking_part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if not row["status"].startswith("cannot run here")]
 
 
 def ratio(mine: float, theirs: float | None) -> str:
@@ -198,9 +207,7 @@ def summary(root: Path) -> str:
                     f"{loss['peak_bytes'] / 2**20:.0f}", f"{loss['peak_bytes'] / stock_loss['peak_bytes']:.2f}",
                 ]  # fmt: skip
         head = [described(step), "step, ms", "x stock", "loss alone, ms", "its memory, MiB", "x stock"]
-        texts.append(
-            f"On {result['machine']['device']}, {result['machine']['threads']} threads:\n\n{table(head, rows)}"
-        )
+        texts.append(f"On {result['machine']['device']}, {threads(result['machine'])}:\n\n{table(head, rows)}")
     links = "".join(
         f"\n![Phases of a step, {kind.upper()}](docs/benchmarks_steps_{kind}.png)\n" for kind in results(root)
     )

@@ -89,20 +89,26 @@ def result() -> dict[str, Any]:
 def test_tables_of_costs(result: dict[str, Any]) -> None:
     name = "b, 2 x 64x128, C 19"
     assert f"| {name} | reference | 150.0 ± 1.0 | 1.50 | 20.0 |" in cost_page.step_tables(result)
-    assert f"| {name} | fused | cannot run here |" in cost_page.step_tables(result)
+    assert "fused" not in cost_page.step_tables(result) + cost_page.loss_tables(result)
+    assert "1 thread; 3 rounds; commit c; torch 2. fused cannot run here." in cost_page.conditions(result)
     assert f"| {name} | reference | 150.0 ± 1.0 | 1.5 | 0.0 | 0.15 | 2.0 | 0.5 |" in cost_page.loss_tables(result)
     assert f"| {name} | release | 800.0 ± 1.0 | 8 | 200.0 | 1 | 16.0 | 4 |" in cost_page.loss_tables(result)
     assert "| reference | 5 | 0.50 |" in cost_page.largest_table(result)
     assert "in 1 GiB of tensors" in cost_page.largest_table(result)
     assert "| images in the batch, stock | 1 to 4 | 5.0 | 10.00 | 1.000 |" in cost_page.scaling_table(result)
-    assert "| not measured | - |" in cost_page.goal_table(result)
+    assert "| 0.2 | 0.15 | met |" in cost_page.goal_table(result)
+    result["steps"][0]["losses"] = []
+    assert "| 0.2 | not measured | - |" in cost_page.goal_table(result)
 
 
 def test_losing_cases_are_those_and_no_others(result: dict[str, Any]) -> None:
     lines = cost_page.losing_cases(result).splitlines()[4:]
     assert [line.split("|")[2:5] for line in lines] == [
-        [" reference to stock ", f" time of the {what} ", " 1.50 "] for what in ("step", "loss alone")
+        [" reference to stock ", " time of the step ", " 1.50 "],
+        [" reference to stock ", " time of the loss alone ", " 1.50 "],
+        [" reference to stock ", " largest batch ", " 0.50 "],
     ]
+    result["largest"]["batch"]["reference"] = 10
     for step in result["steps"]:
         for rows in (step["steps"], step["losses"]):
             rows[0]["ms"] = 200.0
