@@ -102,7 +102,7 @@ def test_tables_say_what_the_results_say(study: Study) -> None:
     }
     assert rows(texts["transforms"]) == {"random": ["6,789", "1.5", "10.0", "30.0", "0.200", "0.400"]}
     models = rows(texts[SEGMENTATION])
-    assert models["boundary BCE alone"] == ["1", "1.0", "0.00", "10.00", "20.00", "30.00", "40.00", "50.00"]
+    assert models["boundary BCE alone"] == ["1", "1.0", "0.00", "10.00", "20.00", "30.00", "40.00", "50.00", "60.00"]
     assert models["aet, log"][:4] == ["2", "2.0", "10.00 ± 14.14", "20.00 ± 14.14"]
 
 
