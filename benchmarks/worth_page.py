@@ -98,6 +98,7 @@ PAIRS = (
     ("headless-boundary", "ce"),
     ("headless-log", "headless-boundary"),
     ("headless-log", "ce"),
+    *((name, "boundary") for name in ("euclidean", "geodesic", "dense", "late", "small-tiles", "release")),
 )
 
 
