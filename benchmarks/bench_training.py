@@ -40,7 +40,7 @@ class Plan:
         batches, crops: those that it is given.
         memory: bytes that the largest batch must fit into; None: the GPU's.
         largest: the setting whose batch is enlarged.
-        slow: providers that only take part in the first setting: compiling takes a CPU minutes.
+        slow: providers that only take part in the first setting, with no largest batch: compiling takes a CPU minutes.
     """
 
     settings: dict[str, Setting]
