@@ -1,4 +1,4 @@
-"""Builds the so3 extension: C++ wherever torch is importable, CUDA where a toolkit and a CUDA build of torch are found.
+"""Builds the extension: C++ wherever torch is importable, CUDA where a toolkit and a CUDA build of torch are found.
 
 INVERSEFORM_FAST_BUILD_CUDA=1 makes a missing CUDA an error, =0 leaves it out. TORCH_CUDA_ARCH_LIST picks the GPUs.
 """
@@ -49,7 +49,8 @@ def main() -> None:
 
 def cpu_extension() -> Extension:
     torch_version()
-    return extension("_C", "so3_cpu.cpp", libraries=["torch_cpu"], extra_compile_args={"cxx": CXX})
+    sources = sorted(path.name for path in Path("csrc").glob("*_cpu.cpp"))
+    return extension("_C", *sources, libraries=["torch_cpu"], extra_compile_args={"cxx": CXX})
 
 
 def cuda_extension() -> Extension:
@@ -66,14 +67,14 @@ def cuda_extension() -> Extension:
     )
 
 
-def extension(name: str, source: str, library_dirs: Sequence[str] = (), **options: object) -> Extension:
+def extension(name: str, *sources: str, library_dirs: Sequence[str] = (), **options: object) -> Extension:
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    device = "cuda" if source.endswith(".cu") else "cpu"
+    device = "cuda" if sources[0].endswith(".cu") else "cpu"
     headers = [str(path) for path in Path("csrc").glob("*.h")]
     return Extension(
         f"inverseform_fast.{name}",
-        [f"csrc/{source}"],
+        [f"csrc/{source}" for source in sources],
         include_dirs=include_paths(device),
         library_dirs=[*library_dirs, *library_paths()],
         depends=headers,

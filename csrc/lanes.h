@@ -1,7 +1,7 @@
 // N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
 // Included once per instruction set, inside its `#pragma GCC target`, after so3.h and rows.h.
 
-namespace so3::SO3_TARGET {
+namespace so3::SIMD_TARGET {
 
 template <class T, int N> struct Lanes {
   using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
@@ -84,4 +84,4 @@ template <class T, int N> struct Access<Lanes<T, N>> {
   FN void store(T* to, const L& number) const { std::memcpy(to + first, &number, count * sizeof(T)); }
 };
 
-}  // namespace so3::SO3_TARGET
+}  // namespace so3::SIMD_TARGET

@@ -1,6 +1,6 @@
 // The ops on rows of numbers. `Access` reads and writes matrices: of one row here, of many in lanes.h and so3_cuda.cu.
 
-namespace so3::SO3_TARGET {
+namespace so3::SIMD_TARGET {
 
 template <class F> FN auto load_matrix(F at) -> Matrix<decltype(at(0))> {  // from row-major numbers
   return {{at(0), at(3), at(6)}, {at(1), at(4), at(7)}, {at(2), at(5), at(8)}};
@@ -43,4 +43,4 @@ template <class A, class T> FN void compute(const A& access, const GeodesicDista
   if (of.grad_theta_hat) access.store(of.grad_theta_hat, result.grad_theta_hat);
 }
 
-}  // namespace so3::SO3_TARGET
+}  // namespace so3::SIMD_TARGET

@@ -11,7 +11,7 @@
 #define FN inline __attribute__((always_inline))
 #endif
 
-namespace so3::SO3_TARGET {
+namespace so3::SIMD_TARGET {
 
 template <class T> struct ScalarOf {
   using type = T;
@@ -71,4 +71,4 @@ FN double inverse_power_of_two(double x) {
   return x;
 }
 
-}  // namespace so3::SO3_TARGET
+}  // namespace so3::SIMD_TARGET

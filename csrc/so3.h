@@ -7,7 +7,7 @@
 #include "arguments.h"
 #include "scalar.h"
 
-namespace so3::SO3_TARGET {
+namespace so3::SIMD_TARGET {
 
 constexpr double TINY = 1e-30;  // below every number that matters in a matrix scaled to 1
 constexpr double NEAR = 0.2;    // |M - I|_F below which Newton's method needs no better start than the identity
@@ -320,4 +320,4 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   return {phi + dot(weighted, weighted), grad_theta_hat * matrix.transposed() * T(-1), grad_theta_hat};
 }
 
-}  // namespace so3::SO3_TARGET
+}  // namespace so3::SIMD_TARGET

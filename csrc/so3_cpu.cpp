@@ -3,68 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <string_view>
 #include <type_traits>
 
 #include "so3_ops.h"
 
-#define SO3_TARGET scalar
-#include "so3_rows_cpu.h"
-#undef SO3_TARGET
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SO3_X86
-#pragma GCC diagnostic ignored "-Wpsabi"  // everything that takes a vector is inlined
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define SO3_TARGET avx2
-#define SO3_BYTES 32
-#include "so3_rows_cpu.h"
-#undef SO3_BYTES
-#undef SO3_TARGET
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,fma,prefer-vector-width=512")
-#define SO3_TARGET avx512
-#define SO3_BYTES 64
-#include "so3_rows_cpu.h"
-#undef SO3_BYTES
-#undef SO3_TARGET
-#pragma GCC pop_options
-#endif
+#define SIMD_SOURCE "so3_rows_cpu.h"
+#include "simd.h"
 
 namespace so3 {
 
-enum class Simd { NONE, AVX2, AVX512 };
-
-Simd simd() {  // ATEN_CPU_CAPABILITY lowers it, as for torch's own kernels
-#ifdef SO3_X86
-  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
-  const std::string_view asked = variable ? variable : "";
-  const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-  if (avx512 && asked != "avx2" && asked != "default") return Simd::AVX512;
-  if (fma && asked != "default") return Simd::AVX2;
-#endif
-  return Simd::NONE;
-}
-
 struct Cpu {
   template <class Arguments> static void run(const Arguments& of, int64_t count, int32_t) {
-    switch (simd()) {
-#ifdef SO3_X86
-      case Simd::AVX512:
-        return in_parallel(&avx512::rows<Arguments>, avx512::ROWS<Arguments>, of, count);
-      case Simd::AVX2:
-        return in_parallel(&avx2::rows<Arguments>, avx2::ROWS<Arguments>, of, count);
-#endif
-      default:
-        return in_parallel(&scalar::rows<Arguments>, scalar::ROWS<Arguments>, of, count);
-    }
+    in_parallel(SIMD_BEST(rows<Arguments>), SIMD_BEST(ROWS<Arguments>), of, count);
   }
 
  private:

@@ -5,7 +5,7 @@
 
 #include "so3_ops.h"
 
-#define SO3_TARGET cuda
+#define SIMD_TARGET cuda
 #include "so3.h"
 #include "rows.h"
 

@@ -1,15 +1,15 @@
-// The loop over rows for the instruction set SO3_TARGET, with vectors of SO3_BYTES if it has any.
+// The loop over rows for the instruction set SIMD_TARGET, with vectors of SIMD_BYTES if it has any.
 
 #include "so3.h"
 #include "rows.h"
-#ifdef SO3_BYTES
+#ifdef SIMD_BYTES
 #include "lanes.h"
 #endif
 
-namespace so3::SO3_TARGET {
+namespace so3::SIMD_TARGET {
 
-#ifdef SO3_BYTES
-template <class T> using Number = Lanes<T, SO3_BYTES / sizeof(T)>;
+#ifdef SIMD_BYTES
+template <class T> using Number = Lanes<T, SIMD_BYTES / sizeof(T)>;
 #else
 template <class T> using Number = T;
 #endif
@@ -22,4 +22,4 @@ template <class Arguments> void rows(const Arguments& of, int64_t begin, int64_t
     compute(Access<Number<typename Arguments::Scalar>>{first, static_cast<int>(std::min(width, end - first))}, of);
 }
 
-}  // namespace so3::SO3_TARGET
+}  // namespace so3::SIMD_TARGET

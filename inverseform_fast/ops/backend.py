@@ -42,6 +42,7 @@ class Op:
     def __init__(self, **implementations: Callable[..., Any]) -> None:
         self.implementations = implementations
         self.name = implementations["reference"].__name__
+        self.single = {"cpu", "triton"} if "triton" in implementations else set()  # so3's computes in float64, too
         _OPS.append(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -50,7 +51,7 @@ class Op:
     def _choose(self, tensor: Tensor) -> str:
         if _backend == "auto":
             best = self._best("cuda" if tensor.is_cuda else tensor.device.type)
-            if best == "triton" and tensor.dtype == torch.float64:
+            if tensor.dtype == torch.float64 and best in self.single:
                 return "reference"
             if MISSING.get(best):
                 _log_once(f"{self.name} runs on plain PyTorch: {MISSING[best]}")
@@ -63,8 +64,8 @@ class Op:
             raise RuntimeError(
                 f"{self.name}: backend {_backend!r} runs on {device.upper()} tensors, got one on {tensor.device}"
             )
-        if _backend == "triton" and tensor.dtype == torch.float64:
-            raise TypeError(f"{self.name}: backend 'triton' computes in float32, got {tensor.dtype}; use 'auto'")
+        if tensor.dtype == torch.float64 and _backend in self.single:
+            raise TypeError(f"{self.name}: backend {_backend!r} computes in float32, got {tensor.dtype}; use 'auto'")
         return _backend
 
     def _best(self, device: str) -> str:
@@ -91,6 +92,11 @@ def kernel_op(function: Callable[..., Any]) -> Any:
     name = f"inverseform_fast::{function.__name__.strip('_')}"
     schema = torch.library.infer_schema(function, mutates_args=())
     return torch.library.custom_op(name, on_device, mutates_args=(), schema=schema)
+
+
+def runs_on_cpu(tensor: Tensor) -> bool:
+    """Whether an op's C++ kernel takes the tensor, rather than its Triton kernel."""
+    return tensor.device.type == "cpu" and _backend != "triton"
 
 
 def differentiate_losses(forward: Any, backward: Any) -> None:
