@@ -1,6 +1,6 @@
-// Includes SIMD_SOURCE once per instruction set: what it defines in a namespace SIMD_TARGET is there for each of them, and
-// SIMD_BEST(name) is the best that runs here. SIMD_BYTES is the size of a vector; scalar has none.
-// The standard headers that the source needs must come before, so that they are not compiled for one of these.
+// Includes SIMD_SOURCE once per instruction set: what it defines in a namespace SIMD_TARGET is there for each of them,
+// and SIMD_BEST(name) is the best that runs here. SIMD_BYTES is the size of a vector; scalar has none. The standard
+// headers that the source needs must come before, so that they are not compiled for one of these.
 
 #include <cstdlib>
 #include <string_view>

@@ -277,11 +277,9 @@ def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) ->
     span = 2 * reach + 1
     rows = first.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2) / (first.shape[1] // groups)
     others = F.pad(second, (reach, reach, reach, reach)).unflatten(1, (groups, -1)).permute(0, 1, 3, 2, 4)
-    bands = []
-    for dy in range(span):
-        # All pairs of a row by a matrix product; then skew it, so that column j holds the cell j - reach to the right.
-        pairs = (rows @ others[:, :, dy : dy + height]).flatten(3)
-        bands.append(F.pad(pairs, (0, width)).unflatten(3, (width, width + span))[..., :span])
+    # All pairs of a row by a matrix product, (its cells, cells of the other's padded row). Flattened, those of cell i
+    # that count begin at i * (width + span).
+    bands = [(rows @ others[:, :, dy : dy + height]).flatten(3).unfold(3, span, width + span) for dy in range(span)]
     return torch.stack(bands, 2).permute(0, 1, 2, 5, 3, 4).flatten(1, 3)
 
 

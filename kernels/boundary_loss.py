@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .boundary_map import boundary_map
 from .elementary import sigmoids
+from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
     adjoint,
@@ -20,7 +21,6 @@ from .resize import (
     column_total,
     corner_offsets,
     cut_into_cells,
-    empty_gradient,
     full_positions,
     owns_full_pixels,
     owns_pixel,

@@ -10,12 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import sigmoids
+from .layout import empty_gradient
 from .memory import check_edges, gather, plane_strides
 from .resize import (
     adjoint,
     cells,
     cut_into_cells,
-    empty_gradient,
     full_positions,
     lerp,
     owns_pixel,

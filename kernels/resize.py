@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -48,14 +47,6 @@ def cut_into_cells(size: Sequence[int], full: Sequence[int]) -> Cells:
     ky, kx = (min(triton.next_power_of_2(most), MAX_K) for most in (most_y, most_x))
     rows, columns = (triton.cdiv(s, CELLS.value - 1) for s in size)
     return Cells((rows, columns), (triton.cdiv(most_y, ky), triton.cdiv(most_x, kx)), (ky, kx), size != full)
-
-
-def empty_gradient(maps: Tensor, parts: int = 1) -> Tensor:
-    """``(parts * N, C, h, w)`` in the maps' layout, and in float32: it is rounded once, when it has been scaled."""
-    last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    shape = (parts * maps.shape[0], *maps.shape[1:])
-    return torch.empty(shape, dtype=torch.float32, device=maps.device, memory_format=layout)
 
 
 def sum_parts(gradient: Tensor, parts: int) -> Tensor:

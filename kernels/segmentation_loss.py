@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import exp, log
+from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
     adjoint,
@@ -19,7 +20,6 @@ from .resize import (
     column_total,
     corner_offsets,
     cut_into_cells,
-    empty_gradient,
     full_positions,
     owns_full_pixels,
     owns_pixel,

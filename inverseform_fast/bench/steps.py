@@ -25,7 +25,7 @@ PROVIDERS = {
     "release": "what the paper's public release does in a step",
     "reference": "BoundaryAwareLoss in plain PyTorch",
     "compiled": "BoundaryAwareLoss by torch.compile",
-    "fused": "BoundaryAwareLoss by the Triton kernels",
+    "fused": "BoundaryAwareLoss by our kernels: Triton on a GPU, C++ on a CPU",
 }
 PHASES = ("data", "forward", "loss", "backward", "update")
 AMP = {"none": torch.float32, "bf16": torch.bfloat16}
@@ -86,8 +86,6 @@ class Loss:
             raise ValueError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
         self.setting, self.provider, self.targets_seconds = setting, provider, 0.0
         self.head = provider == "release" or (provider != "stock" and not setting.headless)
-        if provider == "fused" and torch.device(setting.device).type != "cuda":
-            raise Unavailable(f"its kernels run on a GPU, not on device {setting.device!r}")
         if provider == "release" and find_spec("scipy") is None:
             raise Unavailable("its targets need SciPy: pip install 'inverseform-fast[bench]'")
         try:
@@ -111,7 +109,8 @@ class Loss:
         return torch.compile(total) if self.provider == "compiled" else total
 
     def backend(self) -> AbstractContextManager[Any]:
-        return iff.set_backend("triton" if self.provider == "fused" else "reference")
+        kernels = "triton" if torch.device(self.setting.device).type == "cuda" else "cpu"
+        return iff.set_backend(kernels if self.provider == "fused" else "reference")
 
     def targets(self, labels: Tensor) -> tuple[list[Tensor], float]:
         """The release's boundaries of ``labels (N, H, W)``, for the others nothing; and the host's seconds for them.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..kernels.layout import empty_gradient
 from .backend import Op, kernel_op
 
 
@@ -41,8 +42,6 @@ def _extract_tiles_backward(
 
 @_extract_tiles_backward.register_fake
 def _(grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool) -> Tensor:
-    from ..kernels.resize import empty_gradient
-
     return empty_gradient(predicted).to(predicted.dtype)
 
 

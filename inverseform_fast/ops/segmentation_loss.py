@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, differentiate_losses, kernel_op
+from ..kernels.layout import empty_gradient, layout
+from .backend import Op, differentiate_losses, kernel_op, runs_on_cpu
 
 
 @kernel_op
@@ -14,6 +15,10 @@ def _segmentation_loss(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, sum of weights, and the gradient of their product: backward only scales it."""
+    if runs_on_cpu(logits):
+        options = (class_weights, ignore_index, with_gradient)
+        loss, weight, gradient = torch.ops.inverseform_fast.segmentation_loss_cpu(logits, labels, *options)
+        return loss, weight, gradient.contiguous(memory_format=layout(logits))
     from ..kernels import segmentation_loss as kernel
 
     return kernel.segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)
@@ -23,8 +28,6 @@ def _segmentation_loss(
 def _(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from ..kernels.resize import empty_gradient
-
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     return loss, weight, empty_gradient(logits, 1 if with_gradient else 0)
 
@@ -43,9 +46,9 @@ def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Ten
 differentiate_losses(_segmentation_loss, _segmentation_loss_backward)
 
 
-def _triton(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
+def _fused(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     return _segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)[0]
 
 
-segmentation_loss = Op(reference=reference.segmentation_loss, triton=_triton)
+segmentation_loss = Op(reference=reference.segmentation_loss, cpu=_fused, triton=_fused)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..kernels.layout import empty_gradient
 from .backend import Op, kernel_op
 
 
@@ -35,8 +36,6 @@ def _soft_boundary_map_backward(grad: Tensor, logarithm: Tensor, logits: Tensor,
 
 @_soft_boundary_map_backward.register_fake
 def _(grad: Tensor, logarithm: Tensor, logits: Tensor, radius: int) -> Tensor:
-    from ..kernels.resize import empty_gradient
-
     return empty_gradient(logits).to(logits.dtype)
 
 

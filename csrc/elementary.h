@@ -1,0 +1,57 @@
+// exp and log of floats, to one unit in the last place, that compilers turn into vector instructions (Cephes'
+// polynomials). Included once per instruction set.
+
+#include <cstdint>
+#include <cstring>
+
+namespace elementary::SIMD_TARGET {
+
+inline __attribute__((always_inline)) float from_bits(int32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline __attribute__((always_inline)) int32_t to_bits(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// Of x <= 0, or NaN. What has no normal result becomes 0.
+inline __attribute__((always_inline)) float exp(float x) {
+  constexpr float ROUND = 0x1.8p23f;  // brings a number's units to the last places of its significand
+  const float bounded = x < -87.0f ? -87.0f : x;
+  const float shifted = bounded * 1.44269504f + ROUND, n = shifted - ROUND;
+  const float r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1;
+  return x < -87.0f ? 0 : p * from_bits((to_bits(shifted) + 127) << 23);
+}
+
+// Of normal x > 0, or NaN.
+inline __attribute__((always_inline)) float log(float x) {
+  constexpr int32_t HALF = 0x3f3504f3;  // of sqrt(1/2): the significand m is in [sqrt(1/2), sqrt(2))
+  const int32_t exponent = (to_bits(x) - HALF) >> 23;
+  const float n = static_cast<float>(exponent);
+  const float r = from_bits(to_bits(x) - (exponent << 23)) - 1;
+  float p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const float square = r * r;
+  const float result = r + (p * r * square - n * 2.12194440e-4f - 0.5f * square) + n * 0.693359375f;
+  return x != x ? x : result;
+}
+
+}  // namespace elementary::SIMD_TARGET

@@ -1,0 +1,42 @@
+// Bilinear resizing along one axis (`align_corners=False`), and its adjoint.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+// Each of `full` positions lies between two of `size` pixels. *Cell* i has the positions between the pixels i and i
+// + 1.
+struct Axis {
+  int64_t size, full, taps = 0;        // taps: the most positions that a pixel has a share in
+  std::vector<int32_t> before, after;  // the two pixels of each position
+  std::vector<float> share;            // of the second
+  std::vector<int64_t> cell;           // the first position of each cell, and the end
+  std::vector<int32_t> position;       // (taps, size): those that a pixel has a share in
+  std::vector<float> weight;           // (taps, size): how large that is; 0: none
+
+  Axis(int64_t size, int64_t full)
+      : size(size), full(full), before(full), after(full), share(full), cell(size + 1, full) {
+    std::vector<int32_t> found(size);
+    for (int64_t i = full - 1; i >= 0; --i) {
+      const double at = std::max((i + 0.5) * size / full - 0.5, 0.0);
+      before[i] = static_cast<int32_t>(std::min<int64_t>(at, size - 1));
+      after[i] = std::min<int32_t>(before[i] + 1, size - 1);
+      share[i] = after[i] > before[i] ? static_cast<float>(at - before[i]) : 0;
+      cell[before[i]] = i;
+      for (auto [pixel, part] : {std::pair(before[i], 1 - share[i]), std::pair(after[i], share[i])})
+        if (part != 0) taps = std::max<int64_t>(taps, ++found[pixel]);
+    }
+    for (int64_t c = size - 1; c >= 0; --c) cell[c] = std::min(cell[c], cell[c + 1]);
+    position.resize(taps * size), weight.resize(taps * size);
+    std::fill(found.begin(), found.end(), 0);
+    for (int64_t i = 0; i < full; ++i)
+      for (auto [pixel, part] : {std::pair(before[i], 1 - share[i]), std::pair(after[i], share[i])})
+        if (part != 0) {
+          const int64_t tap = found[pixel]++ * size + pixel;
+          position[tap] = static_cast<int32_t>(i), weight[tap] = part;
+        }
+  }
+};
