@@ -11,7 +11,7 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton -n auto --maxprocesses 4 tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "kernel or triton" -n auto --maxprocesses 4 tests/kernels
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -168,7 +168,7 @@ def losing_cases(result: Result) -> str:
     """Where ours takes more than stock or than the release: time, memory; a smaller largest batch; what failed."""
     lines = []
     on_gpu = result["machine"]["bandwidth_bytes_per_s"] is not None
-    ours = ("compiled", "fused") if on_gpu else ("reference", "compiled")
+    ours = ("compiled", "fused") if on_gpu else ("reference", "compiled", "fused")
     batches = result["largest"]["batch"]
     for step in result["steps"]:
         for kind, what in (("steps", "step"), ("losses", "loss alone")):

@@ -103,10 +103,10 @@ def _rank(file: Path) -> tuple[int, str]:
 
 
 def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: Any) -> dict[str, Any]:
-    """The tests that want a GPU or Triton."""
+    """The tests of a GPU and of kernels."""
     # Most of their time goes into compiling, which is the host's.
     workers = ["-n", "8"] if torch.cuda.is_available() and find_spec("xdist") else []
-    options = [*workers, "-m", "gpu or triton", f"--junitxml={xml}"]
+    options = [*workers, "-m", "gpu or kernel or triton", f"--junitxml={xml}"]
     status, spent = execute([*PYTEST, *options, *map(str, tests)], seconds, log)
     suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else []
     suite = next(iter(suites), ElementTree.Element("testsuite"))

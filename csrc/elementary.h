@@ -4,22 +4,24 @@
 #include <cstdint>
 #include <cstring>
 
+#define FN inline __attribute__((always_inline))
+
 namespace elementary::SIMD_TARGET {
 
-inline __attribute__((always_inline)) float from_bits(int32_t bits) {
+FN float from_bits(int32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-inline __attribute__((always_inline)) int32_t to_bits(float x) {
+FN int32_t to_bits(float x) {
   int32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }
 
 // Of x <= 0, or NaN. What has no normal result becomes 0.
-inline __attribute__((always_inline)) float exp(float x) {
+FN float exp(float x) {
   constexpr float ROUND = 0x1.8p23f;  // brings a number's units to the last places of its significand
   const float bounded = x < -87.0f ? -87.0f : x;
   const float shifted = bounded * 1.44269504f + ROUND, n = shifted - ROUND;
@@ -35,7 +37,7 @@ inline __attribute__((always_inline)) float exp(float x) {
 }
 
 // Of normal x > 0, or NaN.
-inline __attribute__((always_inline)) float log(float x) {
+FN float log(float x) {
   constexpr int32_t HALF = 0x3f3504f3;  // of sqrt(1/2): the significand m is in [sqrt(1/2), sqrt(2))
   const int32_t exponent = (to_bits(x) - HALF) >> 23;
   const float n = static_cast<float>(exponent);
@@ -52,6 +54,19 @@ inline __attribute__((always_inline)) float log(float x) {
   const float square = r * r;
   const float result = r + (p * r * square - n * 2.12194440e-4f - 0.5f * square) + n * 0.693359375f;
   return x != x ? x : result;
+}
+
+struct Sigmoids {
+  float chance, doubt, log1p;
+};
+
+// Sigmoid of x and of -x, and log(1 + e^-|x|), each to full relative accuracy: as in kernels/elementary.py.
+FN Sigmoids sigmoids(float x) {
+  const float e = exp(x < 0 ? x : -x), large = 1 / (1 + e), small = e * large;
+  const float s = e / (2 + e), s2 = s * s;
+  float series = 1.0f / 9 + s2 * (1.0f / 11 + s2 * (1.0f / 13 + s2 * (1.0f / 15)));
+  series = 1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7 + s2 * series));
+  return {x < 0 ? small : large, x < 0 ? large : small, 2 * s * (1 + s2 * series)};
 }
 
 }  // namespace elementary::SIMD_TARGET

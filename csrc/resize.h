@@ -1,6 +1,8 @@
 // Bilinear resizing along one axis (`align_corners=False`), and its adjoint.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -40,3 +42,12 @@ struct Axis {
         }
   }
 };
+
+// Calls `range(begin, end, parity)` in parallel for all cells of `images` maps: cell 2 (i % count) + parity of map i /
+// count, count = (size + 1 - parity) / 2. What a cell sends back falls on two rows of pixels: even cells first, then
+// odd ones, so that no two threads share a row and that the order of the sums is fixed.
+template <class F> void for_cells(int64_t images, int64_t size, const F& range) {
+  for (int64_t parity = 0; parity < 2; ++parity)
+    torch::stable::parallel_for(0, images * ((size + 1 - parity) / 2), 1,
+                                [&](int64_t begin, int64_t end) { range(begin, end, parity); });
+}

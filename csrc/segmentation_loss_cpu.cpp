@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "dense.h"
 #include "resize.h"
 
 namespace segmentation_loss {
@@ -37,10 +38,6 @@ namespace segmentation_loss {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Tensor dense(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(torch::stable::to(tensor, dtype));
-}
-
 // The loss, the sum of the pixels' weights, and the gradient of their product.
 std::tuple<Tensor, Tensor, Tensor> segmentation_loss(const Tensor& logits, const Tensor& labels,
                                                      const std::optional<Tensor>& class_weights, int64_t ignore_index,
@@ -63,12 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> segmentation_loss(const Tensor& logits, const
                         ignore_index,
                         Axis(height, labels.size(1)),
                         Axis(width, labels.size(2))};
-  // A cell's rows send gradients to two rows of logits: to those of even cells first, so that no two threads share one.
-  for (int64_t parity = 0; parity < 2; ++parity) {
-    const int64_t cells = (height + 1 - parity) / 2;
-    torch::stable::parallel_for(0, n * cells, 1,
-                                [&](int64_t begin, int64_t end) { SIMD_BEST(rows)(of, begin, end, cells, parity); });
-  }
+  for_cells(n, height, [&](int64_t begin, int64_t end, int64_t parity) { SIMD_BEST(rows)(of, begin, end, parity); });
   double loss = 0, weight = 0;
   for (int64_t i = 0; i < n * height; ++i) loss += sums[2 * i], weight += sums[2 * i + 1];
   if (weight == 0) weight = 1;  // no valid pixel: the loss is 0

@@ -1,27 +1,17 @@
 // The full-resolution rows of some cells, for one instruction set: written for the compiler's vectoriser.
 
 #include "elementary.h"
+#include "resize_rows_cpu.h"
 
 namespace segmentation_loss::SIMD_TARGET {
 
 constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
 
-// One channel's row of `width` logits to the full width, and the adjoint.
-inline void stretch(const Axis& columns, const float* __restrict row, float* __restrict full) {
-  if (columns.full == columns.size) return void(std::copy_n(row, columns.full, full));
-  for (int64_t x = 0; x < columns.full; ++x) {
-    const float first = row[columns.before[x]], step = row[columns.after[x]] - first, share = columns.share[x];
-    full[x] = share == 0 ? first : first + share * step;  // an infinite neighbour without a share is none
-  }
-}
-
-inline void add_adjoint(const Axis& columns, const float* __restrict full, float* __restrict row) {
-  for (int64_t tap = 0; tap < columns.taps; ++tap) {
-    const int32_t* position = columns.position.data() + tap * columns.size;
-    const float* weight = columns.weight.data() + tap * columns.size;
-    for (int64_t x = 0; x < columns.size; ++x) row[x] += weight[x] * full[position[x]];
-  }
-}
+using elementary::SIMD_TARGET::exp;
+using elementary::SIMD_TARGET::log;
+using resize::SIMD_TARGET::add_adjoint;
+using resize::SIMD_TARGET::lerp;
+using resize::SIMD_TARGET::stretch;
 
 // What a cell's rows are mixed from, and what they send back: (C, W) each.
 struct Cell {
@@ -49,7 +39,7 @@ inline void add_block(const Arguments& of, const int64_t* __restrict labels, flo
     const float* __restrict second = cell.second.data() + c * width + x0;
     float* __restrict logits = exponentials + c * BLOCK;
     for (int64_t x = 0; x < count; ++x) {
-      const float logit = share == 0 ? first[x] : first[x] + share * (second[x] - first[x]);
+      const float logit = lerp(first[x], second[x], share);
       logits[x] = logit;
       largest[x] = logit > largest[x] ? logit : largest[x];
       chosen[x] = label[x] == c ? logit : chosen[x];
@@ -58,12 +48,12 @@ inline void add_block(const Arguments& of, const int64_t* __restrict labels, flo
   for (int64_t c = 0; c < of.classes; ++c) {
     float* __restrict channel = exponentials + c * BLOCK;
     for (int64_t x = 0; x < count; ++x) {
-      channel[x] = elementary::SIMD_TARGET::exp(channel[x] - largest[x]);
+      channel[x] = exp(channel[x] - largest[x]);
       total[x] += channel[x];
     }
   }
   for (int64_t x = 0; x < count; ++x) {
-    const float loss = elementary::SIMD_TARGET::log(total[x]) - (chosen[x] - largest[x]);
+    const float loss = log(total[x]) - (chosen[x] - largest[x]);
     scale[x] = weight[x] / total[x];
     largest[x] = weight[x] == 0 ? 0 : weight[x] * loss;  // void counts for nothing, whatever its logits
   }
@@ -82,18 +72,15 @@ inline void add_block(const Arguments& of, const int64_t* __restrict labels, flo
   }
 }
 
-// The cells [begin, end) of those of one parity, `cells` in each image.
-inline void rows(const Arguments& of, int64_t begin, int64_t end, int64_t cells, int64_t parity) {
+// The cells [begin, end), see for_cells.
+inline void rows(const Arguments& of, int64_t begin, int64_t end, int64_t parity) {
   const int64_t height = of.rows.size, low = of.columns.size, width = of.columns.full;
   std::vector<float> exponentials(of.classes * BLOCK);
   Cell cell;
   for (auto* maps : {&cell.first, &cell.second, &cell.to_first, &cell.to_second}) maps->resize(of.classes * width);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t n = i / cells, y = 2 * (i % cells) + parity, below = std::min(y + 1, height - 1);
-    const int64_t top = of.rows.cell[y], bottom = of.rows.cell[y + 1];
+    const auto [n, y, below, top, bottom, mixed] = resize::SIMD_TARGET::cell(of.rows, i, parity);
     if (top == bottom) continue;
-    bool mixed = false;
-    for (int64_t row = top; row < bottom; ++row) mixed |= of.rows.share[row] != 0;
     for (int64_t c = 0; c < of.classes; ++c) {
       const float* channel = of.logits + (n * of.classes + c) * height * low;
       stretch(of.columns, channel + y * low, cell.first.data() + c * width);

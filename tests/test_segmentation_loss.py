@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from test_backend import assert_same_when_called, ways
 from test_boundary_map import DTYPES, some_labels
-from three_way import assert_three_way
 from torch import Tensor
 
 from inverseform_fast.functional import segmentation_loss
@@ -141,109 +140,6 @@ def test_gradient(resolution: tuple[int, int]) -> None:
 def test_any_way_of_calling_it(way: str, resolution: tuple[int, int]) -> None:
     logits, labels = some_logits(2, 5, *resolution, dtype=torch.float32), some_labels((2, 8, 10), 5)
     assert_same_when_called(way, segmentation_loss, logits, labels, class_weights=WEIGHTS.float())
-
-
-# (logits' size, labels' size): the usual ratios, none that is whole, the same size, down, up one way only, more than a
-# block of pixels in a row, single pixels
-SIZES = [
-    ((5, 7), (20, 28)), ((6, 5), (12, 10)), ((17, 20), (33, 47)), ((9, 8), (9, 8)), ((20, 31), (7, 50)),
-    ((4, 300), (4, 600)), ((1, 2), (5, 19)), ((1, 1), (5, 3)), ((3, 3), (1, 1)),
-]  # fmt: skip
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize(("size", "full"), SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_cpu_kernel(size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype) -> None:
-    labels = some_labels((2, *full), 5).to(torch.int16)
-    assert_three_way(
-        "segmentation_loss", some_logits(2, 5, *size, dtype=dtype), labels, class_weights=WEIGHTS.to(dtype)
-    )
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("classes", [1, 2, 150])
-def test_cpu_kernel_with_any_number_of_classes(classes: int) -> None:
-    labels = some_labels((1, 40, 70), classes, void=None)
-    assert_three_way("segmentation_loss", some_logits(1, classes, 10, 18, dtype=torch.float32), labels, ignore_index=-1)
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("scale", [1e4, 1e30])
-def test_cpu_kernel_with_large_logits(scale: float) -> None:
-    logits, labels = scale * some_logits(2, 5, 4, 5, dtype=torch.float32), some_labels((2, 8, 10), 5)
-    assert_three_way("segmentation_loss", logits, labels)
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
-def test_cpu_kernel_keeps_what_is_not_finite_in_void_pixels_out(value: float) -> None:
-    logits, labels = some_logits(dtype=torch.float32), some_labels((2, 8, 10), 5)
-    void = (labels == 255)[:, None]
-    broken = logits.detach().masked_fill(void, value).requires_grad_()
-    expected, expected_gradient = value_and_gradient(stock(logits, labels), logits)
-    loss, gradient = value_and_gradient(segmentation_loss(broken, labels), broken)
-    torch.testing.assert_close((loss, gradient), (expected, expected_gradient))
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_cpu_kernel_lets_nothing_pass_that_is_not_finite_elsewhere(bad: float) -> None:
-    logits = some_logits(dtype=torch.float32).detach()
-    logits[1, 2, 3, 4] = bad
-    loss, gradient = value_and_gradient(
-        segmentation_loss(logits.requires_grad_(), torch.zeros(2, 8, 10, dtype=torch.long)), logits
-    )
-    assert loss.isnan() or loss.isinf()
-    assert gradient[1, :, 3, 4].isnan().any()
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-def test_cpu_kernel_masks_a_class_by_infinity() -> None:
-    logits, labels = some_logits(c=4, dtype=torch.float32), some_labels((2, 8, 10), 4)
-    masked = torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)
-    assert_same(logits, segmentation_loss(masked, labels), stock(logits, labels))
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("label", [5, -1, 254])
-def test_cpu_kernel_makes_the_loss_nan_for_a_label_that_is_no_class(label: int) -> None:
-    labels = torch.zeros(2, 8, 10, dtype=torch.long)
-    labels[1, 2, 3] = label  # which the public function refuses, but cannot see under torch.compile
-    loss, *_ = torch.ops.inverseform_fast.segmentation_loss_cpu(some_logits().float(), labels, None, 255, True)
-    assert loss.isnan()
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-def test_cpu_kernel_without_a_valid_pixel_or_an_image() -> None:
-    for labels in (torch.full((2, 8, 10), 255), torch.zeros(0, 8, 10, dtype=torch.long)):
-        logits = some_logits(len(labels), 5, 4, 5, dtype=torch.float32)
-        loss, gradient = value_and_gradient(segmentation_loss(logits, labels), logits)
-        assert loss == 0
-        assert gradient.shape == logits.shape
-        assert not gradient.any()
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-def test_cpu_kernel_on_any_number_of_threads() -> None:
-    logits, labels = some_logits(2, 5, 17, 20, dtype=torch.float32), some_labels((2, 66, 75), 5)
-    one = value_and_gradient(segmentation_loss(logits, labels), logits)
-    torch.set_num_threads(3)
-    try:
-        three = value_and_gradient(segmentation_loss(logits, labels), logits)
-    finally:
-        torch.set_num_threads(1)
-    torch.testing.assert_close(three, one, rtol=0, atol=0)
-
-
-@pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_cpu_kernel_as_torch_sees_it(channels_last: bool) -> None:
-    logits = some_logits(2, 5, 4, 5, dtype=torch.float32)
-    if channels_last:
-        logits = logits.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    arguments = (logits, some_labels((2, 8, 10), 5), WEIGHTS.float(), 255, True)
-    torch.library.opcheck(torch.ops.inverseform_fast.segmentation_loss.default, arguments)
 
 
 LABELS = torch.zeros(2, 4, 4, dtype=torch.long)

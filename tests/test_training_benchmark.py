@@ -217,7 +217,6 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, seen: dict[str, tuple[Tensor, .
     monkeypatch.setattr(torch, "compile", lambda function: function)
     rows = by_provider(compare_losses(TINY, list(PROVIDERS), rounds=2))
     assert list(rows) == list(PROVIDERS)
-    assert "GPU" in rows.pop("fused")["status"]
     for name, row in rows.items():
         assert row["status"] == "measured", name
         assert row["ms"] > 0
@@ -234,7 +233,8 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, seen: dict[str, tuple[Tensor, .
     total = F.cross_entropy(full, labels, ignore_index=255) + 0.3 * inverseform
     total = total + 10 * reference.boundary_loss(boundary_logits, labels)
     assert rows["reference"]["value"] == pytest.approx(total.item(), rel=1e-5)
-    assert rows["compiled"]["value"] == pytest.approx(total.item(), rel=1e-5)
+    for ours in ("compiled", "fused"):
+        assert rows[ours]["value"] == pytest.approx(total.item(), rel=1e-5)
 
     stock, labels_of_stock = seen["stock"]
     assert rows["stock"]["value"] == pytest.approx(F.cross_entropy(full, labels, ignore_index=255).item(), rel=1e-5)
@@ -255,8 +255,7 @@ def test_a_wrong_value_is_told(monkeypatch: pytest.MonkeyPatch, factor: float) -
 
 def test_steps() -> None:
     rows = by_provider(compare_steps(replace(TINY, batch_size=2, headless=True), ["stock", "fused", "reference"], 3))
-    assert "GPU" in rows.pop("fused")["status"]
-    assert list(rows) == ["stock", "reference"]
+    assert list(rows) == ["stock", "fused", "reference"]
     for row in rows.values():
         assert row["status"] == "measured"
         assert tuple(row["phases_ms"]) == PHASES
@@ -358,14 +357,13 @@ def test_command_line(tmp_path: Path) -> None:
     assert written["setting"]["crop"] == [64, 96]
     assert [row["provider"] for row in written["rows"]] == ["stock", "reference", "fused"]
     stock, ours, fused = written["rows"]
-    for row in (stock, ours):
+    for row in (stock, ours, fused):
         for figure in (row["step"], row["loss"]):
             assert f"{figure['ms']:.1f} ± {figure['iqr_ms']:.1f}" in result.output
         assert f"{row['step']['images_per_second']:.2f}" in result.output
     assert "test_resnet on cpu: 2 x 64x96, 5 classes" in result.output
-    assert f"fused: {fused['step']['status']}" in " ".join(result.output.split())
     assert stock["largest_batch"] > ours["largest_batch"] == 0
-    assert fused["largest_batch"] is None
+    assert fused["largest_batch"] == 0
 
 
 def test_what_breaks_is_recorded_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, differentiate_losses, kernel_op
+from .backend import Op, differentiate_losses, kernel_op, runs_on_cpu
 
 
 @kernel_op
@@ -14,6 +14,9 @@ def _boundary_loss(
     boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
+    if runs_on_cpu(boundary_logits):
+        target = torch.ops.inverseform_fast.boundary_map_cpu(labels, radius, ignore_index)
+        return torch.ops.inverseform_fast.boundary_loss_cpu(boundary_logits, target, with_gradient)
     from ..kernels import boundary_loss as kernel
 
     return kernel.boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)
@@ -43,9 +46,9 @@ def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Te
 differentiate_losses(_boundary_loss, _boundary_loss_backward)
 
 
-def _triton(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
+def _fused(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
     with_gradient = boundary_logits.requires_grad and torch.is_grad_enabled()
     return _boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)[0]
 
 
-boundary_loss = Op(reference=reference.boundary_loss, triton=_triton)
+boundary_loss = Op(reference=reference.boundary_loss, cpu=_fused, triton=_fused)

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from .. import reference
 from ..kernels.layout import empty_gradient
-from .backend import Op, kernel_op
+from .backend import Op, kernel_op, runs_on_cpu
+
+
+def _probability(predicted: Tensor, sigmoid: bool) -> Tensor:
+    return predicted.float().sigmoid() if sigmoid else predicted
 
 
 @kernel_op
@@ -18,6 +22,8 @@ def _extract_tiles(
     predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted and true tiles, and which of their pixels are valid."""
+    if runs_on_cpu(predicted):
+        return torch.ops.inverseform_fast.extract_tiles_cpu(_probability(predicted, sigmoid), target, size, tile)
     from ..kernels import extract_tiles as kernel
 
     return kernel.extract_tiles(predicted, target, size, tile, sigmoid)
@@ -35,6 +41,12 @@ def _(predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bo
 def _extract_tiles_backward(
     grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool
 ) -> Tensor:
+    if runs_on_cpu(predicted):
+        shape = predicted.shape
+        gradient = torch.ops.inverseform_fast.extract_tiles_backward_cpu(grad, valid, shape, size, tile)
+        if sigmoid:
+            gradient = torch.ops.aten.sigmoid_backward(gradient, _probability(predicted, sigmoid))
+        return gradient.to(predicted.dtype)
     from ..kernels import extract_tiles as kernel
 
     return kernel.extract_tiles_backward(grad, valid, predicted, size, tile, sigmoid)
@@ -57,11 +69,11 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 _extract_tiles.register_autograd(_backward, setup_context=_save)
 
 
-def _triton(
+def _fused(
     predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, activation: str | None
 ) -> tuple[Tensor, Tensor]:
     predicted_tiles, true_tiles, _ = _extract_tiles(predicted, target, size, tile, activation == "sigmoid")
     return predicted_tiles, true_tiles.detach()  # or the network would compute the gradient of the truth, too
 
 
-extract_tiles = Op(reference=reference.extract_tiles, triton=_triton)
+extract_tiles = Op(reference=reference.extract_tiles, cpu=_fused, triton=_fused)

@@ -1,4 +1,4 @@
-"""The kernels' tests run on a GPU, or on a CPU in a process of its own: ``TRITON_INTERPRET=1 pytest -m triton``.
+"""The kernels' tests: Triton's on a GPU, or on a CPU in a process of its own (``TRITON_INTERPRET=1``); else C++.
 
 ``KERNEL_SEED=7`` draws other random inputs than usual.
 """
@@ -16,16 +16,17 @@ import inverseform_fast as iff
 from inverseform_fast.ops.backend import INTERPRETED, MISSING
 
 SEED = int(os.environ.get("KERNEL_SEED", "0"))
-RUNS = INTERPRETED or torch.cuda.is_available()
-if RUNS:
-    settings.register_profile("kernels", derandomize=not SEED, deadline=None)
-    settings.load_profile("kernels")
+RUNS_TRITON = INTERPRETED or torch.cuda.is_available()
+CPU = {"best SIMD": "", "AVX2": "avx2", "scalar": "default"}  # what ATEN_CPU_CAPABILITY says
+KERNELS = ["triton"] if RUNS_TRITON else [] if MISSING["cpu"] else list(CPU)
+settings.register_profile("kernels", derandomize=not SEED, deadline=None)
+settings.load_profile("kernels")
 # The compiler needs Triton, and a process without the interpreter.
 collect_ignore = ["test_cubins.py"] if INTERPRETED or MISSING["triton"] else []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    elsewhere = [item for item in items if item.get_closest_marker("triton") and not RUNS]
+    elsewhere = [item for item in items if item.get_closest_marker("triton") and not RUNS_TRITON]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
 
@@ -35,10 +36,19 @@ def seeded() -> None:
     torch.manual_seed(SEED)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "kernel" in marks and "triton" not in marks:
+        metafunc.parametrize("kernels", KERNELS, indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def triton_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    if not request.node.get_closest_marker("triton"):
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    name = getattr(request, "param", "triton" if request.node.get_closest_marker("triton") else None)
+    if name is None:
         yield
         return
-    with iff.set_backend("triton"):
+    if name in CPU:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", CPU[name])
+    with iff.set_backend("cpu" if name in CPU else "triton"):
         yield

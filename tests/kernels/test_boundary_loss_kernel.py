@@ -11,7 +11,7 @@ from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
 from inverseform_fast.functional import boundary_loss
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
 SIZES = [((5, 7), (20, 28)), ((17, 5), (33, 11)), ((9, 8), (9, 8)), ((20, 31), (7, 50)), ((1, 2), (5, 19))]
 

@@ -11,7 +11,7 @@ from three_way import DEVICE, assert_three_way, random_labels
 
 from inverseform_fast.functional import boundary_map
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 5])
@@ -67,6 +67,7 @@ def test_an_edge_too_long_is_refused() -> None:
         boundary_map(torch.zeros(1, 1, 32001, dtype=torch.uint8, device=DEVICE))
 
 
+@pytest.mark.triton
 def test_a_void_label_of_more_than_32_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="ignore_index must fit in 32 bits for the Triton kernels, got 2147483648"):
         boundary_map(random_labels(3, 1, 4, 4), ignore_index=2**31)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_backend import results_and_gradients
 from three_way import random, random_labels
 from torch import Tensor
 
 from inverseform_fast import homography, ops
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
@@ -43,6 +44,18 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize("name", calls(LAYOUTS["contiguous"]))
 def test_opcheck(name: str, layout: str) -> None:
     torch.library.opcheck(getattr(torch.ops.inverseform_fast, name).default, calls(LAYOUTS[layout])[name])
+
+
+@pytest.mark.parametrize("name", calls(LAYOUTS["contiguous"]))
+def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
+    op, inputs = getattr(torch.ops.inverseform_fast, name), calls(LAYOUTS["contiguous"])[name]
+    one = results_and_gradients(op, *inputs)
+    torch.set_num_threads(3)
+    try:
+        three = results_and_gradients(op, *inputs)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(three, one, rtol=0, atol=0)
 
 
 def test_every_op_with_a_kernel_is_checked() -> None:

@@ -11,7 +11,7 @@ from three_way import DEVICE, FLOATS, assert_three_way, random
 
 from inverseform_fast.functional import extract_tiles
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
 # (prediction, target, result, tile)
 SIZES = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from inverseform_fast import homography
 from inverseform_fast.functional import homography_warp
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
 paddings = pytest.mark.parametrize("padding", ["zeros", "border"])
 

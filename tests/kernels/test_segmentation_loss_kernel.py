@@ -12,12 +12,13 @@ from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 from inverseform_fast.functional import segmentation_loss
 from inverseform_fast.kernels.memory import plane_strides
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 
-# (logits' size, labels' size): the usual ratios, none that is whole, the same size, down, single pixels, several parts
+# (logits' size, labels' size): the usual ratios, none that is whole, the same size, down, single pixels, wide ones,
+# several parts
 SIZES = [
     ((5, 7), (20, 28)), ((6, 5), (12, 10)), ((17, 20), (33, 47)), ((9, 8), (9, 8)), ((20, 31), (7, 50)),
-    ((1, 2), (5, 19)), ((1, 1), (5, 3)), ((3, 3), (1, 1)), ((2, 2), (17, 16)),
+    ((1, 2), (5, 19)), ((2, 80), (3, 300)), ((1, 1), (5, 3)), ((3, 3), (1, 1)), ((2, 2), (17, 16)),
 ]  # fmt: skip
 
 
@@ -85,6 +86,29 @@ def test_large_logits_do_not_overflow() -> None:
     assert_three_way("segmentation_loss", random(1, 3, 4, 4, scale=1e4), random_labels(3, 1, 12, 12))
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_what_is_not_finite_in_void_pixels_stays_there(value: float) -> None:
+    logits, labels = random(1, 3, 8, 8), random_labels(3, 1, 8, 8)
+    valid = (labels != 255)[:, None]
+    broken = torch.where(valid, logits, value).requires_grad_()
+    loss, expected = segmentation_loss(broken, labels), segmentation_loss(logits.requires_grad_(), labels)
+    assert loss == expected
+    gradients = (
+        torch.where(valid, torch.autograd.grad(of, by)[0], 0) for of, by in ((loss, broken), (expected, logits))
+    )
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_not_finite_elsewhere_is_seen(value: float) -> None:
+    logits = random(1, 3, 8, 8)
+    logits[0, 1, 2, 3] = value
+    loss = segmentation_loss(logits.requires_grad_(), torch.zeros(1, 8, 8, dtype=torch.int64, device=DEVICE))
+    loss.backward()
+    assert not loss.isfinite()
+    assert logits.grad[0, :, 2, 3].isnan().any()
+
+
 @pytest.mark.parametrize("label", [3, -1, 254])
 def test_a_label_that_is_no_class_makes_the_loss_nan(label: int) -> None:
     labels = torch.zeros(1, 4, 4, dtype=torch.int64)
@@ -108,12 +132,14 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("shape", [(40000, 8), (8, 32001)], ids=str)
 def test_an_edge_too_long_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="height and width must be at most 32000 pixels for the Triton kernels, got"):
         segmentation_loss(random(1, 1, 2, 2), torch.zeros(1, *shape, dtype=torch.uint8, device=DEVICE))
 
 
+@pytest.mark.triton
 def test_a_map_that_spans_too_much_memory_is_refused() -> None:
     spread = torch.empty_strided((1, 1, 2, 2), (1, 1, 2**31, 1), device="meta")
     with pytest.raises(ValueError, match=r"spans 2\^31 elements: make it contiguous"):

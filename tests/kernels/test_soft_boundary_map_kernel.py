@@ -14,7 +14,7 @@ from three_way import FLOATS, random
 
 from inverseform_fast.functional import boundary_map, soft_boundary_map
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.kernel
 # Where the prediction is sure, the backward takes the difference of nearly equal numbers. The reference's two share
 # their rounding; the kernel would need one more pass over the classes for that.
 assert_three_way = partial(three_way.assert_three_way, factor=6)

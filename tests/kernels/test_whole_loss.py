@@ -16,7 +16,7 @@ import inverseform_fast as iff
 from inverseform_fast.nets import Align
 from inverseform_fast.ops import backend
 
-pytestmark = pytest.mark.skipif(bool(backend.MISSING["triton"]), reason="needs Triton")
+needs_triton = pytest.mark.skipif(bool(backend.MISSING["triton"]), reason="needs Triton")
 
 N, C, H, W = 8, 19, 1024, 2048
 SYNCS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")
@@ -54,12 +54,14 @@ def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return recorder
 
 
+@needs_triton
 def test_every_pixel_op_is_one_kernel(recorded: Recorder) -> None:
     ours = {name.split(".")[1] for name in recorded.names if name.startswith("inverseform_fast.")}
     assert {"segmentation_loss", "boundary_loss", "boundary_map", "extract_tiles"} <= ours
     assert {"segmentation_loss_backward", "boundary_loss_backward", "extract_tiles_backward"} <= ours
 
 
+@needs_triton
 def test_no_full_resolution_tensor_of_all_classes_is_made(recorded: Recorder) -> None:
     largest = max(recorded.made, key=lambda x: x.numel() if x.is_floating_point() else 0)
     assert largest.numel() < N * C * H * W / 4, f"{tuple(largest.shape)} {largest.dtype}"
@@ -67,21 +69,25 @@ def test_no_full_resolution_tensor_of_all_classes_is_made(recorded: Recorder) ->
     assert all(shape[1] == 1 for shape in full)
 
 
+@needs_triton
 def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
     assert not [name for name in recorded.names if name.startswith(SYNCS)]
 
 
-@pytest.mark.triton
+@pytest.mark.kernel
 @pytest.mark.parametrize("headless", [False, True])
 def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
     small = iff.InverseFormLoss(net=Align(tile=32))  # two tiles of 224 would take the interpreter a minute
     criterion = iff.BoundaryAwareLoss(inverseform=small).to(DEVICE)
     logits, head = random(1, 4, 8, 16).requires_grad_(), random(1, 1, 8, 16).requires_grad_()
     inputs = (logits, random_labels(4, 1, 32, 64), *(() if headless else (head,)))
-    results = {}
-    for name in ("triton", "reference"):
-        with iff.set_backend(name):
-            terms = criterion(*inputs)
-            results[name] = [*terms, *torch.autograd.grad(terms.total, inputs[::2])]
-    for ours, theirs in zip(results["triton"], results["reference"], strict=True):
-        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
+    ours = terms_and_gradients(criterion, inputs)
+    with iff.set_backend("reference"):
+        expected = terms_and_gradients(criterion, inputs)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert (mine - theirs).norm() <= 1e-3 * theirs.norm()
+
+
+def terms_and_gradients(criterion: iff.BoundaryAwareLoss, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    terms = criterion(*inputs)
+    return [*terms, *torch.autograd.grad(terms.total, inputs[::2])]

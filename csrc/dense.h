@@ -1,0 +1,18 @@
+// Tensors as contiguous numbers of one type, which most are already.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+inline torch::stable::Tensor dense(const torch::stable::Tensor& tensor, torch::headeronly::ScalarType dtype) {
+  return torch::stable::contiguous(torch::stable::to(tensor, dtype));
+}
+
+template <class T> const T* numbers(const torch::stable::Tensor& dense) {
+  return static_cast<const T*>(dense.const_data_ptr());
+}
+
+template <class T> T* results(const torch::stable::Tensor& dense) {
+  return dense.numel() ? static_cast<T*>(dense.mutable_data_ptr()) : nullptr;
+}
