@@ -62,6 +62,16 @@ def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield SimpleNamespace(**{name: _on_cuda(name) for name in names}) if backend == "cuda" else functional
 
 
+@pytest.fixture(params=["", "avx2", "default"], ids=["best SIMD", "AVX2", "scalar"])
+def cpu_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every kernel of the C++ extension for CPUs, in turn."""
+    if reason := iff.ops.backend._why_not("cpu"):
+        pytest.skip(reason)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", request.param)
+    with iff.set_backend("cpu"):
+        yield
+
+
 def _on_cuda(name: str) -> Callable[..., Tensor]:
     op = getattr(functional, name)
     return lambda *matrices, **options: op(*(m.cuda() for m in matrices), **options).cpu()

@@ -10,12 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_backend import assert_same_when_called, ways
+from three_way import assert_three_way
 from torch import Tensor
 
+from inverseform_fast import reference
 from inverseform_fast.functional import homography_warp
 
 EYE = torch.eye(3, dtype=torch.float64)
 sizes = pytest.mark.parametrize("size", [None, (5, 9), (12, 4), (1, 1)], ids=str)
+modes = pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+paddings = pytest.mark.parametrize("padding", ["zeros", "border"])
 
 
 def some_images(n: int = 2, c: int = 3, h: int = 7, w: int = 6) -> Tensor:
@@ -45,8 +49,8 @@ def smooth_image(size: int) -> Tensor:
 
 
 @sizes
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-@pytest.mark.parametrize("padding", ["zeros", "border"])
+@modes
+@paddings
 @pytest.mark.parametrize("strength", [0.05, 0.3])
 def test_grid_sample_of_a_grid_by_hand(size: tuple[int, int] | None, mode: str, padding: str, strength: float) -> None:
     image, theta = some_images(), some_thetas(strength=strength)
@@ -148,8 +152,18 @@ def test_a_broken_theta_touches_no_other_row(bad: float) -> None:
     assert all(a[good].equal(b[good]) for a, b in zip(actual, wanted, strict=True))
 
 
+@paddings
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_broken_theta_has_a_gradient(bad: float, padding: str) -> None:
+    """By "border", torch 2.11's grid_sample crashes there."""
+    image, theta = some_images().requires_grad_(), torch.full((2, 3, 3), bad).double().requires_grad_()
+    homography_warp(image, theta, padding=padding).sum().backward()
+    assert image.grad.shape == image.shape
+    assert theta.grad.shape == theta.shape
+
+
 @sizes
-@pytest.mark.parametrize("padding", ["zeros", "border"])
+@paddings
 def test_gradient(size: tuple[int, int] | None, padding: str) -> None:
     image, theta = some_images(c=2, h=4, w=3).requires_grad_(), some_thetas(strength=0.1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, t: homography_warp(x, t, size, padding=padding), (image, theta))
@@ -173,7 +187,7 @@ def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
     assert_same_when_called(way, homography_warp, some_images().float(), some_thetas().float(), size)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@modes
 def test_views_of_an_image_are_its_warps_by_each_theta(mode: str) -> None:
     images, thetas = some_images(), torch.stack([some_thetas(), EYE.expand(2, 3, 3), some_thetas(strength=0.5)], 1)
     views = homography_warp(images, thetas, (5, 9), mode)
@@ -184,6 +198,96 @@ def test_views_of_an_image_are_its_warps_by_each_theta(mode: str) -> None:
 
 def test_an_empty_batch_gives_an_empty_batch() -> None:
     assert homography_warp(some_images(n=0), some_thetas(n=0), (4, 5)).shape == (0, 3, 4, 5)
+
+
+# (image's size, result's size): single pixels, less than a vector, more than a piece of a row
+CPU_SIZES = [((1, 1), (5, 3)), ((7, 6), (1, 1)), ((9, 30), (33, 47)), ((2, 300), (3, 530))]
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@modes
+@paddings
+@pytest.mark.parametrize(("image", "size"), CPU_SIZES, ids=str)
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_cpu_kernel(image: tuple[int, int], size: tuple[int, int], mode: str, padding: str, strength: float) -> None:
+    inputs = some_images(2, 3, *image).float(), some_thetas(strength=strength).float()
+    assert_three_way("homography_warp", *inputs, size=size, mode=mode, padding=padding)
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["image", "theta", "both"])
+def test_cpu_kernel_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    image = some_images().to(torch.float32 if name == "theta" else dtype)
+    theta = some_thetas().to(torch.float32 if name == "image" else dtype)
+    assert_three_way("homography_warp", image, theta, size=(8, 19))
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@modes
+@paddings
+@pytest.mark.parametrize(
+    "theta",
+    [
+        torch.zeros(3, 3),
+        torch.tensor([[1.0, 0, 0], [0, 1, 0], [2, 0, 0]]),
+        -torch.eye(3),
+        1e30 * torch.eye(3),
+        torch.tensor([[3e38, 0, 0], [0, -3e38, 0], [0, 0, 1]]),
+        torch.full((3, 3), torch.inf),
+        torch.full((3, 3), torch.nan),
+    ],
+    ids=["zero", "horizon", "behind", "multiple", "far", "inf", "NaN"],
+)
+def test_cpu_kernel_with_a_wild_theta(theta: Tensor, mode: str, padding: str) -> None:
+    """As in the reference; gradients are finite unless theta is not, and the neighbour's are as if it were alone."""
+    image, both = some_images(w=40).float().requires_grad_(), torch.stack((theta, torch.eye(3))).requires_grad_()
+    warped, alone = (homography_warp(image[n:], both[n:], None, mode, padding) for n in (0, 1))
+    torch.testing.assert_close(warped, reference.homography_warp(image, both, None, mode, padding), equal_nan=True)
+    of_image, of_theta = torch.autograd.grad(warped.square().sum(), (image, both))
+    of_image_alone, of_theta_alone = torch.autograd.grad(alone.square().sum(), (image, both))
+    assert warped[1:].equal(alone)
+    assert of_image[1].equal(of_image_alone[1])
+    assert of_theta[1].equal(of_theta_alone[1])
+    if theta.isfinite().all():
+        assert of_image.isfinite().all()
+        assert of_theta.isfinite().all()
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@modes
+def test_cpu_kernel_touches_nothing_for_points_outside(mode: str) -> None:
+    """Neither NaN on the image's edge nor NaN in their own gradient comes through."""
+    image = F.pad(torch.ones(1, 1, 4, 20), (1, 1, 1, 1), value=torch.nan).requires_grad_()
+    theta = torch.diag(torch.tensor([3.0, 3.0, 1.0]))[None]
+    incoming = torch.ones(1, 1, 18, 66)
+    incoming[..., :5, :] = incoming[..., :20] = torch.nan
+    results = [op(image, theta, (18, 66), mode) for op in (homography_warp, reference.homography_warp)]
+    torch.testing.assert_close(*results, equal_nan=True)
+    gradients = [torch.autograd.grad(result, image, incoming)[0] for result in results]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize(("n", "views", "channels"), [(0, 2, 3), (2, 0, 3), (2, 2, 0)])
+def test_cpu_kernel_of_nothing(n: int, views: int, channels: int) -> None:
+    image, theta = torch.zeros(n, channels, 4, 5, requires_grad=True), torch.zeros(n, views, 3, 3, requires_grad=True)
+    warped = homography_warp(image, theta, (6, 7))
+    assert warped.shape == (n, views, channels, 6, 7)
+    of_image, of_theta = torch.autograd.grad(warped.sum(), (image, theta))
+    assert of_image.equal(torch.zeros_like(image))
+    assert of_theta.equal(torch.zeros_like(theta))
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_does_not_depend_on_the_number_of_threads() -> None:
+    image, theta = some_images(4, 1, 200, 200).float().requires_grad_(), some_thetas(4).float().requires_grad_()
+    results = []
+    for threads in (2, 1):  # at last as in conftest.py
+        torch.set_num_threads(threads)
+        warped = homography_warp(image, theta)
+        results.append((warped, *torch.autograd.grad(warped.square().sum(), (image, theta))))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

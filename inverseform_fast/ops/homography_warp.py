@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op
+from .backend import Op, kernel_op, runs_on_cpu
 
 
 @kernel_op
 def _homography_warp(image: Tensor, theta: Tensor, size: list[int], nearest: bool, border: bool) -> Tensor:
+    if runs_on_cpu(image):
+        return torch.ops.inverseform_fast.homography_warp_cpu(image, theta, size, nearest, border)
     from ..kernels import homography_warp as kernel
 
     return kernel.homography_warp(image, theta, size, nearest, border)
@@ -27,6 +30,10 @@ def _(image: Tensor, theta: Tensor, size: list[int], nearest: bool, border: bool
 def _homography_warp_backward(
     grad: Tensor, image: Tensor, theta: Tensor, nearest: bool, border: bool, of_image: bool, of_theta: bool
 ) -> tuple[Tensor, Tensor]:
+    if runs_on_cpu(image):
+        return torch.ops.inverseform_fast.homography_warp_backward_cpu(
+            grad, image, theta, nearest, border, of_image, of_theta
+        )
     from ..kernels import homography_warp as kernel
 
     return kernel.homography_warp_backward(grad, image, theta, nearest, border, of_image, of_theta)
@@ -55,10 +62,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _homography_warp.register_autograd(_backward, setup_context=_save)
 
 
-def _triton(image: Tensor, theta: Tensor, size: Sequence[int] | None, mode: str, padding: str) -> Tensor:
+def _fused(image: Tensor, theta: Tensor, size: Sequence[int] | None, mode: str, padding: str) -> Tensor:
     views = theta if theta.ndim == 4 else theta[:, None]
     result = _homography_warp(image, views, size or image.shape[-2:], mode == "nearest", padding == "border")
     return result if theta.ndim == 4 else result[:, 0]
 
 
-homography_warp = Op(reference=reference.homography_warp, triton=_triton)
+homography_warp = Op(reference=reference.homography_warp, cpu=_fused, triton=_fused)

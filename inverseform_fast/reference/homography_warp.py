@@ -33,6 +33,8 @@ def homography_warp(
     depth = source[..., 2:]
     behind = depth <= torch.finfo(depth.dtype).eps
     grid = torch.where(behind, FAR, source[..., :2] / torch.where(behind, 1, depth)).clamp(-FAR, FAR)
+    if padding == "border":
+        grid = grid.nan_to_num(-FAR)  # torch 2.11 crashes in the gradient otherwise
     warped = F.grid_sample(image.to(working), grid.to(working), mode=mode, padding_mode=padding, align_corners=False)
     return warped.to(image.dtype)
 
