@@ -3,7 +3,8 @@
 All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels.
 Rotations are computed by the C++/CUDA extension; the rest by C++ on a CPU and by Triton kernels on a GPU (float64:
 plain PyTorch). Triton's maps are at most 32000 pixels high and wide, and span fewer than 2^31 elements each (batches
-may be larger), as does a channel that ``homography_warp`` reads on a CPU. Kernels are differentiated once; for second derivatives, choose the backend ``"reference"``.
+may be larger), as does a channel that ``homography_warp`` reads on a CPU. Kernels are differentiated once; for second
+derivatives, choose the backend ``"reference"``.
 """
 
 from __future__ import annotations
