@@ -8,14 +8,14 @@
 
 namespace elementary::SIMD_TARGET {
 
-FN float from_bits(int32_t bits) {
+FN float from_bits(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-FN int32_t to_bits(float x) {
-  int32_t bits;
+FN uint32_t to_bits(float x) {
+  uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }
@@ -38,10 +38,10 @@ FN float exp(float x) {
 
 // Of normal x > 0, or NaN.
 FN float log(float x) {
-  constexpr int32_t HALF = 0x3f3504f3;  // of sqrt(1/2): the significand m is in [sqrt(1/2), sqrt(2))
-  const int32_t exponent = (to_bits(x) - HALF) >> 23;
+  constexpr uint32_t HALF = 0x3f3504f3;  // of sqrt(1/2): the significand m is in [sqrt(1/2), sqrt(2))
+  const int32_t exponent = static_cast<int32_t>(to_bits(x) - HALF) >> 23;
   const float n = static_cast<float>(exponent);
-  const float r = from_bits(to_bits(x) - (exponent << 23)) - 1;
+  const float r = from_bits(to_bits(x) - (static_cast<uint32_t>(exponent) << 23)) - 1;
   float p = 7.0376836292e-2f;
   p = p * r - 1.1514610310e-1f;
   p = p * r + 1.1676998740e-1f;

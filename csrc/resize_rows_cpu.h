@@ -3,16 +3,15 @@
 namespace resize::SIMD_TARGET {
 
 // Where the second has no share, an infinite number in it must not count.
-inline __attribute__((always_inline)) float lerp(float first, float second, float share) {
-  return share == 0 ? first : first + share * (second - first);
+inline float lerp(float first, float second, float share) {
+  return share == 0 ? first : (1 - share) * first + share * second;
 }
 
 // A row of `size` pixels to all positions, and the adjoint.
 inline void stretch(const Axis& columns, const float* __restrict row, float* __restrict full) {
   if (columns.full == columns.size) return void(std::copy_n(row, columns.full, full));
-  for (int64_t x = 0; x < columns.full; ++x) {
+  for (int64_t x = 0; x < columns.full; ++x)
     full[x] = lerp(row[columns.before[x]], row[columns.after[x]], columns.share[x]);
-  }
 }
 
 inline void add_adjoint(const Axis& columns, const float* __restrict full, float* __restrict row) {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_backend import assert_same_when_called, ways
 from test_boundary_map import some_labels
+from three_way import FLOATS, assert_three_way
 from torch import Tensor
 
 from inverseform_fast.functional import boundary_map, soft_boundary_map
@@ -136,6 +138,153 @@ def test_an_empty_batch_gives_an_empty_map(size: tuple[int, int] | None) -> None
 @pytest.mark.parametrize("size", [None, (14, 11)])
 def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
     assert_same_when_called(way, soft_boundary_map, some_logits((2, 5, 7, 9), dtype=torch.float32), size)
+
+
+# (logits' size, map's size): the usual ratios, none that is whole, the same size, down, up one way only, more than a
+# block of pixels in a row, single pixels
+SIZES = [
+    ((5, 7), (20, 28)), ((17, 20), (33, 47)), ((9, 8), (9, 8)), ((20, 31), (7, 50)), ((4, 300), (4, 600)),
+    ((1, 2), (5, 19)), ((3, 3), (1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize(("size", "full"), SIZES, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_cpu_kernel(size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype) -> None:
+    assert_three_way("soft_boundary_map", some_logits((2, 3, *size), dtype=dtype), size=full)
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("radius", [1, 3, 6, 100])
+def test_cpu_kernel_with_any_radius(radius: int) -> None:
+    assert_three_way("soft_boundary_map", some_logits((2, 3, 5, 7), 1.0, torch.float32), size=(10, 14), radius=radius)
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("classes", [1, 2, 19, 150])
+def test_cpu_kernel_with_any_number_of_classes(classes: int) -> None:
+    assert_three_way("soft_boundary_map", some_logits((1, classes, 10, 18), dtype=torch.float32), size=(40, 70))
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 30.0, 1e4, 1e30])
+def test_cpu_kernel_with_logits_of_any_scale(scale: float) -> None:
+    assert_three_way("soft_boundary_map", some_logits((2, 5, 7, 9), scale, torch.float32), size=(14, 18))
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_of_a_single_pixel_upsampled_finds_nothing() -> None:
+    logits = some_logits((2, 3, 1, 1), dtype=torch.float32).requires_grad_()
+    soft = soft_boundary_map(logits, (5, 3))
+    (gradient,) = torch.autograd.grad(soft.sum(), logits)
+    assert max(soft.max(), gradient.abs().max()) < 1e-5
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_of_an_empty_batch() -> None:
+    logits = torch.zeros(0, 3, 4, 5, requires_grad=True)
+    soft = soft_boundary_map(logits, (8, 10))
+    assert soft.shape == (0, 1, 8, 10)
+    assert torch.autograd.grad(soft.sum(), logits)[0].shape == logits.shape
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_of_certain_predictions() -> None:
+    labels = some_labels((2, 31, 23), 7, void=None)
+    logits = one_hot_logits(labels, 7, sure=200.0).requires_grad_()
+    soft = soft_boundary_map(logits)
+    assert soft[:, 0].equal(boundary_map(labels).float())
+    soft.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_with_a_masked_class() -> None:
+    logits = some_logits((1, 4, 5, 6), dtype=torch.float32)
+    masked = torch.cat([logits, torch.full((1, 1, 5, 6), -torch.inf)], 1).requires_grad_()
+    soft = soft_boundary_map(masked)
+    torch.testing.assert_close(soft, soft_boundary_map(logits))
+    (gradient,) = torch.autograd.grad(soft.sum(), masked)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_cpu_kernel_shows_what_is_not_a_number_where_it_is(bad: float) -> None:
+    logits = some_logits((2, 3, 20, 24), dtype=torch.float32)
+    expected = soft_boundary_map(logits)
+    logits[1, 2, 10, 12] = bad
+    soft = soft_boundary_map(logits.requires_grad_())
+    near = (torch.arange(20)[:, None] - 10) ** 2 + (torch.arange(24) - 12) ** 2 <= 4
+    assert soft[1, 0][near].isnan().all()
+    assert torch.where(near, 0, soft[1, 0]).equal(torch.where(near, 0, expected[1, 0]))
+    assert soft[0].equal(expected[0])
+    (gradient,) = torch.autograd.grad(soft.sum(), logits)
+    assert gradient[1, :, 10, 12].isnan().all()
+    assert gradient[0].isfinite().all()
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize(("size", "full"), [((17, 20), (130, 75)), ((130, 20), (130, 20)), ((200, 20), (90, 20))])
+def test_cpu_kernel_on_any_number_of_threads(size: tuple[int, int], full: tuple[int, int]) -> None:
+    logits = some_logits((2, 5, *size), dtype=torch.float32).requires_grad_()
+
+    def value_and_gradient() -> tuple[Tensor, Tensor]:
+        soft = soft_boundary_map(logits, full)
+        return soft, torch.autograd.grad(soft.square().sum(), logits)[0]
+
+    one = value_and_gradient()
+    torch.set_num_threads(3)
+    try:
+        three = value_and_gradient()
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(three, one, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_cpu_kernel_as_torch_sees_it(channels_last: bool, dtype: torch.dtype) -> None:
+    logits = some_logits((2, 5, 4, 5), dtype=dtype)
+    if channels_last:
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    op = torch.ops.inverseform_fast.soft_boundary_map.default
+    torch.library.opcheck(op, (logits.requires_grad_(), [8, 10], 2))
+    soft = op(logits, [8, 10], 2)[0]
+    assert soft.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(soft.sum(), logits)
+    assert (gradient.dtype, gradient.stride()) == (dtype, logits.stride())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"logits": torch.zeros(2, 3, 4)}, "logits must be"),
+        ({"logits": torch.zeros(2, 0, 4, 4)}, "logits must be"),
+        ({"logits": torch.zeros(2, 3, 4, 0)}, "must have height and width"),
+        ({"size": [8, 0]}, "must have height and width"),
+        ({"size": [8]}, "size must be"),
+        ({"radius": 0}, "radius must be positive"),
+    ],
+)
+@pytest.mark.usefixtures("cpu_kernels")
+def test_cpu_kernel_refuses_what_it_would_read_beyond(changed: dict[str, Any], message: str) -> None:
+    arguments = {"logits": torch.zeros(2, 3, 4, 4), "size": [8, 8], "radius": 2, **changed}
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.inverseform_fast.soft_boundary_map_cpu(*arguments.values())
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("shape", [(2, 1, 8, 7), (1, 1, 8, 8), (2, 8, 8)], ids=str)
+def test_cpu_kernel_refuses_a_gradient_of_another_shape(shape: tuple[int, ...]) -> None:
+    for grad, logarithm in ((shape, (2, 1, 8, 8)), ((2, 1, 8, 8), shape)):
+        with pytest.raises(RuntimeError, match="must be"):
+            torch.ops.inverseform_fast.soft_boundary_map_backward_cpu(
+                torch.zeros(grad), torch.zeros(logarithm), torch.zeros(2, 3, 4, 4), 2
+            )
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 3, 0, 4), (1, 3, 4, 0), (1, 0, 4, 4)], ids=str)

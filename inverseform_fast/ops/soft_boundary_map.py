@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..kernels.layout import empty_gradient
-from .backend import Op, kernel_op
+from ..kernels.layout import empty_gradient, layout
+from .backend import Op, kernel_op, runs_on_cpu
 
 
 @kernel_op
 def _soft_boundary_map(logits: Tensor, size: list[int], radius: int) -> tuple[Tensor, Tensor]:
     """The map, and the logarithm of its distance from 1."""
+    if runs_on_cpu(logits):
+        return torch.ops.inverseform_fast.soft_boundary_map_cpu(logits, size, radius)
     from ..kernels import soft_boundary_map as kernel
 
     return kernel.soft_boundary_map(logits, size, radius)
@@ -29,6 +31,9 @@ def _(logits: Tensor, size: list[int], radius: int) -> tuple[Tensor, Tensor]:
 
 @kernel_op
 def _soft_boundary_map_backward(grad: Tensor, logarithm: Tensor, logits: Tensor, radius: int) -> Tensor:
+    if runs_on_cpu(logits):
+        gradient = torch.ops.inverseform_fast.soft_boundary_map_backward_cpu(grad, logarithm, logits, radius)
+        return gradient.to(logits.dtype, memory_format=layout(logits))
     from ..kernels import soft_boundary_map as kernel
 
     return kernel.soft_boundary_map_backward(grad, logarithm, logits, radius)
@@ -51,12 +56,14 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 _soft_boundary_map.register_autograd(_backward, setup_context=_save)
 
 
-def _triton(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
-    from ..kernels.soft_boundary_map import LARGEST_RADIUS
-
-    if radius > LARGEST_RADIUS:
-        return reference.soft_boundary_map(logits, size, radius)
+def _fused(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
     return _soft_boundary_map(logits, size or logits.shape[-2:], radius)[0]
 
 
-soft_boundary_map = Op(reference=reference.soft_boundary_map, triton=_triton)
+def _triton(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
+    from ..kernels.soft_boundary_map import LARGEST_RADIUS
+
+    return (reference.soft_boundary_map if radius > LARGEST_RADIUS else _fused)(logits, size, radius)
+
+
+soft_boundary_map = Op(reference=reference.soft_boundary_map, cpu=_fused, triton=_triton)

@@ -62,6 +62,7 @@ def test_an_empty_batch() -> None:
     assert boundary_map(random_labels(3, 0, 4, 4)).shape == (0, 4, 4)
 
 
+@pytest.mark.triton
 def test_an_edge_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="height and width must be at most 32000 pixels"):
         boundary_map(torch.zeros(1, 1, 32001, dtype=torch.uint8, device=DEVICE))

@@ -1,0 +1,97 @@
+// soft_boundary_map on a CPU; the work is done in soft_boundary_map_rows_cpu.h.
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "dense.h"
+#include "resize.h"
+
+namespace soft_boundary_map {
+
+struct Arguments {
+  const float* logits;  // (N, C, h, w)
+  int64_t classes;
+  Axis rows, columns;
+  std::vector<int64_t> reach;  // how far to the side neighbours are, by how many rows they are apart
+};
+
+}  // namespace soft_boundary_map
+
+#define SIMD_SOURCE "soft_boundary_map_rows_cpu.h"
+#include "simd.h"
+
+namespace soft_boundary_map {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+std::vector<int64_t> half_disk(int64_t radius, int64_t height, int64_t width) {
+  radius = std::min(radius, height + width);  // reaches every pixel, and its square does not overflow
+  std::vector<int64_t> reach;
+  for (int64_t y = 0, x = radius; y <= std::min(radius, height - 1); ++y) {
+    while (x * x + y * y > radius * radius) --x;
+    reach.push_back(std::min(x, width - 1));
+  }
+  return reach;
+}
+
+Arguments arguments(const Tensor& maps, int64_t height, int64_t width, int64_t radius) {
+  constexpr int64_t LARGEST = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(maps.dim() == 4 && maps.size(1) > 0, "logits must be (N, C, h, w)");
+  for (int64_t edge : {maps.size(2), maps.size(3), height, width})
+    STD_TORCH_CHECK(edge > 0 && edge <= LARGEST, "maps must have height and width, of 31 bits");
+  STD_TORCH_CHECK(radius > 0, "radius must be positive");
+  return {numbers<float>(maps), maps.size(1), Axis(maps.size(2), height), Axis(maps.size(3), width),
+          half_disk(radius, height, width)};
+}
+
+// The map, and the logarithm of its distance from 1.
+std::tuple<Tensor, Tensor> forward(const Tensor& logits, std::vector<int64_t> size, int64_t radius) {
+  STD_TORCH_CHECK(size.size() == 2, "size must be (height, width)");
+  const Tensor maps = dense(logits, ScalarType::Float);
+  const Arguments of = arguments(maps, size[0], size[1], radius);
+  const Tensor result = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
+  const Tensor logarithm = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
+  float* to[] = {results<float>(result), results<float>(logarithm)};
+  const int64_t enough = 8 * of.reach.size();  // rows of a thread, for which it makes some of its neighbours' again
+  torch::stable::parallel_for(0, maps.size(0) * size[0], enough, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(forward_rows)(of, to[0], to[1], begin, end);
+  });
+  return {result, logarithm};
+}
+
+Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logits, int64_t radius) {
+  STD_TORCH_CHECK(logarithm.dim() == 4 && logarithm.size(0) == logits.size(0) && logarithm.size(1) == 1,
+                  "logarithm must be (N, 1, H, W)");
+  for (int64_t i = 0; i < 4; ++i)
+    STD_TORCH_CHECK(grad.dim() == 4 && grad.size(i) == logarithm.size(i), "grad must be like logarithm");
+  const Tensor maps = dense(logits, ScalarType::Float), grads = dense(grad, ScalarType::Float),
+               logarithms = dense(logarithm, ScalarType::Float);
+  const Arguments of = arguments(maps, logarithm.size(2), logarithm.size(3), radius);
+  const Tensor gradient = torch::stable::new_zeros(maps, {maps.size(0), maps.size(1), maps.size(2), maps.size(3)});
+  const float* from[] = {numbers<float>(grads), numbers<float>(logarithms)};
+  float* to = results<float>(gradient);
+  const int64_t enough = 1 + 8 * of.reach.size() * of.rows.size / of.rows.full;
+  torch::stable::parallel_for(0, maps.size(0) * of.rows.size, enough, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(backward_rows)(of, from[0], from[1], to, begin, end);
+  });
+  return gradient;
+}
+
+}  // namespace soft_boundary_map
+
+STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
+  m.def("soft_boundary_map_cpu(Tensor logits, int[] size, int radius) -> (Tensor, Tensor)");
+  m.def("soft_boundary_map_backward_cpu(Tensor grad, Tensor logarithm, Tensor logits, int radius) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
+  m.impl("soft_boundary_map_cpu", TORCH_BOX(&soft_boundary_map::forward));
+  m.impl("soft_boundary_map_backward_cpu", TORCH_BOX(&soft_boundary_map::backward));
+}
