@@ -33,6 +33,7 @@ __all__ = [
     "extract_tiles",
     "geodesic_distance",
     "homography_warp",
+    "local_correlation",
     "project_to_so3",
     "segmentation_loss",
     "soft_boundary_map",
@@ -174,6 +175,37 @@ def homography_warp(
     check_same_device("theta", theta, "image", image)
     check_size(size)
     return ops.homography_warp(image, theta, size, mode, padding)
+
+
+def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int = 1) -> Tensor:
+    """How alike each cell's features are to those of the other map's cells around it, group by group of channels.
+
+    The mean product over a group's channels of ``first(y, x)`` and ``second(y + dy, x + dx)``, for ``dy`` and ``dx``
+    from ``-reach`` to ``reach``; cells outside count as zero. Differentiable in both.
+
+    Args:
+        first, second: ``(N, C, h, w)``.
+        reach: how far the cells are apart at most, in either direction.
+        groups: a divisor of C.
+
+    Returns:
+        ``(N, groups * (2 reach + 1)^2, h, w)``, by group, dy, dx.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape, reach or groups.
+    """
+    check_maps(first, "first")
+    check_tensor(second, "second")
+    if second.shape != first.shape or second.dtype != first.dtype:
+        raise ValueError(
+            f"second must be like first, {first.dtype} {tuple(first.shape)}, got {second.dtype} {tuple(second.shape)}"
+        )
+    check_same_device("second", second, "first", first)
+    if not isinstance(reach, int) or reach < 0:
+        raise ValueError(f"reach must be a whole number of cells, at least 0, got {reach!r}")
+    if not isinstance(groups, int) or groups < 1 or first.shape[1] % groups:
+        raise ValueError(f"groups must divide the {first.shape[1]} channels, got {groups!r}")
+    return ops.local_correlation(first, second, reach, groups)
 
 
 def project_to_so3(matrix: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import homography
 from .files import load_strictly, read_weights, write_weights
-from .functional import homography_warp
+from .functional import homography_warp, local_correlation
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -266,21 +266,6 @@ def _cell_centres(count: int) -> Tensor:
     along = (torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1
     y, x = torch.meshgrid(along, along, indexing="ij")
     return torch.stack((x, y), -1).flatten(0, 1)
-
-
-def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
-    """Mean product, group by group, of each cell's features with those of the other map's cells up to ``reach`` away.
-
-    ``(N, C, h, w)`` twice to ``(N, groups * (2 reach + 1)^2, h, w)``; cells outside count as zero.
-    """
-    height, width = first.shape[-2:]
-    span = 2 * reach + 1
-    rows = first.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2) / (first.shape[1] // groups)
-    others = F.pad(second, (reach, reach, reach, reach)).unflatten(1, (groups, -1)).permute(0, 1, 3, 2, 4)
-    # All pairs of a row by a matrix product, (its cells, cells of the other's padded row). Flattened, those of cell i
-    # that count begin at i * (width + span).
-    bands = [(rows @ others[:, :, dy : dy + height]).flatten(3).unfold(3, span, width + span) for dy in range(span)]
-    return torch.stack(bands, 2).permute(0, 1, 2, 5, 3, 4).flatten(1, 3)
 
 
 from .paper_nets import Aet, Dense, read_release  # noqa: E402 (they derive from what is above)

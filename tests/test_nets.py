@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import inverseform_fast as iff
 from inverseform_fast import nets
-from inverseform_fast.nets import Align, Compact, InverseTransformNet, local_correlation
+from inverseform_fast.nets import Align, Compact, InverseTransformNet
 
 TILE = 64
 
@@ -60,21 +60,6 @@ def test_shipped_network_swaps_to_the_inverse() -> None:
     y = x.roll((3, 5), (2, 3))
     torch.testing.assert_close(net(x, y) @ net(y, x), torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-5)
     assert torch.equal(net.algebra(x, x), torch.zeros(2, 8))
-
-
-def test_local_correlation_is_the_mean_product_over_the_window() -> None:
-    first, second = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5)
-    reach, groups = 2, 3
-    found = local_correlation(first, second, reach, groups).view(2, groups, 5, 5, 4, 5)
-    expected = torch.zeros_like(found)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            for y in range(4):
-                for x in range(5):
-                    if 0 <= y + dy < 4 and 0 <= x + dx < 5:
-                        product = (first[:, :, y, x] * second[:, :, y + dy, x + dx]).view(2, groups, -1).mean(2)
-                        expected[:, :, dy + reach, dx + reach, y, x] = product
-    torch.testing.assert_close(found, expected)
 
 
 def test_gradient_reaches_the_prediction(net: InverseTransformNet) -> None:

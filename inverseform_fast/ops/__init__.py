@@ -5,6 +5,7 @@ from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .extract_tiles import extract_tiles
 from .homography_warp import homography_warp
+from .local_correlation import local_correlation
 from .segmentation_loss import segmentation_loss
 from .so3 import geodesic_distance, project_to_so3
 from .soft_boundary_map import soft_boundary_map
@@ -16,6 +17,7 @@ __all__ = [
     "extract_tiles",
     "geodesic_distance",
     "homography_warp",
+    "local_correlation",
     "project_to_so3",
     "segmentation_loss",
     "set_backend",

@@ -42,7 +42,7 @@ class Op:
     def __init__(self, **implementations: Callable[..., Any]) -> None:
         self.implementations = implementations
         self.name = implementations["reference"].__name__
-        self.single = {"cpu", "triton"} if "triton" in implementations else set()  # so3's computes in float64, too
+        self.single = set() if "cuda" in implementations else {"cpu", "triton"}  # so3's compute in float64, too
         _OPS.append(self)
 
     def __call__(self, *args: Any) -> Any:
