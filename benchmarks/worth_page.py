@@ -97,6 +97,7 @@ PAIRS = (
     ("log", "boundary"),
     ("headless-boundary", "ce"),
     ("headless-log", "headless-boundary"),
+    ("headless-default", "headless-boundary"),
     ("headless-log", "ce"),
     *((name, "boundary") for name in ("euclidean", "geodesic", "dense", "late", "small-tiles", "release")),
 )
