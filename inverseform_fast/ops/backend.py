@@ -54,7 +54,7 @@ class Op:
             if tensor.dtype == torch.float64 and best in self.single:
                 return "reference"
             if MISSING.get(best):
-                _log_once(f"{self.name} runs on plain PyTorch: {MISSING[best]}")
+                _log_once(f"plain PyTorch runs in place of {best} kernels: {MISSING[best]}")
                 return "reference"
             return best
         if _backend not in self.implementations or _backend == "reference":
