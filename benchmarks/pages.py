@@ -1,7 +1,7 @@
 """The pages that are made of results: ``make docs``, which is ``python -m benchmarks.pages``.
 
-Fills the tables of docs/benchmarks.md, docs/results.md and README.md, between their marks, and draws their pictures
-from ``benchmarks/results/*.json``. ``--check`` changes nothing and fails if anything is stale.
+Fills the tables of docs/benchmarks.md, docs/ops.md, docs/results.md and README.md, between their marks, and draws their
+pictures from ``benchmarks/results/*.json``. ``--check`` changes nothing and fails if anything is stale.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import cost_page, gpu, worth_page
+from benchmarks import cost_page, gpu, ops_page, worth_page
 from benchmarks.alignment import filled
 from inverseform_fast.files import write_atomically
 
@@ -48,6 +48,7 @@ def pages(root: Path = gpu.ROOT) -> dict[Path, str]:
     """What each page should say now."""
     parts = {
         root / "docs/benchmarks.md": cost_page.tables(root),
+        root / "docs/ops.md": ops_page.tables(root),
         root / "docs/results.md": worth_page.tables(root),
         root / "README.md": {"cost": cost_page.summary(root), "worth": worth_page.summary(root)},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import cost_page, gpu, pages
+from benchmarks import cost_page, gpu, ops_page, pages
 
 SETTING = {
     "backbone": "b", "model": "pyramid", "crop": [64, 128], "classes": 19, "batch_size": 2, "amp": "none",
@@ -115,6 +115,22 @@ def test_losing_cases_are_those_and_no_others(result: dict[str, Any]) -> None:
     assert "None." in cost_page.losing_cases(result)
     result["steps"][0]["losses"].append({"provider": "compiled", "status": "wrong: 2, the reference has 1"})
     assert "wrong: 2" in cost_page.losing_cases(result)
+
+
+def test_table_of_ops() -> None:
+    def case(op: str, direction: str, provider: str, ms: float, status: str = "measured") -> dict[str, Any]:
+        return {
+            "op": op, "case": "float32", "pass": direction, "provider": provider, "size": "2x3", "status": status,
+            "median_ms": ms, "iqr_ms": 0.5,
+        }  # fmt: skip
+
+    cases = [case("b", "both", "reference", 30.0), case("b", "both", "fused", 4.0), case("b", "forward", "fused", 1.0)]
+    cases += [case("a", "forward", "release", 8.0), case("a", "both", "fused", 9.0, status="skipped")]
+    text = ops_page.op_table({"machine": {"device": "a CPU"}, "cases": cases})
+    assert text.splitlines()[4:] == [
+        "| `a` | float32: 2x3 | 8 ± 0.5 | - | - | - | - |",
+        "| `b` | float32: 2x3 | - | 30 ± 0.5 | - | 4 ± 0.5 | 7.5 |",
+    ]
 
 
 def test_pictures_of_costs(result: dict[str, Any]) -> None:
