@@ -306,3 +306,10 @@ def test_bad_input(arguments: dict, error: type[Exception], message: str) -> Non
 def test_bad_options_are_refused_at_once(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_torch_func_differentiates_it(criterion: iff.BoundaryAwareLoss) -> None:
+    labels, logits, head = scene(1), random_logits(1, 3, 24, 32), random_logits(1, 1, 24, 32, seed=1)
+    (expected,) = torch.autograd.grad(criterion(logits, labels, head).total, logits)
+    actual = torch.func.grad(lambda x: criterion(x, labels, head.detach()).total)(logits.detach())
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)

@@ -42,7 +42,7 @@ class Op:
     def __init__(self, **implementations: Callable[..., Any]) -> None:
         self.implementations = implementations
         self.name = implementations["reference"].__name__
-        self.single = set() if "cuda" in implementations else {"cpu", "triton"}  # so3's compute in float64, too
+        self.single = set() if "cuda" in implementations else {"cpu", "triton"}  # so3's also compute in float64
         _OPS.append(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -51,7 +51,7 @@ class Op:
     def _choose(self, tensor: Tensor) -> str:
         if _backend == "auto":
             best = self._best("cuda" if tensor.is_cuda else tensor.device.type)
-            if tensor.dtype == torch.float64 and best in self.single:
+            if best in self.single and (tensor.dtype == torch.float64 or _transformed()):
                 return "reference"
             if MISSING.get(best):
                 _log_once(f"plain PyTorch runs in place of {best} kernels: {MISSING[best]}")
@@ -114,6 +114,11 @@ def differentiate_losses(forward: Any, backward: Any) -> None:
         return backward(grad, *ctx.saved_tensors, ctx.dtype), *[None] * ctx.others
 
     forward.register_autograd(scaled, setup_context=save)
+
+
+def _transformed() -> bool:
+    """Whether torch.func transforms the call, which custom ops with autograd do not support."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 @functools.cache
