@@ -9,6 +9,7 @@ tile) on average: ``|a|`` times half the tile size reads in pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,6 +42,31 @@ def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None 
     return torch.tensor(rows, dtype=dtype, device=device).view(8, 3, 3)
 
 
+def _brackets(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``(8, 64)``: row k has ``[G_i, G_j]_k`` at ``8 i + j``."""
+    generators = basis(torch.float64)
+    products = generators[:, None] @ generators[None]
+    coefficients = _coefficients(products - products.transpose(0, 1))
+    return coefficients.flatten(0, 1).T.contiguous().to(device, dtype)
+
+
+_CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], Tensor] = {}
+
+
+def _constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``make(dtype, device)``, once for each: a copy from the host waits for a GPU."""
+    key = make, dtype, device
+    if torch.compiler.is_compiling():
+        return make(dtype, device)
+    if key not in _CONSTANTS:
+        with torch.inference_mode(False):
+            made = make(dtype, device)
+        if type(made) is not Tensor:  # a fake one, of a tracer
+            return made
+        _CONSTANTS[key] = made
+    return _CONSTANTS[key]
+
+
 def velocity(points: Tensor) -> Tensor:
     """How fast each generator moves ``points (P, 2)`` (x, y) at the identity: ``(P, 8, 2)``, float32."""
     homogeneous = torch.cat((points.double(), torch.ones_like(points[:, :1], dtype=torch.float64)), 1)
@@ -57,15 +83,32 @@ def exp(a: Tensor) -> Tensor:
     """
     if a.shape[-1:] != (8,):
         raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
-    eye = torch.eye(3, dtype=torch.float64, device=a.device)
-    small = (a.double() @ basis(eye.dtype, a.device).flatten(1)).unflatten(-1, (3, 3)) / 32
+    rows = a.double().reshape(-1, 8)
+    small = (rows @ _constant(basis, torch.float64, a.device).flatten(1)).unflatten(1, (3, 3)) / 32
+    eye = torch.eye(3, dtype=torch.float64, device=a.device).expand_as(small)
     series = eye
     for order in range(8, 1, -1):
-        series = eye + small @ series / order
+        series = torch.baddbmm(eye, small, series, alpha=1 / order)
     minus_one = small @ series
     for _ in range(5):
-        minus_one = 2 * minus_one + minus_one @ minus_one
-    return (eye + minus_one).to(a.dtype)
+        minus_one = torch.baddbmm(minus_one, minus_one, minus_one, beta=2)
+    return (eye + minus_one).to(a.dtype).view(*a.shape[:-1], 3, 3)
+
+
+def bracket(first: Tensor, second: Tensor) -> Tensor:
+    """Lie bracket ``[A, B] = A B - B A`` of coefficients ``(N, 8)``."""
+    products = first[:, :, None] * second[:, None]
+    return products.flatten(1) @ _constant(_brackets, first.dtype, first.device).T
+
+
+def symmetric_product(outer: Tensor, inner: Tensor) -> Tensor:
+    """``log(exp(outer / 2) exp(inner) exp(outer / 2))`` of coefficients ``(N, 8)``, to third order.
+
+    By the Baker-Campbell-Hausdorff formula, whose even terms vanish here. With both turned round the result is exactly
+    turned round. Of 34 and 34 pixels of a 224 tile it errs by 0.006 pixels, and with the fifth power.
+    """
+    once = bracket(outer, inner)
+    return outer + inner - bracket(outer, once) / 24 - bracket(inner, once) / 12
 
 
 def log(theta: Tensor) -> Tensor:
@@ -88,10 +131,13 @@ def log(theta: Tensor) -> Tensor:
     series = eye / 19
     for odd in range(17, 0, -2):
         series = eye / odd + square @ series
-    algebra = 16 * cayley @ series
-    generators = basis(root.dtype, root.device)
-    coefficients = (algebra[..., None, :, :] * generators).sum((-2, -1)) / generators.square().sum((-2, -1))
-    return coefficients.to(theta.dtype)
+    return _coefficients(16 * cayley @ series).to(theta.dtype)
+
+
+def _coefficients(algebra: Tensor) -> Tensor:
+    """``(..., 8)`` of matrices ``(..., 3, 3)`` of sl(3)."""
+    generators = _constant(basis, algebra.dtype, algebra.device)
+    return (algebra[..., None, :, :] * generators).sum((-2, -1)) / generators.square().sum((-2, -1))
 
 
 def determinant(matrix: Tensor) -> Tensor:
@@ -103,8 +149,9 @@ def determinant(matrix: Tensor) -> Tensor:
 def inverse(matrix: Tensor) -> Tensor:
     """Inverse of ``(..., 3, 3)`` by the adjugate; not finite where singular, in that row only."""
     a, b, c = matrix.unbind(-2)
-    adjugate = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), -1)
-    return adjugate / determinant(matrix)[..., None, None]
+    bc = torch.linalg.cross(b, c)
+    adjugate = torch.stack((bc, torch.linalg.cross(c, a), torch.linalg.cross(a, b)), -1)
+    return adjugate / (a * bc).sum(-1)[..., None, None]
 
 
 def sample(

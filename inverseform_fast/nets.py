@@ -167,7 +167,7 @@ class Align(InverseTransformNet):
         for _ in range(1, self.passes):
             half, back = homography.exp(found[-1] / 2), homography.exp(-found[-1] / 2)
             rest = self._solve(homography_warp(predicted, back, size), homography_warp(target, half, size))
-            found.append(homography.log(half @ homography.exp(rest) @ half))
+            found.append(homography.symmetric_product(found[-1], rest))
         return found
 
     def _solve(self, predicted: Tensor, target: Tensor) -> Tensor:

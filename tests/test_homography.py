@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from inverseform_fast import homography
 
@@ -78,6 +79,36 @@ def test_log_of_the_identity_is_exactly_zero_and_bad_rows_stay_alone() -> None:
     result = homography.log(damaged)
     assert torch.equal(result[::2], homography.log(theta)[::2])
     assert result[1].isnan().all()
+
+
+def test_bracket_is_the_commutator() -> None:
+    a, b = coefficients(16, 0.5), coefficients(16, 0.3, seed=1)
+    expected = algebra(a) @ algebra(b) - algebra(b) @ algebra(a)
+    torch.testing.assert_close(algebra(homography.bracket(a, b)), expected)
+
+
+@pytest.mark.parametrize(("length", "error"), [(0.05, 1e-8), (0.15, 2e-6), (0.3, 1e-4)])
+def test_symmetric_product_is_that_of_the_homographies(length: float, error: float) -> None:
+    outer, inner = coefficients(256, length), coefficients(256, length, seed=1)
+    half = homography.exp(outer / 2)
+    expected = homography.log(half @ homography.exp(inner) @ half)
+    product = homography.symmetric_product(outer, inner)
+    assert (product - expected).norm(dim=1).max() < error < 0.1 * (outer + inner - expected).norm(dim=1).max()
+    assert torch.equal(homography.symmetric_product(-outer, -inner), -product)
+    zero = torch.zeros(1, 8)
+    assert not homography.symmetric_product(zero, zero).any()
+
+
+def test_constants_may_be_made_without_gradients_and_under_tracers() -> None:
+    homography._CONSTANTS.clear()
+    with FakeTensorMode():
+        assert homography.exp(torch.zeros(2, 8)).shape == (2, 3, 3)
+    assert not homography._CONSTANTS
+    with torch.inference_mode():
+        homography.exp(torch.zeros(2, 8))
+    a = coefficients(2, 0.1).requires_grad_()
+    homography.exp(a).sum().backward()
+    assert a.grad is not None
 
 
 def test_gradients() -> None:

@@ -74,6 +74,20 @@ def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
     assert not [name for name in recorded.names if name.startswith(SYNCS)]
 
 
+@pytest.mark.parametrize("headless", [False, True])
+def test_after_the_first_step_nothing_comes_from_the_host(headless: bool) -> None:
+    """Neither constants nor any other tensor made of Python's numbers: copying it would wait for a GPU."""
+    small = iff.InverseFormLoss(net=Align(tile=32), distance="log")
+    criterion = iff.BoundaryAwareLoss(inverseform=small)
+    logits, head = torch.randn(1, 4, 8, 16, requires_grad=True), torch.randn(1, 1, 8, 16, requires_grad=True)
+    labels = torch.randint(4, (1, 32, 64))
+    for _ in range(2):
+        with Recorder() as recorder:
+            criterion(logits, labels, None if headless else head).total.backward()
+    assert "aten.convolution.default" in recorder.names
+    assert "aten.lift_fresh.default" not in recorder.names
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("headless", [False, True])
 def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
