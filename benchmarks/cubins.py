@@ -30,6 +30,7 @@ from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
 from inverseform_fast.kernels.homography_warp import homography_warp, homography_warp_backward
+from inverseform_fast.kernels.local_correlation import local_correlation, local_correlation_backward
 from inverseform_fast.kernels.segmentation_loss import segmentation_loss
 from inverseform_fast.kernels.soft_boundary_map import soft_boundary_map, soft_boundary_map_backward
 
@@ -119,6 +120,12 @@ def production_launches() -> list[Launch]:
             homography_warp_backward(views, image, theta, nearest, border, True, True)
     with recorded("theta alone", launches):
         homography_warp_backward(views, image, theta, False, False, False, True)
+    features = torch.empty(n * 45, 16, 28, 28)
+    with recorded("the network's", launches):
+        correlation = local_correlation(features, features, 3, 2)
+        local_correlation_backward(correlation, features, features, 3, 2, True, True)
+    with recorded("first alone", launches):
+        local_correlation_backward(correlation, features, features, 3, 2, True, False)
     first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}  # of all bands of rows
     return list(reversed(first.values()))
 

@@ -33,7 +33,7 @@ OPS = {
 }
 
 
-NO_TRITON = {"geodesic_distance", "local_correlation", "project_to_so3"}
+SO3 = {"geodesic_distance", "project_to_so3"}
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def active() -> str:
-    (name,) = {name for op, name in iff.backend_info()["ops"].items() if op not in NO_TRITON}
+    (name,) = {name for op, name in iff.backend_info()["ops"].items() if op not in SO3}
     return name
 
 
@@ -114,7 +114,7 @@ def test_what_is_active_and_why_the_rest_is_not() -> None:
 def test_a_backend_runs_the_ops_that_it_has(triton_runs: None) -> None:
     iff.set_backend("triton")
     info = iff.backend_info()
-    assert info["ops"] == {name: "reference" if name in NO_TRITON else "triton" for name in OPS}
+    assert info["ops"] == {name: "reference" if name in SO3 else "triton" for name in OPS}
     assert info["backends"]["triton"] == info["backends"]["reference"] == "active"
     assert iff.functional.project_to_so3(torch.eye(3)).equal(torch.eye(3))
 

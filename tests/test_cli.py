@@ -254,7 +254,7 @@ def test_train_net_reads_a_folder_of_label_maps(call: Any, tmp_path: Path) -> No
 def test_doctor(call: Any) -> None:
     code, output, _ = call("doctor")
     assert code == 0
-    assert "reference            active" in output
+    assert "reference            available" in output
 
 
 def test_calibrate_writes_a_picture_and_its_numbers(call: Any, tmp_path: Path, net: str) -> None:

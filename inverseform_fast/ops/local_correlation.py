@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op
+from .backend import Op, kernel_op, runs_on_cpu
 
 
 @kernel_op
 def _local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
-    return torch.ops.inverseform_fast.local_correlation_cpu(first, second, reach, groups)
+    if runs_on_cpu(first):
+        return torch.ops.inverseform_fast.local_correlation_cpu(first, second, reach, groups)
+    from ..kernels import local_correlation as kernel
+
+    return kernel.local_correlation(first, second, reach, groups)
 
 
 @_local_correlation.register_fake
@@ -25,9 +29,13 @@ def _(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
 def _local_correlation_backward(
     grad: Tensor, first: Tensor, second: Tensor, reach: int, groups: int, of_first: bool, of_second: bool
 ) -> tuple[Tensor, Tensor]:
-    return torch.ops.inverseform_fast.local_correlation_backward_cpu(
-        grad, first, second, reach, groups, of_first, of_second
-    )
+    if runs_on_cpu(first):
+        return torch.ops.inverseform_fast.local_correlation_backward_cpu(
+            grad, first, second, reach, groups, of_first, of_second
+        )
+    from ..kernels import local_correlation as kernel
+
+    return kernel.local_correlation_backward(grad, first, second, reach, groups, of_first, of_second)
 
 
 @_local_correlation_backward.register_fake
@@ -50,4 +58,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _local_correlation.register_autograd(_backward, setup_context=_save)
 
-local_correlation = Op(reference=reference.local_correlation, cpu=_local_correlation)
+local_correlation = Op(reference=reference.local_correlation, cpu=_local_correlation, triton=_local_correlation)
