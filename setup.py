@@ -17,7 +17,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # LibTorch's stable ABI as of 2.11
-CXX = [*FLAGS, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+CXX = [*FLAGS, "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 NVCC = [*FLAGS, "-Xcompiler=-fvisibility=hidden"]
 GPUS = "8.0;9.0;10.0+PTX"
 
