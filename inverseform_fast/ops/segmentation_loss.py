@@ -47,6 +47,10 @@ differentiate_losses(_segmentation_loss, _segmentation_loss_backward)
 
 
 def _fused(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
+    if class_weights is not None and class_weights.requires_grad:
+        return reference.segmentation_loss(
+            logits, labels, class_weights, ignore_index
+        )  # kernels make no gradient of them
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     return _segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)[0]
 

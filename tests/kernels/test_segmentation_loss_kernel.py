@@ -117,6 +117,12 @@ def test_a_label_that_is_no_class_makes_the_loss_nan(label: int) -> None:
     assert loss.isnan()
 
 
+def test_weights_that_are_learned_get_their_gradient() -> None:
+    weights = (torch.rand(3) + 0.5).to(DEVICE).requires_grad_()
+    segmentation_loss(random(1, 3, 2, 2), random_labels(3, 1, 4, 4), weights).backward()
+    assert weights.grad.any()
+
+
 def test_no_gradient_is_made_where_none_is_wanted() -> None:
     with torch.no_grad():
         assert segmentation_loss(random(1, 3, 2, 2), random_labels(3, 1, 4, 4)).isfinite()
