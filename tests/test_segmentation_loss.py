@@ -142,6 +142,16 @@ def test_any_way_of_calling_it(way: str, resolution: tuple[int, int]) -> None:
     assert_same_when_called(way, segmentation_loss, logits, labels, class_weights=WEIGHTS.float())
 
 
+@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
+def test_the_cpu_kernel_sends_nothing_back_from_void_pixels(value: float) -> None:
+    labels = some_labels((2, 8, 10), 5)
+    void = (labels == 255)[:, None]
+    logits = some_logits(dtype=torch.float32).detach().masked_fill(void, value).requires_grad_()
+    _, gradient = value_and_gradient(segmentation_loss(logits, labels), logits)
+    assert not gradient.masked_select(void).any()
+
+
 LABELS = torch.zeros(2, 4, 4, dtype=torch.long)
 
 
