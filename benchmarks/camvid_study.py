@@ -229,7 +229,8 @@ def result(job: Job, device: str) -> dict[str, Any]:
         for tag in logs.Tags()["scalars"]
         if tag.startswith("loss/") or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
     }
-    config = json.loads((out / "config.json").read_text()) | {"root": None}  # which is this machine's
+    machines = {"root": None, "out": out.name}  # no paths of this machine
+    config = json.loads((out / "config.json").read_text()) | machines
     metrics = {name: rounded(value) for name, value in json.loads((out / METRICS).read_text()).items()}
     stage, label, seed = job.key
     return {
