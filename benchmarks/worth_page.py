@@ -103,15 +103,26 @@ PAIRS = (
 )
 
 
+DEFAULT = (("log", "boundary"), ("headless-default", "headless-boundary"))  # the default gamma, in both hosts
+
+
 def paired(runs: dict[str, Runs]) -> str:
-    """Differences at the same seed: mean and standard deviation over the seeds, in points."""
+    """Differences at the same seed: mean and standard deviation over the pairs of runs, in points."""
+    named = {f"{ARMS[mine].name}, less {ARMS[theirs].name}": ((mine, theirs),) for mine, theirs in PAIRS}
+    named["InverseForm at gamma 0.3, less none, with a head and headless"] = DEFAULT
     rows = {}
-    for mine, theirs in PAIRS:
-        a, b = ({run["seed"]: run["metrics"] for run in runs.get(name, [])} for name in (mine, theirs))
-        if seeds := sorted(a.keys() & b.keys()):
-            cells = [spread([a[seed][name] - b[seed][name] for seed in seeds], signed=True) for name in COLUMNS]
-            rows[f"{ARMS[mine].name}, less {ARMS[theirs].name}"] = [str(len(seeds)), *cells]
-    return table(["difference", "seeds", *COLUMNS.values()], rows)
+    for name, pairs in named.items():
+        if not all(differences(runs, *pair) for pair in pairs):
+            continue
+        points = [point for pair in pairs for point in differences(runs, *pair)]
+        rows[name] = [str(len(points)), *(spread([point[c] for point in points], signed=True) for c in COLUMNS)]
+    return table(["difference", "pairs", *COLUMNS.values()], rows)
+
+
+def differences(runs: dict[str, Runs], mine: str, theirs: str) -> list[dict[str, float]]:
+    """Of each score, for each seed that both arms have."""
+    a, b = ({run["seed"]: run["metrics"] for run in runs.get(name, [])} for name in (mine, theirs))
+    return [{name: a[seed][name] - b[seed][name] for name in COLUMNS} for seed in sorted(a.keys() & b.keys())]
 
 
 def errors(root: Path) -> str:

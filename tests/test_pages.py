@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import cost_page, gpu, ops_page, pages
+from benchmarks import cost_page, gpu, ops_page, pages, worth_page
 
 SETTING = {
     "backbone": "b", "model": "pyramid", "crop": [64, 128], "classes": 19, "batch_size": 2, "amp": "none",
@@ -131,6 +131,18 @@ def test_table_of_ops() -> None:
         "| `a` | float32: 2x3 | 8 ± 0.5 | - | - | - | - |",
         "| `b` | float32: 2x3 | - | 30 ± 0.5 | - | 4 ± 0.5 | 7.5 |",
     ]
+
+
+def test_pairs_of_both_hosts_are_taken_together() -> None:
+    def runs(*miou: float) -> list[dict[str, Any]]:
+        scores = [dict.fromkeys(worth_page.COLUMNS, 0.0) | {"miou": value} for value in miou]
+        return [{"seed": seed, "metrics": metrics} for seed, metrics in enumerate(scores)]
+
+    arms = {"boundary": runs(0.1, 0.2), "log": runs(0.11, 0.23), "headless-boundary": runs(0.5, 0.5)}
+    name = "InverseForm at gamma 0.3, less none, with a head and headless"
+    assert name not in worth_page.paired(arms)
+    (line,) = (x for x in worth_page.paired(arms | {"headless-default": runs(0.52)}).splitlines() if name in x)
+    assert line.startswith(f"| {name} | 3 | +2.00 ± 1.00 | +0.00 ± 0.00 |")
 
 
 def test_pictures_of_costs(result: dict[str, Any]) -> None:
