@@ -20,6 +20,16 @@ def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor)
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
+def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    check_tensor(tensor, name)
+    if tensor.shape != other.shape or tensor.dtype != other.dtype:
+        raise ValueError(
+            f"{name} must be like {other_name}, {other.dtype} {tuple(other.shape)}, "
+            f"got {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    check_same_device(name, tensor, other_name, other)
+
+
 def check_broadcast(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     sizes = zip(reversed(tensor.shape), reversed(other.shape), strict=False)  # an absent dimension is one of size 1
     if any(1 not in pair and pair[0] != pair[1] for pair in sizes):

@@ -19,6 +19,7 @@ from .checks import (
     check_activation,
     check_broadcast,
     check_labels,
+    check_like,
     check_maps,
     check_matrices,
     check_radius,
@@ -26,8 +27,11 @@ from .checks import (
     check_size,
     check_tensor,
 )
+from .reference.align import CELL
+from .reference.align import SHAPES as ALIGN_SHAPES
 
 __all__ = [
+    "align",
     "boundary_loss",
     "boundary_map",
     "extract_tiles",
@@ -195,17 +199,41 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
         TypeError, ValueError: wrong dtype, shape, reach or groups.
     """
     check_maps(first, "first")
-    check_tensor(second, "second")
-    if second.shape != first.shape or second.dtype != first.dtype:
-        raise ValueError(
-            f"second must be like first, {first.dtype} {tuple(first.shape)}, got {second.dtype} {tuple(second.shape)}"
-        )
-    check_same_device("second", second, "first", first)
+    check_like("second", second, "first", first)
     if not isinstance(reach, int) or reach < 0:
         raise ValueError(f"reach must be a whole number of cells, at least 0, got {reach!r}")
     if not isinstance(groups, int) or groups < 1 or first.shape[1] % groups:
         raise ValueError(f"groups must divide the {first.shape[1]} channels, got {groups!r}")
     return ops.local_correlation(first, second, reach, groups)
+
+
+def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """One step of the default network: the homography that best explains how each cell moved between two tiles.
+
+    See :class:`inverseform_fast.nets.Align`, whose ``weights`` these are. Where one of them needs a gradient, plain
+    PyTorch runs.
+
+    Args:
+        predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype, the tile a multiple of 8.
+        weights: ``Align.weights``: of its convolutions and normalisation, the prior, and the velocity of each cell.
+
+    Returns:
+        Lie-algebra coefficients ``(N, 8)`` in half tiles, of first order in what moved; float32 (float64 of float64).
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device.
+    """
+    check_maps(predicted, "predicted", channels=1)
+    height, tile = predicted.shape[-2:]
+    if height != tile or tile % CELL:
+        raise ValueError(f"predicted must be square, of a multiple of {CELL} pixels, got {tuple(predicted.shape)}")
+    check_like("target", target, "predicted", predicted)
+    shapes = [*ALIGN_SHAPES, ((tile // CELL) ** 2, 8, 2)]
+    if [tuple(weight.shape) for weight in weights] != shapes:
+        raise ValueError(f"weights must have shapes {shapes}, got {[tuple(weight.shape) for weight in weights]}")
+    for weight in weights:
+        check_same_device("weights", weight, "predicted", predicted)
+    return ops.align(predicted, target, weights)
 
 
 def project_to_so3(matrix: Tensor) -> Tensor:

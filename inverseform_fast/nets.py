@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import homography
 from .files import load_strictly, read_weights, write_weights
-from .functional import homography_warp, local_correlation
+from .functional import align, homography_warp, local_correlation
+from .reference.align import CELL
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -120,41 +120,36 @@ class Align(InverseTransformNet):
     exactly the inverse, for any weights; and tiles that say nothing give nearly nothing, for W is then small beside the
     prior. A second pass measures what is left after either tile has been warped half the way to the other.
 
+    What it computes stands in :mod:`inverseform_fast.reference.align`; here are its weights.
+
     Args:
         tile: edge of the tiles in pixels, a multiple of 8.
     """
 
     architecture = "align"
     antisymmetric = True
+    passes = 2
     velocity: Tensor
 
     def __init__(self, tile: int = 224) -> None:
         super().__init__()
-        _check_tile(tile, 8)
+        _check_tile(tile, CELL)
         self.tile = tile
-        self.reach, self.groups, self.passes = 3, 2, 2
-        width = 16
-        self.features = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            _BorderedConv2d(16, 10, 3),
-            nn.SiLU(),
-            _BorderedConv2d(10, 24, 3, stride=2),
-            nn.SiLU(),
-            nn.Conv2d(24, width, 1),
-            # Centred and of unit variance, or the correlation is all mean and training rests on a plateau; boundaries
-            # have a variance of 0.05 to 0.2 before, and what has less must not be made to look like one.
-            nn.GroupNorm(4, width, eps=0.01),
+        # The keys are those of the weight files.
+        self.features = nn.ModuleDict(
+            {"1": nn.Conv2d(16, 10, 3), "3": nn.Conv2d(10, 24, 3), "5": nn.Conv2d(24, 16, 1), "6": nn.GroupNorm(4, 16)}
         )
-        self.measure = nn.Sequential(
-            nn.Conv2d(self.groups * (2 * self.reach + 1) ** 2 + width, 26, 1),
-            nn.SiLU(),
-            nn.Conv2d(26, 16, 3, padding=1),
-            nn.SiLU(),
-            last := nn.Conv2d(16, 5, 1),  # displacement (x, y), and L of W = L L^T: xx, yx, yy
+        self.measure = nn.ModuleDict(
+            {"0": nn.Conv2d(114, 26, 1), "2": nn.Conv2d(26, 16, 3), "4": (last := nn.Conv2d(16, 5, 1))}
         )
         nn.init.normal_(last.weight, std=0.02)
         self.prior = nn.Parameter(torch.full((8,), 3.0))  # logarithm of its precision
-        self.register_buffer("velocity", homography.velocity(_cell_centres(tile // 8)), persistent=False)
+        self.register_buffer("velocity", homography.velocity(_cell_centres(tile // CELL)), persistent=False)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """As :func:`inverseform_fast.functional.align` takes them."""
+        return [*self.features.parameters(), *self.measure.parameters(), self.prior, self.velocity]
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         return self.estimates(predicted, target)[-1]
@@ -162,33 +157,13 @@ class Align(InverseTransformNet):
     def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
         if predicted.shape[0] == 0:  # pixel_unshuffle fails on an empty batch
             return [predicted.flatten(1)[:, :8]] * self.passes
-        found = [self._solve(predicted, target)]
+        found = [align(predicted, target, self.weights)]
         size = predicted.shape[-2:]
         for _ in range(1, self.passes):
             half, back = homography.exp(found[-1] / 2), homography.exp(-found[-1] / 2)
-            rest = self._solve(homography_warp(predicted, back, size), homography_warp(target, half, size))
-            found.append(homography.symmetric_product(found[-1], rest))
+            warped = homography_warp(predicted, back, size), homography_warp(target, half, size)
+            found.append(homography.symmetric_product(found[-1], align(*warped, self.weights)))
         return found
-
-    def _solve(self, predicted: Tensor, target: Tensor) -> Tensor:
-        first, second = self.features(predicted), self.features(target)
-        # Two calls, not one batch: a row's rounding may depend on its place in the batch, and d(x, x) must be 0.
-        information, vector = self._equations(first, second)
-        other_information, other_vector = self._equations(second, first)
-        matrix = information + other_information + self.prior.exp().diag()
-        factor, _ = torch.linalg.cholesky_ex(matrix)  # _ex: no wait for the GPU
-        return torch.cholesky_solve((vector - other_vector)[..., None], factor)[..., 0]
-
-    def _equations(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """``sum A^T W A (N, 8, 8)`` and ``sum A^T W d (N, 8)`` over the cells."""
-        cells = torch.cat((local_correlation(first, second, self.reach, self.groups), first), 1)
-        dx, dy, xx, yx, yy = self.measure(cells).flatten(2).unbind(1)  # (N, cells)
-        xx, yy, unit = F.softplus(xx), F.softplus(yy), 3 * 16 / self.tile  # three cells, in half tiles
-        # Rows of L^T A and of L^T d: each cell measures two weighted combinations of x and y.
-        x, y = self.velocity.unbind(-1)
-        rows = torch.cat((xx[..., None] * x + yx[..., None] * y, yy[..., None] * y), 1)
-        measured = torch.cat((xx * dx + yx * dy, yy * dy), 1) * unit
-        return rows.mT @ rows, (rows.mT @ measured[..., None])[..., 0]
 
 
 class Compact(InverseTransformNet):
@@ -242,18 +217,6 @@ class Compact(InverseTransformNet):
 
     def _ordered(self, first: Tensor, second: Tensor) -> Tensor:
         return self.trunk(torch.cat((local_correlation(first, second, self.reach, self.groups), first), 1))
-
-
-class _BorderedConv2d(nn.Conv2d):
-    """Padded by one pixel of the border, or the frame of a faint floor would count as lines.
-
-    By concatenation: the gradient of ``padding_mode="replicate"`` has other strides than ``torch.compile`` expects
-    (torch 2.11, channels_last).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat((x[..., :1, :], x, x[..., -1:, :]), 2)
-        return super().forward(torch.cat((x[..., :1], x, x[..., -1:]), 3))
 
 
 def _check_tile(tile: int, cell: int) -> None:

@@ -1,5 +1,6 @@
 """One file per op: its implementations, and the choice between them."""
 
+from .align import align
 from .backend import backend_info, set_backend
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
@@ -11,6 +12,7 @@ from .so3 import geodesic_distance, project_to_so3
 from .soft_boundary_map import soft_boundary_map
 
 __all__ = [
+    "align",
     "backend_info",
     "boundary_loss",
     "boundary_map",

@@ -3,6 +3,7 @@
 Names and signatures are those of :mod:`inverseform_fast.functional`, which documents them; here the input is trusted.
 """
 
+from .align import align
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .extract_tiles import extract_tiles
@@ -13,6 +14,7 @@ from .so3 import geodesic_distance, project_to_so3
 from .soft_boundary_map import soft_boundary_map
 
 __all__ = [
+    "align",
     "boundary_loss",
     "boundary_map",
     "extract_tiles",

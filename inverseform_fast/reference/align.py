@@ -1,0 +1,84 @@
+"""align, plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .local_correlation import local_correlation
+
+CELL = 8  # edge in pixels
+REACH, GROUPS = 3, 2  # of the correlation
+NORM_GROUPS = 4
+# Features have unit variance, or the correlation is all mean and training rests on a plateau; boundaries have one of
+# 0.05 to 0.2 before, and what has less must not be made to look like one.
+EPS = 0.01
+CELLS_PER_UNIT = 3  # what a displacement of one means
+# Of the weights but for the last, the velocity of each cell: convolutions and normalisation of the features,
+# convolutions of the measurement, logarithms of the prior's precision.
+SHAPES = (
+    (10, 16, 3, 3), (10,), (24, 10, 3, 3), (24,), (16, 24, 1, 1), (16,), (16,), (16,),
+    (26, 114, 1, 1), (26,), (16, 26, 3, 3), (16,), (5, 16, 1, 1), (5,), (8,),
+)  # fmt: skip
+
+
+def align(
+    predicted: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor],
+    correlate: Callable[[Tensor, Tensor, int, int], Tensor] = local_correlation,
+) -> Tensor:
+    """See :func:`inverseform_fast.functional.align`."""
+    dtype = torch.float64 if predicted.dtype == torch.float64 else torch.float32
+    *weights, prior, velocity = (weight.to(dtype) for weight in weights)
+    first, second = (features(tiles.to(dtype), *weights[:8]) for tiles in (predicted, target))
+    # Two calls, not one batch: a row's rounding may depend on its place in the batch, and d(x, x) must be 0.
+    information, vector = _equations(first, second, weights[8:], velocity, predicted.shape[-1], correlate)
+    other_information, other_vector = _equations(second, first, weights[8:], velocity, predicted.shape[-1], correlate)
+    matrix = information + other_information + prior.exp().diag()
+    factor, _ = torch.linalg.cholesky_ex(matrix)  # _ex: no wait for the GPU
+    return torch.cholesky_solve((vector - other_vector)[..., None], factor)[..., 0]
+
+
+def features(
+    tiles: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    """``(N, 16, H / 8, W / 8)`` of tiles ``(N, 1, H, W)``: of each cell, normalised over the tile in four groups."""
+    x = F.silu(F.conv2d(_bordered(F.pixel_unshuffle(tiles, 4)), w1, b1))
+    x = F.silu(F.conv2d(_bordered(x), w2, b2, stride=2))
+    return F.group_norm(F.conv2d(x, w3, b3), NORM_GROUPS, scale, shift, EPS)
+
+
+def _bordered(x: Tensor) -> Tensor:
+    """Padded by one pixel of the border, or the frame of a faint floor would count as lines.
+
+    By concatenation: the gradient of replicated padding has other strides than ``torch.compile`` expects (torch 2.11,
+    channels_last).
+    """
+    x = torch.cat((x[..., :1, :], x, x[..., -1:, :]), 2)
+    return torch.cat((x[..., :1], x, x[..., -1:]), 3)
+
+
+def _equations(
+    first: Tensor,
+    second: Tensor,
+    weights: Sequence[Tensor],
+    velocity: Tensor,
+    edge: int,
+    correlate: Callable[[Tensor, Tensor, int, int], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """``sum A^T W A (N, 8, 8)`` and ``sum A^T W d (N, 8)`` over the cells."""
+    w1, b1, w2, b2, w3, b3 = weights
+    cells = torch.cat((correlate(first, second, REACH, GROUPS), first), 1)
+    cells = F.silu(F.conv2d(F.silu(F.conv2d(cells, w1, b1)), w2, b2, padding=1))
+    dx, dy, xx, yx, yy = F.conv2d(cells, w3, b3).flatten(2).unbind(1)  # (N, cells); L of W = L L^T
+    xx, yy = F.softplus(xx), F.softplus(yy)
+    unit = CELLS_PER_UNIT * CELL / (edge / 2)  # in half tiles
+    # Rows of L^T A and of L^T d: each cell measures two weighted combinations of x and y.
+    x, y = velocity.unbind(-1)
+    rows = torch.cat((xx[..., None] * x + yx[..., None] * y, yy[..., None] * y), 1)
+    measured = torch.cat((xx * dx + yx * dy, yy * dy), 1) * unit
+    return rows.mT @ rows, (rows.mT @ measured[..., None])[..., 0]
