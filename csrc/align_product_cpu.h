@@ -1,0 +1,111 @@
+// Sums of products, which convolutions are made of here, and the activation. Included once per instruction set.
+
+#include "elementary.h"
+
+namespace align::SIMD_TARGET {
+
+#ifndef SIMD_BYTES
+#define ALIGN_BYTES 16
+#else
+#define ALIGN_BYTES SIMD_BYTES
+#endif
+typedef float Vector __attribute__((vector_size(ALIGN_BYTES)));
+constexpr int64_t LANES = ALIGN_BYTES / sizeof(float);
+constexpr int PIXELS = ALIGN_BYTES == 64 ? 14 : 6;  // with two vectors each, they fill the registers
+#undef ALIGN_BYTES
+static_assert(LINE % LANES == 0);
+
+FN Vector load(const float* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+FN void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+
+// out[p * out_step + c] = bias[c] + sum_k in[p * in_step + offsets[k]] * weights[k * line + c]
+struct Product {
+  const std::vector<int64_t>& offsets;
+  const float* weights;
+  int64_t line, channels;  // the latter rounded up to whole vectors
+  const float* bias;       // or null
+  int64_t in_step, out_step;
+
+  Product(const Layer& layer, int64_t in_step, int64_t out_step)
+      : Product(layer.offsets, layer.weights.data(), padded(layer.channels), layer.channels, layer.bias.data(), in_step,
+                out_step) {}
+  Product(const std::vector<int64_t>& offsets, const float* weights, int64_t line, int64_t channels, const float* bias,
+          int64_t in_step, int64_t out_step)
+      : offsets(offsets),
+        weights(weights),
+        line(line),
+        channels((channels + LANES - 1) / LANES * LANES),
+        bias(bias),
+        in_step(in_step),
+        out_step(out_step) {}
+
+  template <int VECTORS, int COUNT> FN void block(const float* in, float* out, int64_t channel) const {
+    Vector sum[COUNT][VECTORS];
+#pragma GCC unroll 32
+    for (int v = 0; v < VECTORS; ++v) {
+      const Vector start = bias ? load(bias + channel + v * LANES) : Vector{};
+#pragma GCC unroll 32
+      for (int p = 0; p < COUNT; ++p) sum[p][v] = start;
+    }
+    const float* w = weights + channel;
+    for (const int64_t offset : offsets) {
+      Vector of[VECTORS];
+#pragma GCC unroll 32
+      for (int v = 0; v < VECTORS; ++v) of[v] = load(w + v * LANES);
+#pragma GCC unroll 32
+      for (int p = 0; p < COUNT; ++p) {
+        const float x = in[offset + p * in_step];
+#pragma GCC unroll 32
+        for (int v = 0; v < VECTORS; ++v) sum[p][v] += x * of[v];
+      }
+      w += line;
+    }
+#pragma GCC unroll 32
+    for (int p = 0; p < COUNT; ++p)
+#pragma GCC unroll 32
+      for (int v = 0; v < VECTORS; ++v) store(out + p * out_step + channel + v * LANES, sum[p][v]);
+  }
+
+  template <int VECTORS> FN void row(const float* in, float* out, int64_t count, int64_t channel) const {
+    if (count < PIXELS) {
+      for (int64_t p = 0; p < count; ++p) block<VECTORS, 1>(in + p * in_step, out + p * out_step, channel);
+      return;
+    }
+    for (int64_t p = 0; p < count; p += PIXELS) {
+      const int64_t first = std::min(p, count - PIXELS);  // the last block makes some pixels anew, to the same bits
+      block<VECTORS, PIXELS>(in + first * in_step, out + first * out_step, channel);
+    }
+  }
+
+  __attribute__((noinline)) void operator()(const float* in, float* out, int64_t count) const {
+    int64_t channel = 0;
+    for (; channel + 2 * LANES <= channels; channel += 2 * LANES) row<2>(in, out, count, channel);
+    for (; channel < channels; channel += LANES) row<1>(in, out, count, channel);
+  }
+};
+
+FN float sigmoid(float x) {
+  const float e = elementary::SIMD_TARGET::exp(x < 0 ? x : -x);
+  return (x < 0 ? e : 1) / (1 + e);
+}
+
+inline void silu(const float* __restrict x, int64_t count, float* __restrict result) {
+  for (int64_t i = 0; i < count; ++i) result[i] = x[i] * sigmoid(x[i]);
+}
+
+// Times the slope of silu at x.
+inline void silu_backward(const float* __restrict x, int64_t count, float* __restrict grad) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float s = sigmoid(x[i]);
+    grad[i] *= s + s * x[i] * (1 - s);
+  }
+}
+
+FN float softplus(float x) { return (x > 0 ? x : 0) + elementary::SIMD_TARGET::sigmoids(x).log1p; }
+
+}  // namespace align::SIMD_TARGET
