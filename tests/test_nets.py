@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import inverseform_fast as iff
@@ -43,7 +43,7 @@ def test_identical_rows_among_others_give_exactly_the_identity(net: InverseTrans
 
 
 def test_swapped_maps_give_the_inverse(net: InverseTransformNet) -> None:
-    last = net.measure[-1] if isinstance(net, Align) else net.trunk[-1]
+    last = net.measure["4"] if isinstance(net, Align) else net.trunk[-1]
     with torch.no_grad():
         for parameter in last.parameters():  # make estimates of a size that matters
             parameter.mul_(50)
@@ -74,17 +74,6 @@ def test_compiles_whole(net: InverseTransformNet) -> None:
     x, y = maps(2, 0), maps(2, 1)
     compiled = torch.compile(net.pair, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), net.pair(x, y))
-
-
-def test_features_compile_to_machine_code_with_their_gradient() -> None:
-    """The gradient of replicated padding does not: its strides are not those that the compiler expects."""
-    first = Align(tile=TILE).features[3]  # of channels and strides for which the compiler picks channels_last
-    x = torch.rand(10, 10, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
-
-    def slope(layer: nn.Module) -> Tensor:
-        return torch.autograd.grad(layer(x.sin()).square().sum(), x)[0]
-
-    torch.testing.assert_close(slope(torch.compile(first, fullgraph=True)), slope(first))
 
 
 def test_saved_weights_load_to_the_same_network(net: InverseTransformNet, tmp_path: Path) -> None:
@@ -175,18 +164,3 @@ def test_an_empty_batch(net: InverseTransformNet) -> None:
     none = torch.zeros(0, 1, TILE, TILE)
     assert net.algebra(none, none).shape == (0, 8)
     assert net.pair(none, none).shape == (0, 3, 3)
-
-
-def test_align_solves_for_what_its_cells_measure() -> None:
-    """Cells that all see the displacements of one homography, with any weights, give it back but for the prior."""
-    net = Align(tile=TILE)
-    with torch.no_grad():
-        net.prior.fill_(-20)
-    a = 0.02 * torch.randn(3, 8)
-    seen = (net.velocity * a[:, None, :, None]).sum(2) / (3 * 16 / TILE)  # (N, cells, 2), in units of three cells
-    weights = torch.rand(3, 3, (TILE // 8) ** 2)
-    answers = iter([torch.cat((sign * seen.mT, weights), 1).unflatten(2, (TILE // 8, TILE // 8)) for sign in (1, -1)])
-    net.measure = nn.Identity()
-    net.measure.forward = lambda _: next(answers)
-    x = maps(3, 0)
-    torch.testing.assert_close(net._solve(x, x), a, rtol=1e-3, atol=1e-5)

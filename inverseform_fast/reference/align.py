@@ -16,7 +16,7 @@ NORM_GROUPS = 4
 # Features have unit variance, or the correlation is all mean and training rests on a plateau; boundaries have one of
 # 0.05 to 0.2 before, and what has less must not be made to look like one.
 EPS = 0.01
-CELLS_PER_UNIT = 3  # what a displacement of one means
+CELLS_PER_UNIT = 3  # that a displacement of one means
 # Of the weights but for the last, the velocity of each cell: convolutions and normalisation of the features,
 # convolutions of the measurement, logarithms of the prior's precision.
 SHAPES = (
@@ -36,11 +36,11 @@ def align(
     *weights, prior, velocity = (weight.to(dtype) for weight in weights)
     first, second = (features(tiles.to(dtype), *weights[:8]) for tiles in (predicted, target))
     # Two calls, not one batch: a row's rounding may depend on its place in the batch, and d(x, x) must be 0.
-    information, vector = _equations(first, second, weights[8:], velocity, predicted.shape[-1], correlate)
-    other_information, other_vector = _equations(second, first, weights[8:], velocity, predicted.shape[-1], correlate)
-    matrix = information + other_information + prior.exp().diag()
+    outputs = (_measure(a, b, weights[8:], correlate) for a, b in ((first, second), (second, first)))
+    (there, there_vector), (back, back_vector) = (equations(each, velocity, predicted.shape[-1]) for each in outputs)
+    matrix = there + back + prior.exp().diag()
     factor, _ = torch.linalg.cholesky_ex(matrix)  # _ex: no wait for the GPU
-    return torch.cholesky_solve((vector - other_vector)[..., None], factor)[..., 0]
+    return torch.cholesky_solve((there_vector - back_vector)[..., None], factor)[..., 0]
 
 
 def features(
@@ -62,21 +62,21 @@ def _bordered(x: Tensor) -> Tensor:
     return torch.cat((x[..., :1], x, x[..., -1:]), 3)
 
 
-def _equations(
-    first: Tensor,
-    second: Tensor,
-    weights: Sequence[Tensor],
-    velocity: Tensor,
-    edge: int,
-    correlate: Callable[[Tensor, Tensor, int, int], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """``sum A^T W A (N, 8, 8)`` and ``sum A^T W d (N, 8)`` over the cells."""
+def _measure(
+    first: Tensor, second: Tensor, weights: Sequence[Tensor], correlate: Callable[[Tensor, Tensor, int, int], Tensor]
+) -> Tensor:
+    """``(N, 5, cells)``: displacement x, y, in units of three cells; xx, yx, yy of L in W = L L^T, but for softplus."""
     w1, b1, w2, b2, w3, b3 = weights
     cells = torch.cat((correlate(first, second, REACH, GROUPS), first), 1)
     cells = F.silu(F.conv2d(F.silu(F.conv2d(cells, w1, b1)), w2, b2, padding=1))
-    dx, dy, xx, yx, yy = F.conv2d(cells, w3, b3).flatten(2).unbind(1)  # (N, cells); L of W = L L^T
+    return F.conv2d(cells, w3, b3).flatten(2)
+
+
+def equations(outputs: Tensor, velocity: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    """``sum A^T W A (N, 8, 8)`` and ``sum A^T W d (N, 8)`` over the cells, of what they measured ``(N, 5, cells)``."""
+    dx, dy, xx, yx, yy = outputs.unbind(1)
     xx, yy = F.softplus(xx), F.softplus(yy)
-    unit = CELLS_PER_UNIT * CELL / (edge / 2)  # in half tiles
+    unit = CELLS_PER_UNIT * CELL / (tile / 2)  # in half tiles
     # Rows of L^T A and of L^T d: each cell measures two weighted combinations of x and y.
     x, y = velocity.unbind(-1)
     rows = torch.cat((xx[..., None] * x + yx[..., None] * y, yy[..., None] * y), 1)

@@ -1,0 +1,145 @@
+"""align against the network as modules, solved by torch in float64; its parts; its gradients; its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_backend import assert_same_when_called, ways
+from test_local_correlation import by_definition
+from torch import Tensor, nn
+
+import inverseform_fast as iff
+from inverseform_fast import reference
+from inverseform_fast.functional import align
+from inverseform_fast.nets import Align
+from inverseform_fast.reference.align import equations, features
+
+TILE = 32
+CELLS = TILE // 8
+
+
+@pytest.fixture
+def weights() -> list[Tensor]:
+    """Random, and large enough for each to matter."""
+    torch.manual_seed(0)
+    weights = Align(tile=TILE).requires_grad_(False).weights
+    norm = slice(6, 8)
+    weights[norm] = [torch.rand(16) + 0.5, torch.randn(16)]
+    weights[12] = torch.randn_like(weights[12])
+    weights[14] = torch.randn(8)
+    return weights
+
+
+def some_tiles(count: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.rand(2, count, 1, TILE, TILE, generator=generator, dtype=torch.float64).to(dtype)
+    return first, second
+
+
+def by_modules(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> Tensor:
+    """The network as the paper's readers would write it."""
+    sides = nn.Sequential(
+        nn.PixelUnshuffle(4),
+        nn.Conv2d(16, 10, 3, padding=1, padding_mode="replicate"), nn.SiLU(),
+        nn.Conv2d(10, 24, 3, stride=2, padding=1, padding_mode="replicate"), nn.SiLU(),
+        nn.Conv2d(24, 16, 1), nn.GroupNorm(4, 16, eps=0.01),
+    ).double()  # fmt: skip
+    measure = nn.Sequential(
+        nn.Conv2d(114, 26, 1), nn.SiLU(), nn.Conv2d(26, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 5, 1)
+    ).double()
+    *network, prior, velocity = (weight.double() for weight in weights)
+    for parameter, weight in zip((*sides.parameters(), *measure.parameters()), network, strict=True):
+        parameter.data = weight
+    matrix, vector = prior.exp().diag().expand(len(predicted), 8, 8), torch.zeros(len(predicted), 8).double()
+    for sign, a, b in ((1, predicted, target), (-1, target, predicted)):
+        a, b = sides(a.double()), sides(b.double())
+        found = measure(torch.cat((by_definition(a, b, 3, 2), a), 1)).flatten(2)
+        for cell in range(CELLS**2):
+            dx, dy, xx, yx, yy = found[..., cell].unbind(1)
+            zero = torch.zeros_like(dx)
+            factor = torch.stack((nn.functional.softplus(xx), zero, yx, nn.functional.softplus(yy)), 1).view(-1, 2, 2)
+            information, moves = factor @ factor.mT, velocity[cell].T  # W (N, 2, 2), A (2, 8)
+            displacement = torch.stack((dx, dy), 1)[..., None] * 3 * 8 / (TILE / 2)
+            matrix = matrix + moves.T @ information @ moves
+            vector = vector + sign * (moves.T @ information @ displacement)[..., 0]
+    return torch.linalg.solve(matrix, vector)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_the_network_as_modules(weights: list[Tensor], backend: str) -> None:
+    tiles = some_tiles()
+    expected = by_modules(*tiles, weights)
+    assert expected.abs().max() > 3e-3
+    with iff.set_backend(backend):
+        found = align(*tiles, weights)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-6)
+
+
+def test_gradient(weights: list[Tensor]) -> None:
+    tiles = [each.requires_grad_() for each in some_tiles(1, torch.float64)]
+    weights = [weight.double() for weight in weights]
+    assert torch.autograd.gradcheck(lambda a, b: align(a, b, weights), tiles, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_weights_have_gradients_too(weights: list[Tensor], backend: str) -> None:
+    tiles = some_tiles()
+    trained = [weight.clone().requires_grad_() for weight in weights[:-1]]
+    with iff.set_backend(backend):
+        align(*tiles, [*trained, weights[-1]]).sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
+    with torch.no_grad():
+        torch.testing.assert_close(align(*tiles, trained + weights[-1:]), align(*tiles, weights))
+
+
+@ways
+def test_any_way_of_calling_it(way: str, weights: list[Tensor]) -> None:
+    assert_same_when_called(way, lambda a, b: align(a, b, weights), *some_tiles())
+
+
+def test_equations_give_back_the_homography_that_their_cells_saw(weights: list[Tensor]) -> None:
+    """With any weights of the cells, but for the prior."""
+    velocity = weights[-1]
+    a = 0.02 * torch.randn(3, 8)
+    seen = (velocity * a[:, None, :, None]).sum(2) / (3 * 16 / TILE)  # (N, cells, 2), in units of three cells
+    matrix, vector = equations(torch.cat((seen.mT, torch.rand(3, 3, CELLS**2)), 1), velocity, TILE)
+    torch.testing.assert_close(torch.linalg.solve(matrix, vector), a, rtol=1e-3, atol=1e-5)
+
+
+def test_features_compile_to_machine_code_with_their_gradient(weights: list[Tensor]) -> None:
+    """The gradient of replicated padding does not: its strides are not those that the compiler expects."""
+    x = some_tiles(10)[0].requires_grad_()
+
+    def slope(function: Callable[..., Tensor]) -> Tensor:
+        return torch.autograd.grad(function(x.sin(), *weights[:8]).square().sum(), x)[0]
+
+    torch.testing.assert_close(slope(torch.compile(features, fullgraph=True)), slope(features), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"predicted": torch.zeros(2, 32, 32)}, ValueError, r"predicted must have shape .*, got \(2, 32, 32\)"),
+        ({"predicted": torch.zeros(1, 1, 32, 40)}, ValueError, r"predicted must be square, .* got \(1, 1, 32, 40\)"),
+        ({"predicted": torch.zeros(1, 1, 36, 36)}, ValueError, r"of a multiple of 8 pixels, got \(1, 1, 36, 36\)"),
+        ({"target": torch.zeros(1, 1, 32, 40)}, ValueError, r"target must be like predicted, .*got .*\(1, 1, 32, 40\)"),
+        ({"target": torch.zeros(1, 1, 32, 32).double()}, ValueError, "target must be like .* got torch.float64"),
+        ({"weights": []}, ValueError, r"weights must have shapes .* got \[\]"),
+        ({"weights": Align(64).weights}, ValueError, r"\(16, 8, 2\)\], got .*\(64, 8, 2\)\]"),
+        ({"weights": Align(32).to("meta").weights}, ValueError, "weights must be on the device of predicted, cpu, got"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    good = {"predicted": torch.zeros(1, 1, 32, 32), "target": torch.zeros(1, 1, 32, 32), "weights": Align(32).weights}
+    with pytest.raises(error, match=message):
+        align(**(good | changed))
+
+
+def test_the_reference_is_what_its_name_says() -> None:
+    tiles = some_tiles()
+    weights = Align(TILE).requires_grad_(False).weights
+    with iff.set_backend("reference"):
+        assert torch.equal(align(*tiles, weights), reference.align(*tiles, weights))
