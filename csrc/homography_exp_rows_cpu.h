@@ -3,7 +3,7 @@
 
 namespace homography_exp::SIMD_TARGET {
 
-constexpr double ROOT = 1.41421356237309504880;
+constexpr double UNIT = 0.70710678118654752440, THIRD = UNIT / 3;  // the generators' entries are multiples of them
 
 struct Matrix {  // row-major
   double at[9][ROWS];
@@ -47,12 +47,15 @@ inline Matrix transposed(const Matrix& a) {
 
 // sum_k a_k G_k of a block's rows, the generators as generators.py has them; where rows are missing, zero.
 inline Matrix algebra(const float* a, int64_t count) {
-  Matrix m = {};
-  for (int64_t r = 0; r < count; ++r, a += 8) {
-    const double rotation = a[2] / ROOT, scale = a[3] / (3 * ROOT), aspect = a[4] / ROOT, shear = a[5] / ROOT;
+  float rows[8 * ROWS] = {};
+  std::copy_n(a, 8 * count, rows);
+  a = rows;
+  Matrix m;
+  for (int r = 0; r < ROWS; ++r, a += 8) {
+    const double rotation = a[2] * UNIT, scale = a[3] * THIRD, aspect = a[4] * UNIT, shear = a[5] * UNIT;
     m.at[0][r] = scale + aspect, m.at[1][r] = shear - rotation, m.at[2][r] = a[0];
     m.at[3][r] = shear + rotation, m.at[4][r] = scale - aspect, m.at[5][r] = a[1];
-    m.at[6][r] = a[6] / ROOT, m.at[7][r] = a[7] / ROOT, m.at[8][r] = -2 * scale;
+    m.at[6][r] = a[6] * UNIT, m.at[7][r] = a[7] * UNIT, m.at[8][r] = -2 * scale;
   }
   return m;
 }
@@ -88,11 +91,11 @@ inline void differentiate_of(const float* grad, const float* a, float* grad_a, i
   const auto& g = by.at;
   for (int64_t r = 0; r < count; ++r, grad_a += 8) {  // inner products with the generators
     grad_a[0] = g[2][r], grad_a[1] = g[5][r];
-    grad_a[2] = (g[3][r] - g[1][r]) / ROOT;
-    grad_a[3] = (g[0][r] + g[4][r] - 2 * g[8][r]) / (3 * ROOT);
-    grad_a[4] = (g[0][r] - g[4][r]) / ROOT;
-    grad_a[5] = (g[1][r] + g[3][r]) / ROOT;
-    grad_a[6] = g[6][r] / ROOT, grad_a[7] = g[7][r] / ROOT;
+    grad_a[2] = (g[3][r] - g[1][r]) * UNIT;
+    grad_a[3] = (g[0][r] + g[4][r] - 2 * g[8][r]) * THIRD;
+    grad_a[4] = (g[0][r] - g[4][r]) * UNIT;
+    grad_a[5] = (g[1][r] + g[3][r]) * UNIT;
+    grad_a[6] = g[6][r] * UNIT, grad_a[7] = g[7][r] * UNIT;
   }
 }
 

@@ -20,6 +20,7 @@ from .generators import basis, constant
 DISTANCES = ("log", "euclidean", "geodesic")
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 
+
 def _brackets(dtype: torch.dtype, device: torch.device) -> Tensor:
     """``(8, 64)``: row k has ``[G_i, G_j]_k`` at ``8 i + j``."""
     generators = basis(torch.float64)

@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS, WARPS = 32, 1  # of a program: there are few rows, so that every one is a thread of its own
-ROOT = tl.constexpr(math.sqrt(2))
+# What the generators' entries are multiples of
+UNIT, THIRD = tl.constexpr(1 / math.sqrt(2)), tl.constexpr(1 / (3 * math.sqrt(2)))
 
 
 def homography_exp(a: Tensor) -> Tensor:
@@ -74,12 +75,12 @@ def _homography_exp_backward(grad, a, grad_a, rows, ROWS: tl.constexpr):
 def _algebra(a, inside):
     """``sum_k a_k G_k``, the generators as :func:`inverseform_fast.generators.basis` has them."""
     shift_x, shift_y = _load(a, inside), _load(a + 1, inside)
-    rotation, shear = _load(a + 2, inside) / ROOT, _load(a + 5, inside) / ROOT
-    scale, aspect = _load(a + 3, inside) / (3 * ROOT), _load(a + 4, inside) / ROOT
+    rotation, shear = _load(a + 2, inside) * UNIT, _load(a + 5, inside) * UNIT
+    scale, aspect = _load(a + 3, inside) * THIRD, _load(a + 4, inside) * UNIT
     return (
         scale + aspect, shear - rotation, shift_x,
         shear + rotation, scale - aspect, shift_y,
-        _load(a + 6, inside) / ROOT, _load(a + 7, inside) / ROOT, -2 * scale,
+        _load(a + 6, inside) * UNIT, _load(a + 7, inside) * UNIT, -2 * scale,
     )  # fmt: skip
 
 
@@ -87,8 +88,8 @@ def _algebra(a, inside):
 def _coefficients(g):
     """Inner products with the generators."""
     return (
-        g[2], g[5], (g[3] - g[1]) / ROOT, (g[0] + g[4] - 2 * g[8]) / (3 * ROOT),
-        (g[0] - g[4]) / ROOT, (g[1] + g[3]) / ROOT, g[6] / ROOT, g[7] / ROOT,
+        g[2], g[5], (g[3] - g[1]) * UNIT, (g[0] + g[4] - 2 * g[8]) * THIRD,
+        (g[0] - g[4]) * UNIT, (g[1] + g[3]) * UNIT, g[6] * UNIT, g[7] * UNIT,
     )  # fmt: skip
 
 
