@@ -29,6 +29,7 @@ from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
+from inverseform_fast.kernels.homography_exp import homography_exp, homography_exp_backward
 from inverseform_fast.kernels.homography_warp import homography_warp, homography_warp_backward
 from inverseform_fast.kernels.local_correlation import local_correlation, local_correlation_backward
 from inverseform_fast.kernels.segmentation_loss import segmentation_loss
@@ -120,6 +121,10 @@ def production_launches() -> list[Launch]:
             homography_warp_backward(views, image, theta, nearest, border, True, True)
     with recorded("theta alone", launches):
         homography_warp_backward(views, image, theta, False, False, False, True)
+    for dtype in (torch.bfloat16, torch.float32):
+        coefficients = torch.empty(n * 45, 8, dtype=dtype)
+        with recorded(f"{dtype}", launches):
+            homography_exp_backward(homography_exp(coefficients), coefficients)
     features = torch.empty(n * 45, 16, 28, 28)
     with recorded("the network's", launches):
         correlation = local_correlation(features, features, 3, 2)

@@ -36,6 +36,7 @@ __all__ = [
     "boundary_map",
     "extract_tiles",
     "geodesic_distance",
+    "homography_exp",
     "homography_warp",
     "local_correlation",
     "project_to_so3",
@@ -130,6 +131,28 @@ def extract_tiles(
         raise ValueError(f"size must be multiples of tile, got size {tuple(size)} and tile {tile}")
     check_activation(activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
+
+
+def homography_exp(a: Tensor) -> Tensor:
+    """Homography of Lie-algebra coefficients; see :func:`inverseform_fast.homography.exp`.
+
+    Computed in float64 and rounded once, whatever the dtype; a row's result does not depend on the others.
+
+    Args:
+        a: ``(..., 8)`` floating point, in half tiles.
+
+    Returns:
+        ``(..., 3, 3)`` of determinant 1, of a's dtype.
+
+    Raises:
+        TypeError, ValueError: wrong dtype or shape.
+    """
+    check_tensor(a, "a")
+    if a.shape[-1:] != (8,):
+        raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
+    if not a.is_floating_point():
+        raise TypeError(f"a must be floating point, got {a.dtype}")
+    return ops.homography_exp(a)
 
 
 def homography_warp(

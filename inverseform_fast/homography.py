@@ -8,38 +8,17 @@ tile) on average: ``|a|`` times half the tile size reads in pixels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from . import functional
 from .checks import check_matrices
+from .generators import _CONSTANTS as _CONSTANTS
+from .generators import GENERATORS as GENERATORS
+from .generators import basis, constant
 
-GENERATORS = ("shift x", "shift y", "rotation", "scale", "aspect", "shear", "perspective x", "perspective y")
 DISTANCES = ("log", "euclidean", "geodesic")
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
-# (row, column, value) of each generator before it is scaled, and how far it moves a corner per unit.
-_RAW: tuple[tuple[tuple[tuple[int, int, float], ...], float], ...] = (
-    (((0, 2, 1.0),), 1.0),
-    (((1, 2, 1.0),), 1.0),
-    (((0, 1, -1.0), (1, 0, 1.0)), math.sqrt(2)),
-    (((0, 0, 1.0), (1, 1, 1.0), (2, 2, -2.0)), 3 * math.sqrt(2)),
-    (((0, 0, 1.0), (1, 1, -1.0)), math.sqrt(2)),
-    (((0, 1, 1.0), (1, 0, 1.0)), math.sqrt(2)),
-    (((2, 0, 1.0),), math.sqrt(2)),
-    (((2, 1, 1.0),), math.sqrt(2)),
-)
-
-
-def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-    """The generators G_k of sl(3), ``(8, 3, 3)``: trace zero, mutually orthogonal, in the order of ``GENERATORS``."""
-    rows = [[0.0] * 9 for _ in _RAW]
-    for row, (entries, displacement) in zip(rows, _RAW, strict=True):
-        for i, j, value in entries:
-            row[3 * i + j] = value / displacement
-    return torch.tensor(rows, dtype=dtype, device=device).view(8, 3, 3)
 
 
 def _brackets(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -48,23 +27,6 @@ def _brackets(dtype: torch.dtype, device: torch.device) -> Tensor:
     products = generators[:, None] @ generators[None]
     coefficients = _coefficients(products - products.transpose(0, 1))
     return coefficients.flatten(0, 1).T.contiguous().to(device, dtype)
-
-
-_CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], Tensor] = {}
-
-
-def _constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``make(dtype, device)``, once for each: a copy from the host waits for a GPU."""
-    key = make, dtype, device
-    if torch.compiler.is_compiling():
-        return make(dtype, device)
-    if key not in _CONSTANTS:
-        with torch.inference_mode(False):
-            made = make(dtype, device)
-        if type(made) is not Tensor:  # a fake one, of a tracer
-            return made
-        _CONSTANTS[key] = made
-    return _CONSTANTS[key]
 
 
 def velocity(points: Tensor) -> Tensor:
@@ -81,24 +43,13 @@ def exp(a: Tensor) -> Tensor:
     the identity), in float64, so that neither autocast nor TF32 rounds it; batched, differentiable, no host sync;
     ``exp(0)`` is exactly the identity. Accurate for ``|a|`` up to 4.
     """
-    if a.shape[-1:] != (8,):
-        raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
-    rows = a.double().reshape(-1, 8)
-    small = (rows @ _constant(basis, torch.float64, a.device).flatten(1)).unflatten(1, (3, 3)) / 32
-    eye = torch.eye(3, dtype=torch.float64, device=a.device).expand_as(small)
-    series = eye
-    for order in range(8, 1, -1):
-        series = torch.baddbmm(eye, small, series, alpha=1 / order)
-    minus_one = small @ series
-    for _ in range(5):
-        minus_one = torch.baddbmm(minus_one, minus_one, minus_one, beta=2)
-    return (eye + minus_one).to(a.dtype).view(*a.shape[:-1], 3, 3)
+    return functional.homography_exp(a)
 
 
 def bracket(first: Tensor, second: Tensor) -> Tensor:
     """Lie bracket ``[A, B] = A B - B A`` of coefficients ``(N, 8)``."""
     products = first[:, :, None] * second[:, None]
-    return products.flatten(1) @ _constant(_brackets, first.dtype, first.device).T
+    return products.flatten(1) @ constant(_brackets, first.dtype, first.device).T
 
 
 def symmetric_product(outer: Tensor, inner: Tensor) -> Tensor:
@@ -136,7 +87,7 @@ def log(theta: Tensor) -> Tensor:
 
 def _coefficients(algebra: Tensor) -> Tensor:
     """``(..., 8)`` of matrices ``(..., 3, 3)`` of sl(3)."""
-    generators = _constant(basis, algebra.dtype, algebra.device)
+    generators = constant(basis, algebra.dtype, algebra.device)
     return (algebra[..., None, :, :] * generators).sum((-2, -1)) / generators.square().sum((-2, -1))
 
 

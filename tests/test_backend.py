@@ -26,6 +26,7 @@ OPS = {
     "boundary_map",
     "extract_tiles",
     "geodesic_distance",
+    "homography_exp",
     "homography_warp",
     "local_correlation",
     "project_to_so3",

@@ -5,6 +5,7 @@ from .backend import backend_info, set_backend
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .extract_tiles import extract_tiles
+from .homography_exp import homography_exp
 from .homography_warp import homography_warp
 from .local_correlation import local_correlation
 from .segmentation_loss import segmentation_loss
@@ -18,6 +19,7 @@ __all__ = [
     "boundary_map",
     "extract_tiles",
     "geodesic_distance",
+    "homography_exp",
     "homography_warp",
     "local_correlation",
     "project_to_so3",

@@ -28,6 +28,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
     logits, boundary_logits = (lay_out(random(2, c, 2, 4)).requires_grad_() for c in (3, 1))
     image = lay_out(random(2, 3, 5, 6)).requires_grad_()
     theta = homography.exp(0.1 * torch.randn(2, 2, 8)).to(image.device).requires_grad_()
+    coefficients = lay_out(random(2, 3, 4, 16, scale=0.3))[..., :8].requires_grad_()
     features = [lay_out(random(2, 4, 5, 6)).requires_grad_() for _ in range(2)]
     labels = random_labels(3, 2, 12, 13)
     target = torch.randint(2, (2, 1, 12, 13), device=labels.device)
@@ -36,6 +37,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
         "segmentation_loss": (logits, labels, None, 255, True),
         "boundary_loss": (boundary_logits, labels, 1, 255, True),
         "extract_tiles": (boundary_logits, target, [8, 16], 8, True),
+        "homography_exp": (coefficients,),
         "homography_warp": (image, theta, [4, 5], False, True),
         "local_correlation": (*features, 1, 2),
         "soft_boundary_map": (logits, [12, 13], 1),

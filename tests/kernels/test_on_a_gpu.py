@@ -64,6 +64,12 @@ def extract_tiles() -> Callable[[], Tensor]:
 
 
 @step
+def homography_exp() -> Callable[[], Tensor]:
+    a = (0.1 * torch.randn(N, 4, 8)).cuda().requires_grad_()
+    return lambda: torch.autograd.grad(functional.homography_exp(a).square().sum(), a)[0]
+
+
+@step
 def homography_warp() -> Callable[[], Tensor]:
     image, theta = some_logits(3, 1), homography.exp(0.1 * torch.randn(N, 4, 8)).cuda().requires_grad_()
     return lambda: torch.cat(
