@@ -59,7 +59,7 @@ def symmetric_product(outer: Tensor, inner: Tensor) -> Tensor:
     turned round. Of 34 and 34 pixels of a 224 tile it errs by 0.006 pixels, and with the fifth power.
     """
     once = bracket(outer, inner)
-    return outer + inner - bracket(outer, once) / 24 - bracket(inner, once) / 12
+    return outer + inner - bracket(outer / 24 + inner / 12, once)
 
 
 def log(theta: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     predicted, target, weights = inputs
     ctx.save_for_backward(predicted, target, *weights, *output)
+    ctx.set_materialize_grads(False)  # of zeros, for what only backward reads
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:

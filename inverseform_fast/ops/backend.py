@@ -108,6 +108,7 @@ def differentiate_losses(forward: Any, backward: Any) -> None:
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, scale, gradient = output
         ctx.save_for_backward(gradient, scale)
+        ctx.set_materialize_grads(False)  # of zeros, for what only backward reads
         ctx.dtype, ctx.others = inputs[0].dtype, len(inputs) - 1
 
     def scaled(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

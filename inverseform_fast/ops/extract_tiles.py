@@ -60,6 +60,7 @@ def _(grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     predicted, _, *ctx.options = inputs
     ctx.save_for_backward(output[2], predicted)
+    ctx.set_materialize_grads(False)  # of zeros, for what only backward reads
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -47,6 +47,7 @@ def _(grad: Tensor, logarithm: Tensor, logits: Tensor, radius: int) -> Tensor:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     logits, _, ctx.radius = inputs
     ctx.save_for_backward(output[1], logits)
+    ctx.set_materialize_grads(False)  # of zeros, for what only backward reads
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,17 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import inverseform_fast as iff
+from inverseform_fast import ops
 from inverseform_fast.nets import Align
-from inverseform_fast.ops import backend
 
-needs_triton = pytest.mark.skipif(bool(backend.MISSING["triton"]), reason="needs Triton")
+needs_triton = pytest.mark.skipif(bool(ops.backend.MISSING["triton"]), reason="needs Triton")
 
 N, C, H, W = 8, 19, 1024, 2048
 SYNCS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")
 
 
 class Recorder(TorchDispatchMode):
-    """The names of all ops that run, and the tensors that they make."""
+    """The names of all ops that run but for views, and the tensors that they make."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
-        self.names.append(str(op))
+        self.names += [] if op.is_view else [str(op)]
         self.made += [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         return result
 
@@ -41,7 +41,7 @@ class Recorder(TorchDispatchMode):
 def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Forward and backward of the loss on logits of a quarter of the labels' resolution."""
     monkeypatch.setattr(
-        backend, "INTERPRETED", True
+        ops.backend, "INTERPRETED", True
     )  # as if CPU tensors ran the kernels: the autograd engine needs that
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # labels on a GPU are not checked either
     criterion = iff.BoundaryAwareLoss()
@@ -75,17 +75,38 @@ def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
 
 
 @pytest.mark.parametrize("headless", [False, True])
-def test_after_the_first_step_nothing_comes_from_the_host(headless: bool) -> None:
+@pytest.mark.parametrize(
+    ("backend", "runs"), [("reference", "aten.convolution.default"), ("auto", "inverseform_fast.align.default")]
+)
+def test_after_the_first_step_nothing_comes_from_the_host(backend: str, runs: str, headless: bool) -> None:
     """Neither constants nor any other tensor made of Python's numbers: copying it would wait for a GPU."""
+    names = names_of_the_second_step(backend, headless)
+    assert runs in names
+    assert "aten.lift_fresh.default" not in names
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_a_step_is_few_ops(headless: bool) -> None:
+    """What a step dispatches, forward and backward, is what a GPU waits for where it is fast."""
+    names = names_of_the_second_step("auto", headless)
+    assert "inverseform_fast.align_backward.default" in names
+    assert len(names) <= 100
+    assert "aten.zeros.default" not in names  # gradients of what only backward reads
+
+
+def names_of_the_second_step(backend: str, headless: bool) -> list[str]:
+    """Of the ops but for views."""
+    if backend == "auto" and ops.backend.MISSING["cpu"]:
+        pytest.skip("the extension is not built")
     small = iff.InverseFormLoss(net=Align(tile=32), distance="log")
     criterion = iff.BoundaryAwareLoss(inverseform=small)
     logits, head = torch.randn(1, 4, 8, 16, requires_grad=True), torch.randn(1, 1, 8, 16, requires_grad=True)
     labels = torch.randint(4, (1, 32, 64))
-    for _ in range(2):
-        with Recorder() as recorder:
-            criterion(logits, labels, None if headless else head).total.backward()
-    assert "aten.convolution.default" in recorder.names
-    assert "aten.lift_fresh.default" not in recorder.names
+    with iff.set_backend(backend):
+        for _ in range(2):
+            with Recorder() as recorder:
+                criterion(logits, labels, None if headless else head).total.backward()
+    return recorder.names
 
 
 @pytest.mark.kernel
