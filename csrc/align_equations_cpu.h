@@ -52,8 +52,11 @@ class EquationsForward {
   }
 
   void measure(const Maps& a, const Maps& b) {
-    const int64_t n = of.cells, line = padded(HIDDEN);
-    const Product product1(of.measure1, 1, line), product2(of.measure2, line, LAST), product3(of.measure3, LAST, LINE);
+    const int64_t n = of.cells;
+    constexpr int64_t line = padded(HIDDEN);
+    const Product<1> product1(of.measure1, line);
+    const Product<line> product2(of.measure2, LAST);
+    const Product<LAST> product3(of.measure3, LINE);
     for (int64_t y = 0; y < n; ++y) {
       correlate(a, b, y);
       float* before = before1.data() + y * n * line;
@@ -119,9 +122,11 @@ class EquationsBackward {
   // Adds to the gradients by the features of either side, or where there is none (null) leaves it out.
   void operator()(EquationsForward& forward, const Maps& a, const Maps& b, const float (&by_matrix)[8][8],
                   const float (&by_vector)[8], Maps* by_a, Maps* by_b) {
-    const int64_t n = of.cells, line = padded(HIDDEN);
+    const int64_t n = of.cells;
+    constexpr int64_t line = padded(HIDDEN);
     forward.measure(a, b);
-    const Product adjoint3(of.measure3_adjoint, LINE, LAST), adjoint2(of.measure2_adjoint, LAST, line);
+    const Product<LINE> adjoint3(of.measure3_adjoint, LAST);
+    const Product<LAST> adjoint2(of.measure2_adjoint, line);
     for (int64_t y = 0; y < n; ++y) {
       outputs_backward(forward, y, by_matrix, by_vector);
       float* to = last.data() + ((y + 1) * (n + 2) + 1) * LAST;
@@ -177,7 +182,7 @@ class EquationsBackward {
       for (int64_t x = 0; x < of.cells; ++x)
         maps[c * of.cell_row + x] = hidden[(y * of.cells + x) * padded(HIDDEN) + c];
     // Channels take the pixels' part, and pixels the channels'. Beyond the row all is zero.
-    const Product product(each, maps.data(), of.cell_row, of.cell_row, nullptr, HIDDEN, cells.plane);
+    const Product<HIDDEN> product(each, maps.data(), of.cell_row, of.cell_row, nullptr, cells.plane);
     product(of.measure1_inputs.data(), cells.row(0, y), OFFSETS + FEATURES);
   }
 

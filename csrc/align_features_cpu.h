@@ -2,6 +2,8 @@
 
 namespace align::SIMD_TARGET {
 
+constexpr int64_t line1 = padded(FIRST), line2 = padded(SECOND);  // of a pixel's channels
+
 // Channel by channel, framed by zeros.
 struct Maps {
   int64_t line, plane;
@@ -67,10 +69,11 @@ class FeaturesForward {
         cells(of.cells * of.cells * padded(SECOND)) {}
 
   void operator()(const float* tile, Features& to) {
-    const int64_t n = of.cells, m = of.halves, line1 = padded(FIRST), line2 = padded(SECOND);
+    const int64_t n = of.cells, m = of.halves;
     frame_blocks(tile);
-    const Product product1(of.conv1, UNSHUFFLED, line1), product2(of.conv2, 2 * line1, line2),
-        product3(of.conv3, line2, FEATURES);
+    const Product<UNSHUFFLED> product1(of.conv1, line1);
+    const Product<2 * line1> product2(of.conv2, line2);
+    const Product<line2> product3(of.conv3, FEATURES);
     for (int64_t y = 0; y < m; ++y) {
       float* before = to.before1.data() + y * m * line1;
       product1(framed.data() + UNSHUFFLED * y * of.tile_row(), before, m);
@@ -140,9 +143,9 @@ class FeaturesBackward {
 
   // `by_maps`: the gradient by the features.
   void operator()(const Features& from, const Maps& by_maps, float* grad_tile) {
-    const int64_t n = of.cells, m = of.halves, line1 = padded(FIRST), line2 = padded(SECOND);
+    const int64_t n = of.cells, m = of.halves;
     normalize_backward(from, by_maps);
-    const Product adjoint3(of.conv3_adjoint, FEATURES, line2);
+    const Product<FEATURES> adjoint3(of.conv3_adjoint, line2);
     for (int64_t y = 0; y < n; ++y) {
       float* to = before2.data() + ((y + 1) * (n + 2) + 1) * line2;
       adjoint3(before3.data() + y * n * FEATURES, to, n);
@@ -151,7 +154,7 @@ class FeaturesBackward {
     const int64_t row1 = (m + 2) * line1;
     for (int64_t odd_y = 0; odd_y < 2; ++odd_y)
       for (int64_t odd_x = 0; odd_x < 2; ++odd_x) {
-        const Product adjoint2(of.conv2_adjoint[odd_y][odd_x], line2, 2 * line1);
+        const Product<line2> adjoint2(of.conv2_adjoint[odd_y][odd_x], 2 * line1);
         for (int64_t y = 0; y <= n; ++y)
           adjoint2(before2.data() + y * (n + 2) * line2, halves.data() + (2 * y + odd_y) * row1 + odd_x * line1, n + 1);
       }
@@ -162,7 +165,7 @@ class FeaturesBackward {
       silu_backward(from.before1.data() + y * m * line1, m * line1, to);
     }
     constexpr int64_t block = UNSHUFFLED * UNSHUFFLED;
-    const Product adjoint1(of.conv1_adjoint, line1, block);
+    const Product<line1> adjoint1(of.conv1_adjoint, block);
     for (int64_t y = 0; y < m + 2; ++y)
       adjoint1(framed.data() + y * (m + 4) * line1, blocks.data() + y * (m + 2) * block, m + 2);
     frame_backward(blocks.data(), m, block, (m + 2) * block);

@@ -23,25 +23,24 @@ FN Vector load(const float* from) {
 
 FN void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
-// out[p * out_step + c] = bias[c] + sum_k in[p * in_step + offsets[k]] * weights[k * line + c]
-struct Product {
+// out[p * out_step + c] = bias[c] + sum_k in[p * STEP + offsets[k]] * weights[k * line + c]
+template <int STEP> struct Product {
   const std::vector<int64_t>& offsets;
   const float* weights;
   int64_t line, channels;  // the latter rounded up to whole vectors
   const float* bias;       // or null
-  int64_t in_step, out_step;
+  int64_t out_step;
 
-  Product(const Layer& layer, int64_t in_step, int64_t out_step)
-      : Product(layer.offsets, layer.weights.data(), padded(layer.channels), layer.channels, layer.bias.data(), in_step,
+  Product(const Layer& layer, int64_t out_step)
+      : Product(layer.offsets, layer.weights.data(), padded(layer.channels), layer.channels, layer.bias.data(),
                 out_step) {}
   Product(const std::vector<int64_t>& offsets, const float* weights, int64_t line, int64_t channels, const float* bias,
-          int64_t in_step, int64_t out_step)
+          int64_t out_step)
       : offsets(offsets),
         weights(weights),
         line(line),
         channels((channels + LANES - 1) / LANES * LANES),
         bias(bias),
-        in_step(in_step),
         out_step(out_step) {}
 
   template <int VECTORS, int COUNT> FN void block(const float* in, float* out, int64_t channel) const {
@@ -59,7 +58,7 @@ struct Product {
       for (int v = 0; v < VECTORS; ++v) of[v] = load(w + v * LANES);
 #pragma GCC unroll 32
       for (int p = 0; p < COUNT; ++p) {
-        const float x = in[offset + p * in_step];
+        const float x = in[offset + p * STEP];
 #pragma GCC unroll 32
         for (int v = 0; v < VECTORS; ++v) sum[p][v] += x * of[v];
       }
@@ -73,12 +72,12 @@ struct Product {
 
   template <int VECTORS> FN void row(const float* in, float* out, int64_t count, int64_t channel) const {
     if (count < PIXELS) {
-      for (int64_t p = 0; p < count; ++p) block<VECTORS, 1>(in + p * in_step, out + p * out_step, channel);
+      for (int64_t p = 0; p < count; ++p) block<VECTORS, 1>(in + p * STEP, out + p * out_step, channel);
       return;
     }
     for (int64_t p = 0; p < count; p += PIXELS) {
       const int64_t first = std::min(p, count - PIXELS);  // the last block makes some pixels anew, to the same bits
-      block<VECTORS, PIXELS>(in + first * in_step, out + first * out_step, channel);
+      block<VECTORS, PIXELS>(in + first * STEP, out + first * out_step, channel);
     }
   }
 
