@@ -27,7 +27,8 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> tuple
         return found, predicted.new_empty(predicted.shape[0], 8, 8, dtype=torch.float32)
     predicted, target, *weights = (x.contiguous() for x in (predicted, target, *weights))
     kept = features(predicted, target, weights[:OF_FEATURES], for_backward=False)
-    return solve(compare(kept.normal, weights[OF_FEATURES:]), weights[OF_FEATURES:])
+    hidden, _ = compare(kept.normal, weights[OF_FEATURES:], for_backward=False)
+    return solve(hidden, weights[OF_FEATURES:])
 
 
 def align_backward(
@@ -44,9 +45,11 @@ def align_backward(
     predicted, target, *weights = (x.contiguous() for x in (predicted, target, *weights))
     grad, found, matrix = grad.contiguous(), found.contiguous(), matrix.contiguous()
     kept = features(predicted, target, weights[:OF_FEATURES], for_backward=True)
-    hidden = compare(kept.normal, weights[OF_FEATURES:])
+    hidden, slope = compare(kept.normal, weights[OF_FEATURES:], for_backward=True)
     n = predicted.shape[0]
     start, count = 0 if of_predicted else n, n * (of_predicted + of_target)
-    of_normal = measure_backward(grad, found, matrix, kept.normal, hidden, weights[OF_FEATURES:], start, count)
+    of_normal = measure_backward(
+        grad, found, matrix, kept.normal, hidden, slope, weights[OF_FEATURES:], start, count
+    )
     features_backward(of_normal, kept, weights[:OF_FEATURES], start, grad_predicted, grad_target)
     return grad_predicted, grad_target

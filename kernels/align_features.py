@@ -1,8 +1,8 @@
 """align's features: of the tiles of both sides in one launch a layer, 32 outputs or fewer by 128 places a program.
 
-Convolutions are sums of matrix products, one for each of the nine neighbours. What is stored is the value before each
-SiLU, which the backward needs too. Backward, every value gathers what it sent; what a copy of the border sent comes from
-the same place once more.
+Convolutions are sums of matrix products, one for each of the nine neighbours. The backward's own forward stores the
+slopes of the SiLUs too. Backward, every value gathers what it sent; what a copy of the border sent comes from the same
+place once more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..reference.align import CELL, EPS, NORM_GROUPS
 from .elementary import product, silu, silu_slope
+from .memory import gather, scatter
 
 BLOCK, WARPS = 128, 4  # places of a program
 NORM_BLOCK = 1024
@@ -27,8 +28,8 @@ OF_GROUP = tl.constexpr(FEATURES.value // NORM_GROUPS)
 class Features(NamedTuple):
     """Of the N predicted tiles, then of the N targets; channels first, in float32."""
 
-    first: Tensor  # (2 N, 10, blocks of 4 x 4 pixels), before the SiLU
-    second: Tensor | None  # (2 N, 24, cells), before the SiLU
+    first_slope: Tensor | None  # (2 N, 10, blocks of 4 x 4 pixels): of the SiLU
+    second_slope: Tensor | None  # (2 N, 24, cells)
     raw: Tensor  # (2 N, 16, cells), before the normalisation
     statistics: Tensor  # (2 N, 4, 2): mean and reciprocal deviation
     normal: Tensor  # (2 N, 16, cells)
@@ -40,22 +41,23 @@ def features(predicted: Tensor, target: Tensor, weights: Sequence[Tensor], for_b
     n, width = predicted.shape[0], predicted.shape[-1] // CELL
     new, cells = predicted.new_empty, width * width
     first = new(2 * n, FIRST.value, 4 * cells, dtype=torch.float32)
-    second = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
+    first_slope = torch.empty_like(first) if for_backward else None
+    second_slope = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
     raw = new(2 * n, FEATURES.value, cells, dtype=torch.float32)
     statistics = new(2 * n, NORM_GROUPS, 2, dtype=torch.float32)
     normal = torch.empty_like(raw)
     blocks = triton.cdiv(4 * cells, BLOCK)
     _first_layer[(2 * n * blocks,)](
-        predicted, target, w1, b1, first, n, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        predicted, target, w1, b1, first, first_slope, n, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer[(2 * n * blocks,)](
-        first, w2, b2, w3, b3, second, raw, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     _normalise[(2 * n * NORM_GROUPS,)](
-        raw, scale, shift, statistics, normal, cells, EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS
+        raw, scale, shift, statistics, normal, cells, EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
-    return Features(first, second, raw, statistics, normal)
+    return Features(first_slope, second_slope, raw, statistics, normal)
 
 
 def features_backward(
@@ -68,20 +70,20 @@ def features_backward(
     of_second = grad.new_empty(maps, SECOND.value, cells)
     of_first = grad.new_empty(maps, FIRST.value, 4 * cells)
     _normalise_backward[(maps,)](
-        grad, kept.raw, kept.statistics, scale, w3, kept.second, of_second, start, cells, BLOCK=BLOCK, num_warps=WARPS
+        grad, kept.raw, kept.statistics, scale, w3, kept.second_slope, of_second, start, cells, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer_backward[(maps * 4 * blocks,)](
-        of_second, w2, kept.first, of_first, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        of_second, w2, kept.first_slope, of_first, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     blocks = triton.cdiv(4 * cells, BLOCK)
     _first_layer_backward[(maps * blocks,)](
-        of_first, w1, grad_predicted, grad_target, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        of_first, w1, grad_predicted, grad_target, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
 
 
 @triton.jit
-def _first_layer(predicted, target, weight, bias, result, n, width, blocks, BLOCK: tl.constexpr):
+def _first_layer(predicted, target, weight, bias, result, slope, n, width, blocks, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
@@ -101,13 +103,15 @@ def _first_layer(predicted, target, weight, bias, result, n, width, blocks, BLOC
         w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(w, tl.trans(pixels), total)
     total += _taken(bias + channel, channel < FIRST)[:, None]
-    result += m * FIRST * span * span
+    at = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
-    tl.store(result + channel[:, None] * (span * span) + place[None, :], total, owned)
+    tl.store(result + at, silu(total), owned)
+    if slope is not None:
+        tl.store(slope + at, silu_slope(total), owned)
 
 
 @triton.jit
-def _second_layer(first, w2, b2, w3, b3, second, raw, width, blocks, BLOCK: tl.constexpr):
+def _second_layer(first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
@@ -120,15 +124,15 @@ def _second_layer(first, w2, b2, w3, b3, second, raw, width, blocks, BLOCK: tl.c
     for tap in range(9):
         block = tl.maximum(2 * y + tap // 3 - 1, 0) * span + tl.maximum(2 * x + tap % 3 - 1, 0)
         hit = (source < FIRST)[:, None] & inside
-        values = silu(tl.load(first + source[:, None] * (4 * cells) + block[None, :], hit, 0))
+        values = gather(first, source[:, None] * (4 * cells) + block[None, :], hit)
         w = _taken(
             w2 + channel[:, None] * (9 * FIRST) + source[None, :] * 9 + tap, real & (source < FIRST)[None, :]
         )  # fmt: skip
         total = product(w, values, total)
     total += _taken(b2 + channel, channel < SECOND)[:, None]
-    if second is not None:
-        place = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
-        tl.store(second + place, total, real & inside)
+    if second_slope is not None:
+        at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
+        tl.store(second_slope + at, silu_slope(total), real & inside)
     w = _taken(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32)) + _taken(b3 + feature, feature >= 0)[:, None]
     tl.store(raw + m * FEATURES * cells + feature[:, None] * cells + cell[None, :], values, inside)
@@ -164,7 +168,7 @@ def _normalise(
 
 @triton.jit
 def _normalise_backward(
-    grad, raw, statistics, scale, w3, second, of_second, start, cells, BLOCK: tl.constexpr
+    grad, raw, statistics, scale, w3, second_slope, of_second, start, cells, BLOCK: tl.constexpr
 ):  # fmt: skip
     """A program owns a map; on to the second layer, before its SiLU."""
     m = tl.program_id(0).to(tl.int64)
@@ -172,7 +176,7 @@ def _normalise_backward(
     grad += m * FEATURES * cells
     of_second += m * SECOND * cells
     raw += (m + start) * FEATURES * cells
-    second += (m + start) * SECOND * cells
+    second_slope += (m + start) * SECOND * cells
     statistics += (m + start) * (FEATURES // OF_GROUP * 2) + feature // OF_GROUP * 2
     mean, deviation = tl.load(statistics)[:, None], tl.load(statistics + 1)[:, None]
     factor = _taken(scale + feature, feature >= 0)[:, None]
@@ -193,11 +197,11 @@ def _normalise_backward(
         by_raw = deviation * (tl.load(grad + place, inside, 0) * factor - of_mean - normal * of_deviation)
         by_second = product(w, by_raw, tl.zeros([32, BLOCK], tl.float32))
         place, owned = channel[:, None] * cells + cell[None, :], (channel < SECOND)[:, None] & inside
-        tl.store(of_second + place, by_second * silu_slope(tl.load(second + place, owned, 0)), owned)
+        tl.store(of_second + place, by_second * tl.load(second_slope + place, owned, 0), owned)
 
 
 @triton.jit
-def _second_layer_backward(of_second, w2, first, of_first, start, width, blocks, BLOCK: tl.constexpr):
+def _second_layer_backward(of_second, w2, first_slope, of_first, start, width, blocks, BLOCK: tl.constexpr):
     """A program owns blocks of one parity of y and of x: they were read by the same neighbours."""
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -212,7 +216,7 @@ def _second_layer_backward(of_second, w2, first, of_first, start, width, blocks,
         ky, from_y, hit_y = _reader(y, tap // 2, odd_y, width)
         kx, from_x, hit_x = _reader(x, tap % 2, odd_x, width)
         hit = (channel < SECOND)[:, None] & (inside & hit_y & hit_x)[None, :]
-        grad = tl.load(of_second + channel[:, None] * cells + (from_y * width + from_x)[None, :], hit, 0)
+        grad = gather(of_second, channel[:, None] * cells + (from_y * width + from_x)[None, :], hit)
         w = _taken(
             w2 + channel[None, :] * (9 * FIRST) + source[:, None] * 9 + (ky * 3 + kx),
             (channel < SECOND)[None, :] & (source < FIRST)[:, None],
@@ -220,8 +224,8 @@ def _second_layer_backward(of_second, w2, first, of_first, start, width, blocks,
         total = product(w, grad, total)
     block = (2 * y + odd_y) * (2 * width) + 2 * x + odd_x
     place, owned = source[:, None] * (4 * cells) + block[None, :], (source < FIRST)[:, None] & inside[None, :]
-    before = tl.load(first + (m + start) * FIRST * 4 * cells + place, owned, 0)
-    tl.store(of_first + m * FIRST * 4 * cells + place, total * silu_slope(before), owned)
+    slope = gather(first_slope + (m + start) * FIRST * 4 * cells, place, owned)
+    scatter(of_first + m * FIRST * 4 * cells, place, total * slope, owned)
 
 
 @triton.jit
@@ -259,7 +263,7 @@ def _first_layer_backward(
             for again_x in tl.static_range(2):
                 from_x, hit_x = _sender(x, kx, span, again_x)
                 hit = (channel < FIRST)[:, None] & (inside & hit_y & hit_x)[None, :]
-                grad += tl.load(of_first + channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit, 0)
+                grad += gather(of_first, channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit)
         w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(tl.trans(grad), w, total)
     offset = (y * 4 * edge + x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]

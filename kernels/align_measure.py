@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..reference.align import CELL, CELLS_PER_UNIT, GROUPS, REACH
 from .elementary import product, sigmoids, silu, silu_slope
+from .memory import gather
 
 BLOCK, WARPS = 128, 4  # cells of a program
 SPAN = tl.constexpr(2 * REACH + 1)
@@ -25,15 +27,17 @@ CHANNELS = tl.constexpr(OFFSETS.value + FEATURES.value)  # that the measurement 
 SUMS = tl.constexpr(72)  # of a program: the matrix, then the vector
 
 
-def compare(normal: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """``(2 N, 26, cells)`` before the SiLU; of correlation and features."""
+def compare(normal: Tensor, weights: Sequence[Tensor], for_backward: bool) -> tuple[Tensor, Tensor | None]:
+    """The first hidden layer ``(2 N, 26, cells)``, of correlation and features, and the slope of its SiLU."""
     maps, _, cells = normal.shape
     blocks = triton.cdiv(cells, BLOCK)
     hidden = normal.new_empty(maps, HIDDEN.value, cells)
+    slope = torch.empty_like(hidden) if for_backward else None
     _compare[(maps * blocks,)](
-        normal, weights[0], weights[1], hidden, maps // 2, round(cells**0.5), blocks, BLOCK=BLOCK, num_warps=WARPS
+        normal, weights[0], weights[1], hidden, slope, maps // 2, round(cells**0.5), blocks,
+        BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    return hidden
+    return hidden, slope
 
 
 def solve(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -44,15 +48,15 @@ def solve(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     sums = hidden.new_empty(maps, blocks, SUMS.value)
     found, matrix = hidden.new_empty(n, 8), hidden.new_empty(n, 8, 8)
     _measure[(maps * blocks,)](
-        hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks, BLOCK=BLOCK, num_warps=WARPS
+        hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     _solve[(n,)](sums, prior, found, matrix, n, blocks, num_warps=1)
     return found, matrix
 
 
 def measure_backward(
-    grad: Tensor, found: Tensor, matrix: Tensor, normal: Tensor, hidden: Tensor, weights: Sequence[Tensor],
-    start: int, count: int,
+    grad: Tensor, found: Tensor, matrix: Tensor, normal: Tensor, hidden: Tensor, slope: Tensor,
+    weights: Sequence[Tensor], start: int, count: int,
 ) -> Tensor:  # fmt: skip
     """Gradient of the features of the ``count`` maps from ``start`` on."""
     w1, _, w2, b2, w3, b3, _, velocity = weights
@@ -63,13 +67,13 @@ def measure_backward(
     of_normal = hidden.new_empty(count, FEATURES.value, cells)
     _measure_backward[(maps * blocks,)](
         grad, found, matrix, hidden, w2, b2, w3, b3, velocity, of_last, n, width, _unit(width), blocks,
-        BLOCK=BLOCK, num_warps=WARPS,
+        BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _hidden_backward[(maps * blocks,)](
-        of_last, hidden, w2, w1, of_channels, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        of_last, slope, w2, w1, of_channels, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     _compare_backward[(count * blocks,)](
-        of_channels, normal, of_normal, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS
+        of_channels, normal, of_normal, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     return of_normal
 
@@ -80,7 +84,7 @@ def _unit(width: int) -> float:
 
 
 @triton.jit
-def _compare(normal, w1, b1, hidden, n, width, blocks, BLOCK: tl.constexpr):
+def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexpr):
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
     cells = width * width
     own, other = normal + m * FEATURES * cells, normal + (m + n) % (2 * n) * FEATURES * cells
@@ -106,7 +110,10 @@ def _compare(normal, w1, b1, hidden, n, width, blocks, BLOCK: tl.constexpr):
         total = product(w, tl.reshape(correlation / OF_GROUP, [16, BLOCK]), total)
     total += _taken(b1 + out, out < HIDDEN)[:, None]
     owned = (out < HIDDEN)[:, None] & inside[None, :]
-    tl.store(hidden + m * HIDDEN * cells + out[:, None] * cells + cell[None, :], total, owned)
+    place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
+    tl.store(hidden + place, silu(total), owned)
+    if slope is not None:
+        tl.store(slope + place, silu_slope(total), owned)
 
 
 @triton.jit
@@ -201,7 +208,7 @@ def _measure_backward(
 
 
 @triton.jit
-def _hidden_backward(of_last, hidden, w2, w1, of_channels, width, blocks, BLOCK: tl.constexpr):
+def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, BLOCK: tl.constexpr):
     """To the first hidden layer, and on to all channels that it read."""
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
     cells = width * width
@@ -212,11 +219,11 @@ def _hidden_backward(of_last, hidden, w2, w1, of_channels, width, blocks, BLOCK:
     for tap in range(9):
         dy, dx = 1 - tap // 3, 1 - tap % 3
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
-        grad = tl.load(of_last + channel[:, None] * cells + (cell + dy * width + dx)[None, :], hit[None, :], 0)
+        grad = gather(of_last, channel[:, None] * cells + (cell + dy * width + dx)[None, :], (channel >= 0)[:, None] & hit[None, :])
         w = _taken(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
         total = product(w, grad, total)
-    before = tl.load(hidden + m * HIDDEN * cells + out[:, None] * cells + cell[None, :], real & inside[None, :], 0)
-    total *= silu_slope(before)
+    place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
+    total *= tl.load(slope + place, real & inside[None, :], 0)
     of_channels += m * CHANNELS * cells
     column = tl.arange(0, 16)
     for row in range(SPAN + 1):  # the last: of the features
@@ -279,7 +286,7 @@ def _last(hidden, w2, b2, y, x, inside, width, BLOCK: tl.constexpr):
         dy, dx = tap // 3 - 1, tap % 3 - 1
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
         hit = (source < HIDDEN)[:, None] & hit[None, :]
-        values = silu(tl.load(hidden + source[:, None] * cells + ((y + dy) * width + x + dx)[None, :], hit, 0))
+        values = gather(hidden, source[:, None] * cells + ((y + dy) * width + x + dx)[None, :], hit)
         w = _taken(w2 + channel[:, None] * (9 * HIDDEN) + source[None, :] * 9 + tap, (source < HIDDEN)[None, :])
         total = product(w, values, total)
     return total + _taken(b2 + channel, channel >= 0)[:, None]
