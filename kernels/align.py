@@ -48,8 +48,6 @@ def align_backward(
     hidden, slope = compare(kept.normal, weights[OF_FEATURES:], for_backward=True)
     n = predicted.shape[0]
     start, count = 0 if of_predicted else n, n * (of_predicted + of_target)
-    of_normal = measure_backward(
-        grad, found, matrix, kept.normal, hidden, slope, weights[OF_FEATURES:], start, count
-    )
+    of_normal = measure_backward(grad, found, matrix, kept.normal, hidden, slope, weights[OF_FEATURES:], start, count)
     features_backward(of_normal, kept, weights[:OF_FEATURES], start, grad_predicted, grad_target)
     return grad_predicted, grad_target

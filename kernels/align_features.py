@@ -55,7 +55,8 @@ def features(predicted: Tensor, target: Tensor, weights: Sequence[Tensor], for_b
         first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
     )  # fmt: skip
     _normalise[(2 * n * NORM_GROUPS,)](
-        raw, scale, shift, statistics, normal, cells, EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS, num_stages=1
+        raw, scale, shift, statistics, normal, cells,
+        EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     return Features(first_slope, second_slope, raw, statistics, normal)
 
@@ -70,7 +71,8 @@ def features_backward(
     of_second = grad.new_empty(maps, SECOND.value, cells)
     of_first = grad.new_empty(maps, FIRST.value, 4 * cells)
     _normalise_backward[(maps,)](
-        grad, kept.raw, kept.statistics, scale, w3, kept.second_slope, of_second, start, cells, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        grad, kept.raw, kept.statistics, scale, w3, kept.second_slope, of_second, start, cells,
+        BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer_backward[(maps * 4 * blocks,)](
@@ -88,7 +90,7 @@ def _first_layer(predicted, target, weight, bias, result, slope, n, width, block
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
     span, edge = 2 * width, 8 * width  # in blocks, in pixels
-    if m < n:
+    if m < n:  # noqa: SIM108
         tile = predicted + m * edge * edge
     else:
         tile = target + (m - n) * edge * edge
@@ -134,7 +136,9 @@ def _second_layer(first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK
         at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
         tl.store(second_slope + at, silu_slope(total), real & inside)
     w = _taken(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
-    values = product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32)) + _taken(b3 + feature, feature >= 0)[:, None]
+    values = (
+        product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32)) + _taken(b3 + feature, feature >= 0)[:, None]
+    )
     tl.store(raw + m * FEATURES * cells + feature[:, None] * cells + cell[None, :], values, inside)
 
 
@@ -236,7 +240,11 @@ def _reader(cell, second, odd, width):
     border.
     """
     reader = cell + odd * (1 - second)
-    return odd * 2 * second + (1 - odd) * (1 - second), reader, (reader < width) & ((odd + (1 - second) > 0) | (cell == 0))
+    return (
+        odd * 2 * second + (1 - odd) * (1 - second),
+        reader,
+        (reader < width) & ((odd + (1 - second) > 0) | (cell == 0)),
+    )
 
 
 @triton.jit
@@ -247,7 +255,7 @@ def _first_layer_backward(
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
     span, edge = 2 * width, 8 * width
-    if m + start < n:
+    if m + start < n:  # noqa: SIM108
         tile = grad_predicted + (m + start) * edge * edge
     else:
         tile = grad_target + (m + start - n) * edge * edge

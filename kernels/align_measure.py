@@ -100,8 +100,8 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexp
         hit_y = inside & (y + dy >= 0) & (y + dy < width)
         correlation = tl.zeros([2, 8, BLOCK], tl.float32)
         for c in range(OF_GROUP):
-            here = tl.load(own + c * cells + own_at, inside[None, None, :], 0)
-            there = tl.load(other + (c * cells + dy * width) + at, hit_x & hit_y[None, None, :], 0)
+            here = tl.load(own + (own_at + c * cells), inside[None, None, :], 0)
+            there = tl.load(other + (at + (c * cells + dy * width)), hit_x & hit_y[None, None, :], 0)
             correlation += here * there
         w = _taken(
             w1 + out[:, None] * CHANNELS + _channel(row, column)[None, :],
@@ -119,7 +119,7 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexp
 @triton.jit
 def _measure(hidden, w2, b2, w3, b3, velocity, sums, width, unit, blocks, BLOCK: tl.constexpr):
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
-    last = _last(hidden + m * HIDDEN * width * width, w2, b2, y, x, inside, width, BLOCK)
+    last = _last(hidden + m * HIDDEN * width * width, w2, b2, cell, y, x, inside, width, BLOCK)
     dx, dy, raw_xx, yx, raw_yy = _outputs(silu(last), w3, b3)
     # What lies beyond the last cell has no velocity, and adds nothing.
     xx, yy = _softplus(raw_xx), _softplus(raw_yy)
@@ -139,19 +139,23 @@ def _measure(hidden, w2, b2, w3, b3, velocity, sums, width, unit, blocks, BLOCK:
 def _solve(sums, prior, found, matrix, n, blocks):
     """Each thread of the one warp does all of it."""
     tile = tl.program_id(0).to(tl.int64)
-    entries, vector = _total(sums + tile * blocks * SUMS, blocks)
-    other_entries, other_vector = _total(sums + (tile + n) * blocks * SUMS, blocks)
-    added, difference = (), ()
+    sums, other_sums = sums + tile * blocks * SUMS, sums + (tile + n) * blocks * SUMS
+    added, difference = _both(sums, other_sums)
+    for _ in range(1, blocks):
+        sums += SUMS
+        other_sums += SUMS
+        more_added, more_difference = _both(sums, other_sums)
+        added, difference = _sum(added, more_added, 36), _sum(difference, more_difference, 8)
+    entries = ()
     for i in tl.static_range(8):
-        difference += (vector[i] - other_vector[i],)
         for j in tl.static_range(i + 1):
-            entry = entries[i * (i + 1) // 2 + j] + other_entries[i * (i + 1) // 2 + j]
+            entry = added[i * (i + 1) // 2 + j]
             if i == j:
                 entry += tl.exp(tl.load(prior + i).to(tl.float32))
-            added += (entry,)
+            entries += (entry,)
             tl.store(matrix + tile * 64 + (i * 8 + j), entry)
             tl.store(matrix + tile * 64 + (j * 8 + i), entry)
-    solution = _solution(added, difference)
+    solution = _solution(entries, difference)
     for i in tl.static_range(8):
         tl.store(found + tile * 8 + i, solution[i])
 
@@ -181,7 +185,7 @@ def _measure_backward(
     by_vector = by_vector[None, :]
     coefficients = tl.load(found + tile * 8 + k)[None, :]
 
-    last = _last(hidden + m * HIDDEN * cells, w2, b2, y, x, inside, width, BLOCK)
+    last = _last(hidden + m * HIDDEN * cells, w2, b2, cell, y, x, inside, width, BLOCK)
     dx, dy, raw_xx, yx, raw_yy = _outputs(silu(last), w3, b3)
     xx, yy = _softplus(raw_xx), _softplus(raw_yy)
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
@@ -214,12 +218,13 @@ def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, BLOCK: 
     cells = width * width
     of_last += m * LAST * cells
     channel, out = tl.arange(0, LAST), tl.arange(0, 32)
-    real = (out < HIDDEN)[:, None]
+    real, sent = (out < HIDDEN)[:, None], channel[:, None] * cells + cell[None, :]
     total = tl.zeros([32, BLOCK], tl.float32)
     for tap in range(9):
         dy, dx = 1 - tap // 3, 1 - tap % 3
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
-        grad = gather(of_last, channel[:, None] * cells + (cell + dy * width + dx)[None, :], (channel >= 0)[:, None] & hit[None, :])
+        hit = (channel >= 0)[:, None] & hit[None, :]
+        grad = gather(of_last, sent + (dy * width + dx), hit)
         w = _taken(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
         total = product(w, grad, total)
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
@@ -248,13 +253,14 @@ def _compare_backward(of_channels, normal, of_normal, n, start, width, blocks, B
     at = cell[None, None, :]
     total = tl.zeros([2, 8, BLOCK], tl.float32)
     for row in range(SPAN):
+        dy = row - SPAN // 2
+        hit_y = inside & (y + dy >= 0) & (y + dy < width)
         for column in range(SPAN):
-            dy, dx, offset = row - SPAN // 2, column - SPAN // 2, row * SPAN + column
-            there = at + (dy * width + dx)
-            hit = (inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width))[None, None, :]
+            dx, offset = column - SPAN // 2, row * SPAN + column
+            there, opposite = at + (dy * width + dx), SPAN * SPAN - 1 - offset
+            hit = (hit_y & (x + dx >= 0) & (x + dx < width))[None, None, :]
             grad = tl.load(as_first + (group * (SPAN * SPAN) + offset) * cells + at, hit, 0)
-            opposite = group * (SPAN * SPAN) + (SPAN * SPAN - 1 - offset)
-            grad += tl.load(as_second + opposite * cells + there, hit, 0)
+            grad += tl.load(as_second + (group * (SPAN * SPAN) + opposite) * cells + there, hit, 0)
             total += grad * tl.load(normal + (group * OF_GROUP + c) * cells + there, hit, 0)
     place = (group * OF_GROUP + c) * cells + at
     owned = inside[None, None, :]
@@ -277,16 +283,17 @@ def _channel(row, column):
 
 
 @triton.jit
-def _last(hidden, w2, b2, y, x, inside, width, BLOCK: tl.constexpr):
+def _last(hidden, w2, b2, cell, y, x, inside, width, BLOCK: tl.constexpr):
     """The last hidden layer before its SiLU."""
     cells = width * width
     source, channel = tl.arange(0, 32), tl.arange(0, LAST)
+    place = source[:, None] * cells + cell[None, :]
     total = tl.zeros([LAST, BLOCK], tl.float32)
     for tap in range(9):
         dy, dx = tap // 3 - 1, tap % 3 - 1
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
         hit = (source < HIDDEN)[:, None] & hit[None, :]
-        values = gather(hidden, source[:, None] * cells + ((y + dy) * width + x + dx)[None, :], hit)
+        values = gather(hidden, place + (dy * width + dx), hit)
         w = _taken(w2 + channel[:, None] * (9 * HIDDEN) + source[None, :] * 9 + tap, (source < HIDDEN)[None, :])
         total = product(w, values, total)
     return total + _taken(b2 + channel, channel >= 0)[:, None]
@@ -316,22 +323,22 @@ def _softplus(x):
 
 
 @triton.jit
-def _total(sums, blocks):
-    """Lower half of the matrix, row by row, and vector."""
-    entries, vector = (), ()
+def _both(sums, other_sums):
+    """Lower half of the two matrices' sum, row by row, and the difference of the vectors."""
+    added, difference = (), ()
     for i in tl.static_range(8):
-        vector += (tl.load(sums + 64 + i),)
+        difference += (tl.load(sums + 64 + i) - tl.load(other_sums + 64 + i),)
         for j in tl.static_range(i + 1):
-            entries += (tl.load(sums + (i * 8 + j)),)
-    for _ in range(1, blocks):
-        sums += SUMS
-        more_entries, more_vector = (), ()
-        for i in tl.static_range(8):
-            more_vector += (vector[i] + tl.load(sums + 64 + i),)
-            for j in tl.static_range(i + 1):
-                more_entries += (entries[i * (i + 1) // 2 + j] + tl.load(sums + (i * 8 + j)),)
-        entries, vector = more_entries, more_vector
-    return entries, vector
+            added += (tl.load(sums + (i * 8 + j)) + tl.load(other_sums + (i * 8 + j)),)
+    return added, difference
+
+
+@triton.jit
+def _sum(values, others, COUNT: tl.constexpr):
+    result = ()
+    for i in tl.static_range(COUNT):
+        result += (values[i] + others[i],)
+    return result
 
 
 @triton.jit

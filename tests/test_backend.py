@@ -21,6 +21,7 @@ from inverseform_fast import reference
 from inverseform_fast.ops import backend
 
 OPS = {
+    "align",
     "boundary_loss",
     "boundary_map",
     "extract_tiles",
