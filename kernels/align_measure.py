@@ -55,7 +55,7 @@ def solve(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def measure_backward(
-    grad: Tensor, found: Tensor, matrix: Tensor, normal: Tensor, hidden: Tensor, slope: Tensor,
+    grad: Tensor, found: Tensor, matrix: Tensor, normal: Tensor, hidden: Tensor, slope: Tensor | None,
     weights: Sequence[Tensor], start: int, count: int,
 ) -> Tensor:  # fmt: skip
     """Gradient of the features of the ``count`` maps from ``start`` on."""
@@ -359,8 +359,8 @@ def _solution(entries, vector):
         for k in tl.static_range(i):
             value -= factor[i * (i + 1) // 2 + k] * halfway[k]
         halfway += (value * pivots[i],)
-    solution = (halfway[7],)  # from the last on
-    for back in tl.static_range(1, 8):
+    solution = ()  # from the last on
+    for back in tl.static_range(8):
         value = halfway[7 - back]
         for k in tl.static_range(back):  # of the coefficient 7 - k
             value -= factor[(7 - k) * (8 - k) // 2 + (7 - back)] * pivots[7 - back] * solution[k]
