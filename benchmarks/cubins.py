@@ -26,6 +26,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from inverseform_fast.files import write_atomically
+from inverseform_fast.kernels.align import align, align_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
@@ -34,6 +35,7 @@ from inverseform_fast.kernels.homography_warp import homography_warp, homography
 from inverseform_fast.kernels.local_correlation import local_correlation, local_correlation_backward
 from inverseform_fast.kernels.segmentation_loss import segmentation_loss
 from inverseform_fast.kernels.soft_boundary_map import soft_boundary_map, soft_boundary_map_backward
+from inverseform_fast.nets import Align
 
 CAPABILITIES = (80, 90, 100)
 RESULTS = Path(__file__).parent / "results/cubins.json"
@@ -131,6 +133,11 @@ def production_launches() -> list[Launch]:
         local_correlation_backward(correlation, features, features, 3, 2, True, True)
     with recorded("first alone", launches):
         local_correlation_backward(correlation, features, features, 3, 2, True, False)
+    tiles, weights = torch.empty(n * 10, 1, 224, 224), [weight.detach() for weight in Align(224).weights]
+    with recorded("the network's", launches):
+        found, matrix = align(tiles, tiles, weights)
+    with recorded("the network's gradient", launches):  # of the prediction
+        align_backward(found, tiles, tiles, weights, found, matrix, True, False)
     first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}  # of all bands of rows
     return list(reversed(first.values()))
 

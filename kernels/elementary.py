@@ -48,3 +48,20 @@ def sigmoids(x):
     series = 1 / 9 + s2 * (1 / 11 + s2 * (1 / 13 + s2 / 15))
     log1p = 2 * s * (1 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * series))))
     return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large), log1p
+
+
+@triton.jit
+def silu(x):
+    return x * sigmoids(x)[0]
+
+
+@triton.jit
+def silu_slope(x):
+    large, small, _ = sigmoids(x)
+    return large * (1 + x * small)
+
+
+@triton.jit
+def product(x, y, total):
+    """``total + x @ y``, in float32 throughout."""
+    return tl.dot(x, y, total, input_precision="ieee")

@@ -41,3 +41,10 @@ def gather(plane, offsets, inside):
     """
     flat = tl.load(plane + tl.reshape(offsets, [offsets.numel]), tl.reshape(inside, [inside.numel]), 0)
     return tl.reshape(flat, offsets.shape)
+
+
+@triton.jit
+def scatter(plane, offsets, values, inside):
+    """``plane[offsets] = values``, by way of one dimension as well."""
+    n: tl.constexpr = offsets.numel
+    tl.store(plane + tl.reshape(offsets, [n]), tl.reshape(values, [n]), tl.reshape(inside, [n]))

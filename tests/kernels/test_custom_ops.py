@@ -12,6 +12,7 @@ from three_way import random, random_labels
 from torch import Tensor
 
 from inverseform_fast import homography, ops
+from inverseform_fast.nets import Align
 
 pytestmark = pytest.mark.kernel
 
@@ -30,9 +31,12 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
     theta = homography.exp(0.1 * torch.randn(2, 2, 8)).to(image.device).requires_grad_()
     coefficients = lay_out(random(2, 3, 4, 16, scale=0.3))[..., :8].requires_grad_()
     features = [lay_out(random(2, 4, 5, 6)).requires_grad_() for _ in range(2)]
+    tiles = [lay_out(random(2, 1, 8, 16))[..., :8].requires_grad_() for _ in range(2)]
     labels = random_labels(3, 2, 12, 13)
     target = torch.randint(2, (2, 1, 12, 13), device=labels.device)
+    weights = [weight.detach().to(image.device) for weight in Align(8).weights]
     return {
+        "align": (*tiles, weights),
         "boundary_map": (labels, 1, 255, False),
         "segmentation_loss": (logits, labels, None, 255, True),
         "boundary_loss": (boundary_logits, labels, 1, 255, True),
