@@ -46,8 +46,8 @@ def pair(n: int, tile: int, kind: str = "noise") -> list[Tensor]:
 
 @pytest.mark.parametrize(("n", "tile", "kind", "content"), CASES, ids=str)
 def test_three_way(n: int, tile: int, kind: str, content: str) -> None:
-    # Untrained weights measure two vectors that nearly cancel, and the rounding of so few tiles scatters: over many, the
-    # kernels err as the reference does, but one in ten tiles by more than twice as much.
+    # Untrained weights measure two vectors that nearly cancel. Over many tiles the kernels err as the reference does,
+    # but the rounding of so few scatters.
     factor = 4 if kind == "random" else 2
     assert_three_way("align", *pair(n, tile, content), factor=factor, weights=weights(tile, kind))
 
