@@ -26,7 +26,7 @@ class EquationsForward {
         outputs(of.cells * of.cells * LINE),
         positive(outputs.size()),
         of(of),
-        cells((OFFSETS + FEATURES) * of.cell_plane),
+        cells((OFFSETS + FEATURES) * of.cell_row),
         hidden((of.cells + 2) * (of.cells + 2) * padded(HIDDEN)),
         last(of.cells * LAST) {}
 
@@ -60,7 +60,7 @@ class EquationsForward {
     for (int64_t y = 0; y < n; ++y) {
       correlate(a, b, y);
       float* before = before1.data() + y * n * line;
-      product1(cells.data() + y * of.cell_row, before, n);
+      product1(cells.data(), before, n);
       silu(before, n * line, hidden.data() + ((y + 1) * (n + 2) + 1) * line);
     }
     for (int64_t y = 0; y < n; ++y) {
@@ -85,9 +85,9 @@ class EquationsForward {
   // A row of cells.
   void correlate(const Maps& a, const Maps& b, int64_t y) {
     constexpr int64_t channels = FEATURES / GROUPS;
-    float* to = cells.data() + y * of.cell_row;
+    float* to = cells.data();
     for (int64_t group = 0; group < GROUPS; ++group)
-      for (int64_t dy = -REACH; dy <= REACH; ++dy, to += SPAN * of.cell_plane)
+      for (int64_t dy = -REACH; dy <= REACH; ++dy, to += SPAN * of.cell_row)
         for (int64_t x = 0; x < of.cell_row; x += LANES) {
           Vector sum[SPAN] = {};
           for (int64_t c = group * channels; c < (group + 1) * channels; ++c) {
@@ -97,13 +97,13 @@ class EquationsForward {
             for (int64_t dx = 0; dx < SPAN; ++dx) sum[dx] += here * load(there + dx);
           }
 #pragma GCC unroll 32
-          for (int64_t dx = 0; dx < SPAN; ++dx) store(to + dx * of.cell_plane + x, sum[dx] / channels);
+          for (int64_t dx = 0; dx < SPAN; ++dx) store(to + dx * of.cell_row + x, sum[dx] / channels);
         }
-    for (int64_t c = 0; c < FEATURES; ++c, to += of.cell_plane) std::copy_n(a.row(c, y), of.cells, to);
+    for (int64_t c = 0; c < FEATURES; ++c, to += of.cell_row) std::copy_n(a.row(c, y), of.cells, to);
   }
 
   const Network& of;
-  std::vector<float> cells;  // (OFFSETS + FEATURES, cells, cells): correlation and features
+  std::vector<float> cells;  // (OFFSETS + FEATURES, cells) of a row: correlation and features
   std::vector<float> hidden, last;
 };
 

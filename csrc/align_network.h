@@ -66,9 +66,9 @@ struct Kernel {  // of a convolution, (outputs, inputs, edge, edge)
 // Maps lie pixel by pixel, each a line of channels, with a frame as wide as the next layer reads; what is correlated
 // lies channel by channel.
 struct Network {
-  int64_t tile, halves, cells;   // edge of the tile in pixels, of the first layer's map and of the second's
-  int64_t cell_row, cell_plane;  // of maps of cells that lie channel by channel
-  Layer conv1, conv2, conv3;     // of the features
+  int64_t tile, halves, cells;  // edge of the tile in pixels, of the first layer's map and of the second's
+  int64_t cell_row;             // of a row of cells that lies channel by channel
+  Layer conv1, conv2, conv3;    // of the features
   Layer measure1, measure2, measure3;
   Layer conv1_adjoint, conv2_adjoint[2][2], conv3_adjoint;  // the second by parity of y and x
   Layer measure2_adjoint, measure3_adjoint;
@@ -100,14 +100,13 @@ struct Network {
         halves(tile / UNSHUFFLED),
         cells(tile / CELL),
         cell_row(padded(cells)),
-        cell_plane(cells * cell_row),
         conv1(k.conv1.layer(w[1],
                             [&](int64_t i, int64_t y, int64_t x) {
                               return (UNSHUFFLED * y + i / UNSHUFFLED) * tile_row() + UNSHUFFLED * x + i % UNSHUFFLED;
                             })),
         conv2(k.conv2.layer(w[3], [&](int64_t i, int64_t y, int64_t x) { return at(y, x, halves + 2, FIRST) + i; })),
         conv3(k.conv3.layer(w[5], [](int64_t i, int64_t, int64_t) { return i; })),
-        measure1(k.measure1.layer(w[9], [&](int64_t i, int64_t, int64_t) { return i * cell_plane; })),
+        measure1(k.measure1.layer(w[9], [&](int64_t i, int64_t, int64_t) { return i * cell_row; })),
         measure2(
             k.measure2.layer(w[11], [&](int64_t i, int64_t y, int64_t x) { return at(y, x, cells + 2, HIDDEN) + i; })),
         measure3(k.measure3.layer(w[13], [](int64_t i, int64_t, int64_t) { return i; })),
