@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fastjsonschema
 import numpy as np
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, schema
 from benchmarks.so3_speed import cpu
 from inverseform_fast.bench.measure import compare_losses, compare_steps, largest
 from inverseform_fast.bench.steps import PROVIDERS, Setting
 from inverseform_fast.files import write_atomically
 
-SCHEMA = json.loads((gpu.ROOT / "benchmarks/training_schema.json").read_text())
+SCHEMA = schema.load("training_schema.json")
 CLASSES = (11, 19, 40, 150)
 TILES = ((224, 224), (224, 448), (448, 448), (448, 896), (896, 896))
 
@@ -195,7 +194,7 @@ def main() -> None:
 
     def save() -> None:
         text = json.dumps(result, indent=1)
-        fastjsonschema.validate(SCHEMA, json.loads(text))
+        schema.check(SCHEMA, json.loads(text))
         write_atomically(options.out, lambda file: file.write(text.encode()))
 
     measure(plan, result, options.rounds, save)

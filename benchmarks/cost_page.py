@@ -60,7 +60,7 @@ def conditions(result: Result) -> str:
     idle = [f"{r['provider']} {r['status']}" for r in result["steps"][0]["steps"] if r not in taking_part([r])]
     return (
         f"- **{machine['device']}**, {threads(machine)}; {result['rounds']} rounds; commit {machine['commit']}; "
-        f"{versions}. {'. '.join(idle)}.\n"
+        f"{'. '.join([versions, *idle])}.\n"
     )
 
 

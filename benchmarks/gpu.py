@@ -30,10 +30,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import schema
 from inverseform_fast.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = json.loads((ROOT / "benchmarks/schema.json").read_text())
+SCHEMA = schema.load("schema.json")
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")
 PACKAGES += ("hypothesis", "fastjsonschema", "scipy", "roma", "timm", "transformers", "torchvision", "tensorboard")
 FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
@@ -166,7 +167,7 @@ def machine() -> dict[str, Any]:
     versions = {package: _version(package) for package in PACKAGES}
     missing = [package for package, found in versions.items() if found is None]
     print(f"missing: {', '.join(missing) or 'nothing'}", flush=True)
-    if needed := {"fastjsonschema", "pytest", "pytest-benchmark"}.intersection(missing):
+    if needed := {"pytest", "pytest-benchmark"}.intersection(missing):
         raise SystemExit(f"nothing can be measured without {' and '.join(sorted(needed))}")
     from benchmarks import harness  # needs them
 
@@ -213,12 +214,10 @@ def compared(summary: dict[str, Any]) -> dict[str, Any]:
 
 def write(out: Path, summary: dict[str, Any], raw: dict[str, Any]) -> None:
     """Write the results; a summary that breaks the schema is an error that loses no measurement."""
-    import fastjsonschema  # not at the top: machine() says by name what is missing
-
     write_atomically(out / "raw.json", lambda file: file.write(json.dumps(raw).encode()))
     try:
-        fastjsonschema.validate(SCHEMA, summary)
-    except fastjsonschema.JsonSchemaValueException as error:
+        schema.check(SCHEMA, summary)
+    except ValueError as error:
         write_atomically(out / "invalid.json", lambda file: file.write(json.dumps(summary, indent=1).encode()))
         raise ValueError(f"the summary breaks the schema, see {out / 'invalid.json'}: {error}") from error
     write_atomically(out / "summary.json", lambda file: file.write(json.dumps(summary, indent=1).encode()))
