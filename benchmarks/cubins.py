@@ -134,10 +134,12 @@ def production_launches() -> list[Launch]:
     with recorded("first alone", launches):
         local_correlation_backward(correlation, features, features, 3, 2, True, False)
     tiles, weights = torch.empty(n * 10, 1, 224, 224), [weight.detach() for weight in Align(224).weights]
-    with recorded("the network's", launches):
-        found, matrix = align(tiles, tiles, weights)
-    with recorded("the network's gradient", launches):  # of the prediction
-        align_backward(found, tiles, tiles, weights, found, matrix, True, False)
+    for precision in ("tf32", "ieee"):  # of its products
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
+            with recorded(f"the network's, {precision}", launches):
+                found, matrix = align(tiles, tiles, weights)
+            with recorded(f"the network's gradient, {precision}", launches):  # of the prediction
+                align_backward(found, tiles, tiles, weights, found, matrix, True, False)
     first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}  # of all bands of rows
     return list(reversed(first.values()))
 

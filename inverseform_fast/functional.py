@@ -234,7 +234,8 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
     """One step of the default network: the homography that best explains how each cell moved between two tiles.
 
     See :class:`inverseform_fast.nets.Align`, whose ``weights`` these are. Where one of them needs a gradient, plain
-    PyTorch runs.
+    PyTorch runs. On a GPU, products are as precise as those of PyTorch's convolutions: TF32, unless
+    ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
 
     Args:
         predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype, the tile a multiple of 8.

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.align import CELL, EPS, NORM_GROUPS
-from .elementary import product, silu, silu_slope
+from .elementary import precision, product, silu, silu_slope
 from .memory import gather, scatter
 
 BLOCK, WARPS = 128, 4  # places of a program
@@ -48,11 +48,13 @@ def features(predicted: Tensor, target: Tensor, weights: Sequence[Tensor], for_b
     normal = torch.empty_like(raw)
     blocks = triton.cdiv(4 * cells, BLOCK)
     _first_layer[(2 * n * blocks,)](
-        predicted, target, w1, b1, first, first_slope, n, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        predicted, target, w1, b1, first, first_slope, n, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer[(2 * n * blocks,)](
-        first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        first, w2, b2, w3, b3, second_slope, raw, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _normalise[(2 * n * NORM_GROUPS,)](
         raw, scale, shift, statistics, normal, cells,
@@ -72,20 +74,24 @@ def features_backward(
     of_first = grad.new_empty(maps, FIRST.value, 4 * cells)
     _normalise_backward[(maps,)](
         grad, kept.raw, kept.statistics, scale, w3, kept.second_slope, of_second, start, cells,
-        BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer_backward[(maps * 4 * blocks,)](
-        of_second, w2, kept.first_slope, of_first, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        of_second, w2, kept.first_slope, of_first, start, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(4 * cells, BLOCK)
     _first_layer_backward[(maps * blocks,)](
-        of_first, w1, grad_predicted, grad_target, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        of_first, w1, grad_predicted, grad_target, n, start, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
 
 @triton.jit
-def _first_layer(predicted, target, weight, bias, result, slope, n, width, blocks, BLOCK: tl.constexpr):
+def _first_layer(
+    predicted, target, weight, bias, result, slope, n, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
+):
     program = tl.program_id(0)
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
@@ -103,7 +109,7 @@ def _first_layer(predicted, target, weight, bias, result, slope, n, width, block
         offset = (block_y * 4 * edge + block_x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
         pixels = tl.load(tile + offset).to(tl.float32)
         w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
-        total = product(w, tl.trans(pixels), total)
+        total = product(w, tl.trans(pixels), total, PRECISION)
     total += _taken(bias + channel, channel < FIRST)[:, None]
     at = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
@@ -113,7 +119,9 @@ def _first_layer(predicted, target, weight, bias, result, slope, n, width, block
 
 
 @triton.jit
-def _second_layer(first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK: tl.constexpr):
+def _second_layer(
+    first, w2, b2, w3, b3, second_slope, raw, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
+):
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
@@ -130,14 +138,15 @@ def _second_layer(first, w2, b2, w3, b3, second_slope, raw, width, blocks, BLOCK
         w = _taken(
             w2 + channel[:, None] * (9 * FIRST) + source[None, :] * 9 + tap, real & (source < FIRST)[None, :]
         )  # fmt: skip
-        total = product(w, values, total)
+        total = product(w, values, total, PRECISION)
     total += _taken(b2 + channel, channel < SECOND)[:, None]
     if second_slope is not None:
         at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
         tl.store(second_slope + at, silu_slope(total), real & inside)
     w = _taken(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = (
-        product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32)) + _taken(b3 + feature, feature >= 0)[:, None]
+        product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32), PRECISION)
+        + _taken(b3 + feature, feature >= 0)[:, None]
     )
     tl.store(raw + m * FEATURES * cells + feature[:, None] * cells + cell[None, :], values, inside)
 
@@ -172,7 +181,8 @@ def _normalise(
 
 @triton.jit
 def _normalise_backward(
-    grad, raw, statistics, scale, w3, second_slope, of_second, start, cells, BLOCK: tl.constexpr
+    grad, raw, statistics, scale, w3, second_slope, of_second, start, cells,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program owns a map; on to the second layer, before its SiLU."""
     m = tl.program_id(0).to(tl.int64)
@@ -199,13 +209,15 @@ def _normalise_backward(
         place, inside = feature[:, None] * cells + cell[None, :], (cell < cells)[None, :]
         normal = (tl.load(raw + place, inside, 0) - mean) * deviation
         by_raw = deviation * (tl.load(grad + place, inside, 0) * factor - of_mean - normal * of_deviation)
-        by_second = product(w, by_raw, tl.zeros([32, BLOCK], tl.float32))
+        by_second = product(w, by_raw, tl.zeros([32, BLOCK], tl.float32), PRECISION)
         place, owned = channel[:, None] * cells + cell[None, :], (channel < SECOND)[:, None] & inside
         tl.store(of_second + place, by_second * tl.load(second_slope + place, owned, 0), owned)
 
 
 @triton.jit
-def _second_layer_backward(of_second, w2, first_slope, of_first, start, width, blocks, BLOCK: tl.constexpr):
+def _second_layer_backward(
+    of_second, w2, first_slope, of_first, start, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
+):
     """A program owns blocks of one parity of y and of x: they were read by the same neighbours."""
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -225,7 +237,7 @@ def _second_layer_backward(of_second, w2, first_slope, of_first, start, width, b
             w2 + channel[None, :] * (9 * FIRST) + source[:, None] * 9 + (ky * 3 + kx),
             (channel < SECOND)[None, :] & (source < FIRST)[:, None],
         )
-        total = product(w, grad, total)
+        total = product(w, grad, total, PRECISION)
     block = (2 * y + odd_y) * (2 * width) + 2 * x + odd_x
     place, owned = source[:, None] * (4 * cells) + block[None, :], (source < FIRST)[:, None] & inside[None, :]
     slope = gather(first_slope + (m + start) * FIRST * 4 * cells, place, owned)
@@ -249,7 +261,7 @@ def _reader(cell, second, odd, width):
 
 @triton.jit
 def _first_layer_backward(
-    of_first, weight, grad_predicted, grad_target, n, start, width, blocks, BLOCK: tl.constexpr
+    of_first, weight, grad_predicted, grad_target, n, start, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     program = tl.program_id(0)
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -273,7 +285,7 @@ def _first_layer_backward(
                 hit = (channel < FIRST)[:, None] & (inside & hit_y & hit_x)[None, :]
                 grad += gather(of_first, channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit)
         w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
-        total = product(tl.trans(grad), w, total)
+        total = product(tl.trans(grad), w, total, PRECISION)
     offset = (y * 4 * edge + x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
     tl.store(tile + offset, total.to(tile.dtype.element_ty), inside[:, None])
 

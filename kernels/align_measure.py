@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.align import CELL, CELLS_PER_UNIT, GROUPS, REACH
-from .elementary import product, sigmoids, silu, silu_slope
+from .elementary import precision, product, sigmoids, silu, silu_slope
 from .memory import gather
 
 BLOCK, WARPS = 128, 4  # cells of a program
@@ -35,7 +35,7 @@ def compare(normal: Tensor, weights: Sequence[Tensor], for_backward: bool) -> tu
     slope = torch.empty_like(hidden) if for_backward else None
     _compare[(maps * blocks,)](
         normal, weights[0], weights[1], hidden, slope, maps // 2, round(cells**0.5), blocks,
-        BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     return hidden, slope
 
@@ -48,7 +48,8 @@ def solve(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     sums = hidden.new_empty(maps, blocks, SUMS.value)
     found, matrix = hidden.new_empty(n, 8), hidden.new_empty(n, 8, 8)
     _measure[(maps * blocks,)](
-        hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _solve[(n,)](sums, prior, found, matrix, n, blocks, num_warps=1)
     return found, matrix
@@ -67,10 +68,11 @@ def measure_backward(
     of_normal = hidden.new_empty(count, FEATURES.value, cells)
     _measure_backward[(maps * blocks,)](
         grad, found, matrix, hidden, w2, b2, w3, b3, velocity, of_last, n, width, _unit(width), blocks,
-        BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _hidden_backward[(maps * blocks,)](
-        of_last, slope, w2, w1, of_channels, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
+        of_last, slope, w2, w1, of_channels, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _compare_backward[(count * blocks,)](
         of_channels, normal, of_normal, n, start, width, blocks, BLOCK=BLOCK, num_warps=WARPS, num_stages=1
@@ -84,7 +86,7 @@ def _unit(width: int) -> float:
 
 
 @triton.jit
-def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexpr):
+def _compare(normal, w1, b1, hidden, slope, n, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr):
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
     cells = width * width
     own, other = normal + m * FEATURES * cells, normal + (m + n) % (2 * n) * FEATURES * cells
@@ -94,7 +96,7 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexp
     hit_x = (dx <= SPAN // 2) & (x[None, None, :] + dx >= 0) & (x[None, None, :] + dx < width)
     values = tl.load(own + feature[:, None] * cells + cell[None, :], inside[None, :], 0)
     w = _taken(w1 + out[:, None] * CHANNELS + OFFSETS + feature[None, :], (out < HIDDEN)[:, None])
-    total = product(w, values, tl.zeros([32, BLOCK], tl.float32))
+    total = product(w, values, tl.zeros([32, BLOCK], tl.float32), PRECISION)
     for row in range(SPAN):
         dy = row - SPAN // 2
         hit_y = inside & (y + dy >= 0) & (y + dy < width)
@@ -107,7 +109,7 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexp
             w1 + out[:, None] * CHANNELS + _channel(row, column)[None, :],
             (out < HIDDEN)[:, None] & (column % 8 < SPAN)[None, :],
         )
-        total = product(w, tl.reshape(correlation / OF_GROUP, [16, BLOCK]), total)
+        total = product(w, tl.reshape(correlation / OF_GROUP, [16, BLOCK]), total, PRECISION)
     total += _taken(b1 + out, out < HIDDEN)[:, None]
     owned = (out < HIDDEN)[:, None] & inside[None, :]
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
@@ -117,17 +119,17 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, BLOCK: tl.constexp
 
 
 @triton.jit
-def _measure(hidden, w2, b2, w3, b3, velocity, sums, width, unit, blocks, BLOCK: tl.constexpr):
+def _measure(hidden, w2, b2, w3, b3, velocity, sums, width, unit, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr):
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
-    last = _last(hidden + m * HIDDEN * width * width, w2, b2, cell, y, x, inside, width, BLOCK)
+    last = _last(hidden + m * HIDDEN * width * width, w2, b2, cell, y, x, inside, width, PRECISION, BLOCK)
     dx, dy, raw_xx, yx, raw_yy = _outputs(silu(last), w3, b3)
     # What lies beyond the last cell has no velocity, and adds nothing.
     xx, yy = _softplus(raw_xx), _softplus(raw_yy)
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
     measured_x, measured_y = unit * (xx * dx + yx * dy), unit * (yy * dy)
     row_x, row_y = xx[:, None] * velocity_x + yx[:, None] * velocity_y, yy[:, None] * velocity_y
-    matrix = product(tl.trans(row_x), row_x, tl.zeros([8, 8], tl.float32))
-    matrix = product(tl.trans(row_y), row_y, matrix)
+    matrix = product(tl.trans(row_x), row_x, tl.zeros([8, 8], tl.float32), "ieee")
+    matrix = product(tl.trans(row_y), row_y, matrix, "ieee")
     vector = tl.sum(row_x * measured_x[:, None] + row_y * measured_y[:, None], 0)
     k = tl.arange(0, 8)
     sums += tl.program_id(0).to(tl.int64) * SUMS
@@ -162,7 +164,8 @@ def _solve(sums, prior, found, matrix, n, blocks):
 
 @triton.jit
 def _measure_backward(
-    grad, found, matrix, hidden, w2, b2, w3, b3, velocity, of_last, n, width, unit, blocks, BLOCK: tl.constexpr
+    grad, found, matrix, hidden, w2, b2, w3, b3, velocity, of_last, n, width, unit, blocks,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """On to the last hidden layer, before its SiLU.
 
@@ -185,7 +188,7 @@ def _measure_backward(
     by_vector = by_vector[None, :]
     coefficients = tl.load(found + tile * 8 + k)[None, :]
 
-    last = _last(hidden + m * HIDDEN * cells, w2, b2, cell, y, x, inside, width, BLOCK)
+    last = _last(hidden + m * HIDDEN * cells, w2, b2, cell, y, x, inside, width, PRECISION, BLOCK)
     dx, dy, raw_xx, yx, raw_yy = _outputs(silu(last), w3, b3)
     xx, yy = _softplus(raw_xx), _softplus(raw_yy)
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
@@ -212,7 +215,7 @@ def _measure_backward(
 
 
 @triton.jit
-def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, BLOCK: tl.constexpr):
+def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr):
     """To the first hidden layer, and on to all channels that it read."""
     m, cell, y, x, inside = _cells(width, blocks, BLOCK)
     cells = width * width
@@ -226,7 +229,7 @@ def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, BLOCK: 
         hit = (channel >= 0)[:, None] & hit[None, :]
         grad = gather(of_last, sent + (dy * width + dx), hit)
         w = _taken(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
-        total = product(w, grad, total)
+        total = product(w, grad, total, PRECISION)
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
     total *= tl.load(slope + place, real & inside[None, :], 0)
     of_channels += m * CHANNELS * cells
@@ -235,7 +238,7 @@ def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, BLOCK: 
         read = tl.where(row < SPAN, _channel(row, column), OFFSETS + column)
         taken = (row == SPAN) | (column % 8 < SPAN)
         w = _taken(w1 + out[None, :] * CHANNELS + read[:, None], (out < HIDDEN)[None, :] & taken[:, None])
-        grad = product(w, total, tl.zeros([16, BLOCK], tl.float32))
+        grad = product(w, total, tl.zeros([16, BLOCK], tl.float32), PRECISION)
         tl.store(of_channels + read[:, None] * cells + cell[None, :], grad, taken[:, None] & inside[None, :])
 
 
@@ -283,7 +286,7 @@ def _channel(row, column):
 
 
 @triton.jit
-def _last(hidden, w2, b2, cell, y, x, inside, width, BLOCK: tl.constexpr):
+def _last(hidden, w2, b2, cell, y, x, inside, width, PRECISION: tl.constexpr, BLOCK: tl.constexpr):
     """The last hidden layer before its SiLU."""
     cells = width * width
     source, channel = tl.arange(0, 32), tl.arange(0, LAST)
@@ -295,7 +298,7 @@ def _last(hidden, w2, b2, cell, y, x, inside, width, BLOCK: tl.constexpr):
         hit = (source < HIDDEN)[:, None] & hit[None, :]
         values = gather(hidden, place + (dy * width + dx), hit)
         w = _taken(w2 + channel[:, None] * (9 * HIDDEN) + source[None, :] * 9 + tap, (source < HIDDEN)[None, :])
-        total = product(w, values, total)
+        total = product(w, values, total, PRECISION)
     return total + _taken(b2 + channel, channel >= 0)[:, None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
@@ -61,7 +62,12 @@ def silu_slope(x):
     return large * (1 + x * small)
 
 
+def precision() -> str:
+    """Of products of matrices that a network is made of: that of PyTorch's convolutions."""
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+
+
 @triton.jit
-def product(x, y, total):
-    """``total + x @ y``, in float32 throughout."""
-    return tl.dot(x, y, total, input_precision="ieee")
+def product(x, y, total, PRECISION: tl.constexpr):
+    """``total + x @ y`` of float32; ``PRECISION`` as in ``tl.dot``."""
+    return tl.dot(x, y, total, input_precision=PRECISION)
