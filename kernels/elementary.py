@@ -64,7 +64,7 @@ def silu_slope(x):
 
 def precision() -> str:
     """Of products of matrices that a network is made of: that of PyTorch's convolutions."""
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # type: ignore[attr-defined]
 
 
 @triton.jit

@@ -32,10 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def seeded() -> None:
     torch.manual_seed(SEED)
-    # Else convolutions on a GPU, the reference's too, round to ten bits.
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """On a GPU convolutions, the reference's too, would otherwise round to ten bits."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
