@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..reference.align import CELL, EPS, NORM_GROUPS
 from .elementary import precision, product, silu, silu_slope
-from .memory import gather, scatter
+from .memory import gather, scatter, weight_at
 
 BLOCK, WARPS = 128, 4  # places of a program
 NORM_BLOCK = 1024
@@ -108,9 +108,9 @@ def _first_layer(
         block_x = tl.minimum(tl.maximum(x + tap % 3 - 1, 0), span - 1)
         offset = (block_y * 4 * edge + block_x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
         pixels = tl.load(tile + offset).to(tl.float32)
-        w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
+        w = weight_at(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(w, tl.trans(pixels), total, PRECISION)
-    total += _taken(bias + channel, channel < FIRST)[:, None]
+    total += weight_at(bias + channel, channel < FIRST)[:, None]
     at = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
     tl.store(result + at, silu(total), owned)
@@ -135,18 +135,18 @@ def _second_layer(
         block = tl.maximum(2 * y + tap // 3 - 1, 0) * span + tl.maximum(2 * x + tap % 3 - 1, 0)
         hit = (source < FIRST)[:, None] & inside
         values = gather(first, source[:, None] * (4 * cells) + block[None, :], hit)
-        w = _taken(
+        w = weight_at(
             w2 + channel[:, None] * (9 * FIRST) + source[None, :] * 9 + tap, real & (source < FIRST)[None, :]
         )  # fmt: skip
         total = product(w, values, total, PRECISION)
-    total += _taken(b2 + channel, channel < SECOND)[:, None]
+    total += weight_at(b2 + channel, channel < SECOND)[:, None]
     if second_slope is not None:
         at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
         tl.store(second_slope + at, silu_slope(total), real & inside)
-    w = _taken(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
+    w = weight_at(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = (
         product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32), PRECISION)
-        + _taken(b3 + feature, feature >= 0)[:, None]
+        + weight_at(b3 + feature, feature >= 0)[:, None]
     )
     tl.store(raw + m * FEATURES * cells + feature[:, None] * cells + cell[None, :], values, inside)
 
@@ -175,7 +175,7 @@ def _normalise(
         inside = begin + place < count
         channel = (group % GROUPS).to(tl.int32) * OF_GROUP + (begin + place) // cells
         value = (tl.load(raw + begin + place, inside, 0) - mean) * deviation
-        value = value * _taken(scale + channel, inside) + _taken(shift + channel, inside)
+        value = value * weight_at(scale + channel, inside) + weight_at(shift + channel, inside)
         tl.store(normal + begin + place, value, inside)
 
 
@@ -193,7 +193,7 @@ def _normalise_backward(
     second_slope += (m + start) * SECOND * cells
     statistics += (m + start) * (FEATURES // OF_GROUP * 2) + feature // OF_GROUP * 2
     mean, deviation = tl.load(statistics)[:, None], tl.load(statistics + 1)[:, None]
-    factor = _taken(scale + feature, feature >= 0)[:, None]
+    factor = weight_at(scale + feature, feature >= 0)[:, None]
     total, along = tl.zeros([FEATURES, BLOCK], tl.float32), tl.zeros([FEATURES, BLOCK], tl.float32)
     for begin in range(0, cells, BLOCK):
         cell = begin + tl.arange(0, BLOCK)
@@ -203,7 +203,7 @@ def _normalise_backward(
         along += by_normal * (tl.load(raw + place, inside, 0) - mean) * deviation
     of_mean = _group_sums(tl.sum(total, 1))[:, None] / (OF_GROUP * cells)
     of_deviation = _group_sums(tl.sum(along, 1))[:, None] / (OF_GROUP * cells)
-    w = _taken(w3 + feature[None, :] * SECOND + channel[:, None], (channel < SECOND)[:, None])
+    w = weight_at(w3 + feature[None, :] * SECOND + channel[:, None], (channel < SECOND)[:, None])
     for begin in range(0, cells, BLOCK):
         cell = begin + tl.arange(0, BLOCK)
         place, inside = feature[:, None] * cells + cell[None, :], (cell < cells)[None, :]
@@ -233,7 +233,7 @@ def _second_layer_backward(
         kx, from_x, hit_x = _reader(x, tap % 2, odd_x, width)
         hit = (channel < SECOND)[:, None] & (inside & hit_y & hit_x)[None, :]
         grad = gather(of_second, channel[:, None] * cells + (from_y * width + from_x)[None, :], hit)
-        w = _taken(
+        w = weight_at(
             w2 + channel[None, :] * (9 * FIRST) + source[:, None] * 9 + (ky * 3 + kx),
             (channel < SECOND)[None, :] & (source < FIRST)[:, None],
         )
@@ -284,7 +284,7 @@ def _first_layer_backward(
                 from_x, hit_x = _sender(x, kx, span, again_x)
                 hit = (channel < FIRST)[:, None] & (inside & hit_y & hit_x)[None, :]
                 grad += gather(of_first, channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit)
-        w = _taken(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
+        w = weight_at(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(tl.trans(grad), w, total, PRECISION)
     offset = (y * 4 * edge + x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
     tl.store(tile + offset, total.to(tile.dtype.element_ty), inside[:, None])
@@ -297,12 +297,6 @@ def _sender(block, k, span, AGAIN: tl.constexpr):
     else:
         sender = block + 1 - k
         return sender, (sender >= 0) & (sender < span)
-
-
-@triton.jit
-def _taken(weight, real):
-    """Weights may be of any dtype."""
-    return tl.load(weight, real, 0).to(tl.float32)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..reference.align import CELL, CELLS_PER_UNIT, GROUPS, REACH
 from .elementary import precision, product, sigmoids, silu, silu_slope
-from .memory import gather
+from .memory import gather, weight_at
 
 BLOCK, WARPS = 128, 4  # cells of a program
 SPAN = tl.constexpr(2 * REACH + 1)
@@ -95,7 +95,7 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, PRECISION: tl.cons
     own_at, at = group * OF_GROUP * cells + cell[None, None, :], (group * OF_GROUP * cells + dx) + cell[None, None, :]
     hit_x = (dx <= SPAN // 2) & (x[None, None, :] + dx >= 0) & (x[None, None, :] + dx < width)
     values = tl.load(own + feature[:, None] * cells + cell[None, :], inside[None, :], 0)
-    w = _taken(w1 + out[:, None] * CHANNELS + OFFSETS + feature[None, :], (out < HIDDEN)[:, None])
+    w = weight_at(w1 + out[:, None] * CHANNELS + OFFSETS + feature[None, :], (out < HIDDEN)[:, None])
     total = product(w, values, tl.zeros([32, BLOCK], tl.float32), PRECISION)
     for row in range(SPAN):
         dy = row - SPAN // 2
@@ -105,12 +105,12 @@ def _compare(normal, w1, b1, hidden, slope, n, width, blocks, PRECISION: tl.cons
             here = tl.load(own + (own_at + c * cells), inside[None, None, :], 0)
             there = tl.load(other + (at + (c * cells + dy * width)), hit_x & hit_y[None, None, :], 0)
             correlation += here * there
-        w = _taken(
+        w = weight_at(
             w1 + out[:, None] * CHANNELS + _channel(row, column)[None, :],
             (out < HIDDEN)[:, None] & (column % 8 < SPAN)[None, :],
         )
         total = product(w, tl.reshape(correlation / OF_GROUP, [16, BLOCK]), total, PRECISION)
-    total += _taken(b1 + out, out < HIDDEN)[:, None]
+    total += weight_at(b1 + out, out < HIDDEN)[:, None]
     owned = (out < HIDDEN)[:, None] & inside[None, :]
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
     tl.store(hidden + place, silu(total), owned)
@@ -209,7 +209,7 @@ def _measure_backward(
     channel = tl.arange(0, LAST)
     received = tl.zeros([LAST, BLOCK], tl.float32)
     for i in tl.static_range(5):
-        received += _taken(w3 + i * LAST + channel, channel >= 0)[:, None] * of_outputs[i][None, :]
+        received += weight_at(w3 + i * LAST + channel, channel >= 0)[:, None] * of_outputs[i][None, :]
     place = m * LAST * cells + channel[:, None] * cells + cell[None, :]
     tl.store(of_last + place, received * silu_slope(last), inside[None, :])
 
@@ -228,7 +228,7 @@ def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, PRECISI
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
         hit = (channel >= 0)[:, None] & hit[None, :]
         grad = gather(of_last, sent + (dy * width + dx), hit)
-        w = _taken(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
+        w = weight_at(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
         total = product(w, grad, total, PRECISION)
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
     total *= tl.load(slope + place, real & inside[None, :], 0)
@@ -237,7 +237,7 @@ def _hidden_backward(of_last, slope, w2, w1, of_channels, width, blocks, PRECISI
     for row in range(SPAN + 1):  # the last: of the features
         read = tl.where(row < SPAN, _channel(row, column), OFFSETS + column)
         taken = (row == SPAN) | (column % 8 < SPAN)
-        w = _taken(w1 + out[None, :] * CHANNELS + read[:, None], (out < HIDDEN)[None, :] & taken[:, None])
+        w = weight_at(w1 + out[None, :] * CHANNELS + read[:, None], (out < HIDDEN)[None, :] & taken[:, None])
         grad = product(w, total, tl.zeros([16, BLOCK], tl.float32), PRECISION)
         tl.store(of_channels + read[:, None] * cells + cell[None, :], grad, taken[:, None] & inside[None, :])
 
@@ -297,9 +297,9 @@ def _last(hidden, w2, b2, cell, y, x, inside, width, PRECISION: tl.constexpr, BL
         hit = inside & (y + dy >= 0) & (y + dy < width) & (x + dx >= 0) & (x + dx < width)
         hit = (source < HIDDEN)[:, None] & hit[None, :]
         values = gather(hidden, place + (dy * width + dx), hit)
-        w = _taken(w2 + channel[:, None] * (9 * HIDDEN) + source[None, :] * 9 + tap, (source < HIDDEN)[None, :])
+        w = weight_at(w2 + channel[:, None] * (9 * HIDDEN) + source[None, :] * 9 + tap, (source < HIDDEN)[None, :])
         total = product(w, values, total, PRECISION)
-    return total + _taken(b2 + channel, channel >= 0)[:, None]
+    return total + weight_at(b2 + channel, channel >= 0)[:, None]
 
 
 @triton.jit
@@ -308,7 +308,7 @@ def _outputs(values, w3, b3):
     channel = tl.arange(0, LAST)
     outputs = ()
     for i in tl.static_range(5):
-        w = _taken(w3 + i * LAST + channel, channel >= 0)[:, None]
+        w = weight_at(w3 + i * LAST + channel, channel >= 0)[:, None]
         outputs += (tl.sum(w * values, 0) + tl.load(b3 + i).to(tl.float32),)
     return outputs
 
@@ -316,7 +316,7 @@ def _outputs(values, w3, b3):
 @triton.jit
 def _velocity(velocity, cell, inside, BLOCK: tl.constexpr):
     """Of x and of y, (cells, 8)."""
-    both = _taken(velocity + cell[:, None] * 16 + tl.arange(0, 16)[None, :], inside[:, None])
+    both = weight_at(velocity + cell[:, None] * 16 + tl.arange(0, 16)[None, :], inside[:, None])
     return tl.split(tl.reshape(both, [BLOCK, 8, 2]))
 
 
@@ -372,9 +372,3 @@ def _solution(entries, vector):
     for i in tl.static_range(8):
         ordered += (solution[7 - i],)
     return ordered
-
-
-@triton.jit
-def _taken(weight, real):
-    """Weights may be of any dtype."""
-    return tl.load(weight, real, 0).to(tl.float32)

@@ -48,3 +48,9 @@ def scatter(plane, offsets, values, inside):
     """``plane[offsets] = values``, by way of one dimension as well."""
     n: tl.constexpr = offsets.numel
     tl.store(plane + tl.reshape(offsets, [n]), tl.reshape(values, [n]), tl.reshape(inside, [n]))
+
+
+@triton.jit
+def weight_at(place, real):
+    """In float32, of whatever dtype they are; 0 where there is none."""
+    return tl.load(place, real, 0).to(tl.float32)
