@@ -12,10 +12,11 @@ from test_local_correlation import by_definition
 from torch import Tensor, nn
 
 import inverseform_fast as iff
-from inverseform_fast import reference
-from inverseform_fast.functional import align
-from inverseform_fast.nets import Align
+from inverseform_fast import homography, reference
+from inverseform_fast.functional import align, boundary_map, homography_warp
+from inverseform_fast.nets import Align, InverseTransformNet
 from inverseform_fast.reference.align import equations, features
+from inverseform_fast.segmentation.street import label_maps
 
 TILE = 32
 CELLS = TILE // 8
@@ -138,8 +139,35 @@ def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], mes
         align(**(good | changed))
 
 
-def test_the_reference_is_what_its_name_says() -> None:
-    tiles = some_tiles()
-    weights = Align(TILE).requires_grad_(False).weights
-    with iff.set_backend("reference"):
-        assert torch.equal(align(*tiles, weights), reference.align(*tiles, weights))
+class Rounded(torch.autograd.Function):
+    """To the ten bits of TF32, the value and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        bits = x.contiguous().view(torch.int32)
+        return ((bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return Rounded.forward(ctx, grad)
+
+
+def test_tensor_float_32_moves_no_estimate_that_matters(monkeypatch: pytest.MonkeyPatch, g: torch.Generator) -> None:
+    """What docs/kernels.md says of a GPU's products, by rounding the operands of the reference's convolutions."""
+    net = InverseTransformNet.compact().requires_grad_(False)
+    target = (boundary_map(label_maps(4, 224, 224, g))[:, None] == 1).float()
+    a = homography.sample(4, 16 / 112, generator=g)
+    predicted = homography_warp(target, homography.exp(a)).clamp(0.02, 0.98).requires_grad_()
+    convolve = nn.functional.conv2d
+
+    def run() -> tuple[Tensor, Tensor]:
+        found = reference.align(predicted, target, net.weights) * 112
+        return found.detach(), torch.autograd.grad(found.norm(dim=1).sum(), predicted)[0].flatten(1)
+
+    exact, slope = run()
+    monkeypatch.setattr(
+        nn.functional, "conv2d", lambda x, w, *rest, **o: convolve(Rounded.apply(x), Rounded.apply(w), *rest, **o)
+    )
+    moved, moved_slope = run()
+    assert 1e-6 < (moved - exact).norm(dim=1).max() < 0.01  # pixels
+    assert torch.cosine_similarity(moved_slope, slope).min() > 0.9995

@@ -185,7 +185,7 @@ def test_the_tensors_device_runs_it_not_the_current_one() -> None:
 
 
 def test_tensor_float_32_moves_no_estimate_that_matters() -> None:
-    """A hundredth of a pixel; emulated on a CPU it was 0.002 pixels, and the gradient's cosine 0.9998."""
+    """As ``tests/test_align.py`` emulates it on a CPU."""
     predicted, target, weights = some_tiles(8)
 
     def run(allow_tf32: bool) -> tuple[Tensor, Tensor]:
