@@ -96,7 +96,7 @@ def _first_layer(
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
     span, edge = 2 * width, 8 * width  # in blocks, in pixels
-    if m < n:  # noqa: SIM108
+    if m < n:  # noqa: SIM108 (Triton has no conditional expression for values of run time)
         tile = predicted + m * edge * edge
     else:
         tile = target + (m - n) * edge * edge
@@ -267,7 +267,7 @@ def _first_layer_backward(
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
     span, edge = 2 * width, 8 * width
-    if m + start < n:  # noqa: SIM108
+    if m + start < n:  # noqa: SIM108 (Triton has no conditional expression for values of run time)
         tile = grad_predicted + (m + start) * edge * edge
     else:
         tile = grad_target + (m + start - n) * edge * edge
