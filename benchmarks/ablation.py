@@ -280,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of CamVid; without it nothing is trained")
     parser.add_argument("--out", type=Path, help="JSON file for the results: benchmarks/results/ablation.json")
-    parser.add_argument("--page", type=Path, help="Markdown file whose tables to fill: docs/ablation.md")
+    parser.add_argument("--page", type=Path, help="Markdown file whose tables to fill: docs/measured/ablation.md")
     parser.add_argument("--only", nargs="+", choices=default.groups, default=list(default.groups), metavar="GROUP")
     parser.add_argument("--arms", nargs="+", help="of these groups; all by default")
     parser.add_argument("--stn", type=Path, default=default.stn, help="what inverseform-fast train-stn wrote")

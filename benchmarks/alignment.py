@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--page", type=Path, help="Markdown file whose tables to fill: docs/alignment.md")
-    parser.add_argument("--plot", type=Path, help="picture to draw: docs/alignment.png")
+    parser.add_argument("--page", type=Path, help="Markdown file whose tables to fill: docs/measured/alignment.md")
+    parser.add_argument("--plot", type=Path, help="picture to draw: docs/measured/alignment.png")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     texts = options.net or [str(WEIGHTS / "compact.safetensors")]

@@ -2,7 +2,7 @@
 
 Whole steps, the loss alone, the largest batch and how the loss scales, under every provider that the machine can run.
 The file is written after each figure, so that what is stopped loses nothing, and goes on where it was stopped. ``make
-docs`` turns it into docs/benchmarks.md. One setting of your own: ``inverseform-fast bench``.
+docs`` turns it into docs/measured/benchmarks.md. One setting of your own: ``inverseform-fast bench``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 ``python -m benchmarks.camvid_study --root CAMVID`` first chooses beta, radius and gamma on frames held out of the train
 split, then trains the arms on all of it and scores them on the test split. It goes on wherever it was stopped: what the
 results file has is not trained again, and a training that was interrupted resumes. Without ``--root`` nothing is
-trained. ``make docs`` turns the results into docs/results.md.
+trained. ``make docs`` turns the results into docs/measured/results.md.
 """
 
 from __future__ import annotations

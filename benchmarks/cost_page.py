@@ -34,7 +34,7 @@ def results(root: Path) -> dict[str, Result]:
 
 
 def tables(root: Path) -> dict[str, str]:
-    """The parts of docs/benchmarks.md."""
+    """The parts of docs/measured/benchmarks.md."""
     found = results(root)
     parts: dict[str, Callable[[Result], str]] = {
         "conditions": conditions,
@@ -209,7 +209,7 @@ def summary(root: Path) -> str:
         head = [described(step), "step, ms", "x stock", "loss alone, ms", "its memory, MiB", "x stock"]
         texts.append(f"On {result['machine']['device']}, {threads(result['machine'])}:\n\n{table(head, rows)}")
     links = "".join(
-        f"\n![Phases of a step, {kind.upper()}](docs/benchmarks_steps_{kind}.png)\n" for kind in results(root)
+        f"\n![Phases of a step, {kind.upper()}](docs/measured/benchmarks_steps_{kind}.png)\n" for kind in results(root)
     )
     return "\n".join(texts) + links + ("" if "gpu" in results(root) else f"\n{NO_GPU}")
 

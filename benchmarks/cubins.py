@@ -2,7 +2,7 @@
 
 Needs no GPU: launches are recorded instead of run, compiled with the very arguments that a GPU would get, and the cubin
 is read with the cuobjdump that Triton carries. ``python -m benchmarks.cubins`` writes ``results/cubins.json`` and the
-table of ``docs/kernels.md``.
+table of ``docs/design/triton.md``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from inverseform_fast.nets import Align
 
 CAPABILITIES = (80, 90, 100)
 RESULTS = Path(__file__).parent / "results/cubins.json"
-DOCUMENT = Path(__file__).parents[1] / "docs/kernels.md"
+DOCUMENT = Path(__file__).parents[1] / "docs/design/triton.md"
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 SIZES = {"U8", "S8", "U16", "S16", "64", "128"}  # of an access, in an instruction's name; 32 bits go without saying
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"

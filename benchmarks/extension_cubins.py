@@ -1,6 +1,7 @@
 """What nvcc made of the extension's CUDA kernels, read from the binary that is installed: no GPU needed.
 
-``python -m benchmarks.extension_cubins`` writes ``results/extension_cubins.json`` and the table of ``docs/so3.md``.
+``python -m benchmarks.extension_cubins`` writes ``results/extension_cubins.json`` and the table of
+``docs/design/so3.md``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import inverseform_fast
 from benchmarks import cubins
 
 RESULTS = Path(__file__).parent / "results/extension_cubins.json"
-DOCUMENT = Path(__file__).parents[1] / "docs/so3.md"
+DOCUMENT = Path(__file__).parents[1] / "docs/design/so3.md"
 OPS = {
     "Project": "project_to_so3",
     "ProjectBackward": "project_to_so3_backward",

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._functorch import config as functorch
 
 import inverseform_fast as iff
-from inverseform_fast.segmentation.street import label_maps
+from inverseform_fast.scenes.street import label_maps
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -12,7 +12,7 @@ PROVIDERS = ("release", "reference", "compiled", "fused")
 
 
 def tables(root: Path) -> dict[str, str]:
-    """The parts of docs/ops.md."""
+    """The parts of docs/measured/ops.md."""
     paths = {kind: root / f"benchmarks/results/ops_{kind}.json" for kind in ("gpu", "cpu")}
     texts = [op_table(json.loads(path.read_text())) for path in paths.values() if path.exists()]
     if not paths["gpu"].exists():
@@ -31,7 +31,7 @@ def op_table(summary: dict[str, Any]) -> str:
     rows = []
     for (op, name), cases in sorted(lines.items()):
         times = {provider: case["median_ms"] for provider, case in cases.items()}
-        if times.keys() == {"fused"}:  # compared on a page of its own, docs/so3.md
+        if times.keys() == {"fused"}:  # compared on a page of its own, docs/design/so3.md
             continue
         faster = f"{times['reference'] / times['fused']:.1f}" if {"reference", "fused"} <= times.keys() else "-"
         cells = [f"{times[p]:.3g} ± {cases[p]['iqr_ms']:.1g}" if p in times else "-" for p in PROVIDERS]

@@ -1,7 +1,7 @@
 """The pages that are made of results: ``make docs``, which is ``python -m benchmarks.pages``.
 
-Fills the tables of docs/benchmarks.md, docs/ops.md, docs/results.md and README.md, between their marks, and draws their
-pictures from ``benchmarks/results/*.json``. ``--check`` changes nothing and fails if anything is stale.
+Fills the tables of README.md and of the pages in docs/measured/, between their marks, and draws their pictures from
+``benchmarks/results/*.json``. ``--check`` changes nothing and fails if anything is stale.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Picture:
 def pages(root: Path = gpu.ROOT) -> dict[Path, str]:
     """What each page should say now."""
     parts = {
-        root / "docs/benchmarks.md": cost_page.tables(root),
-        root / "docs/ops.md": ops_page.tables(root),
-        root / "docs/results.md": worth_page.tables(root),
+        root / "docs/measured/benchmarks.md": cost_page.tables(root),
+        root / "docs/measured/ops.md": ops_page.tables(root),
+        root / "docs/measured/results.md": worth_page.tables(root),
         root / "README.md": {"cost": cost_page.summary(root), "worth": worth_page.summary(root)},
     }
     texts = {}
@@ -63,7 +63,7 @@ def pages(root: Path = gpu.ROOT) -> dict[Path, str]:
 
 def pictures(root: Path = gpu.ROOT) -> list[Picture]:
     return [
-        Picture(root / "docs" / name, results, draw)
+        Picture(root / "docs/measured" / name, results, draw)
         for each in (cost_page.pictures(root), worth_page.pictures(root))
         for name, (results, draw) in each.items()
     ]

@@ -1,4 +1,4 @@
-"""docs/so3.png: angle and gradient of four ways to compute them, near a match and near half a turn.
+"""docs/design/so3.png: angle and gradient of four ways to compute them, near a match and near half a turn.
 
 ``python -m benchmarks.plot_so3``. float32: theta near I, ``theta_hat = theta R S``, R a rotation by x or pi - x about a
 random axis, S a stretch of about the size of x. The truth is the reference's, in float64, of the same matrices.
@@ -56,7 +56,7 @@ METHODS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/so3.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/design/so3.png")
     options = parser.parse_args()
     plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     heights = {"height_ratios": [3, 3, 3, 1.3]}

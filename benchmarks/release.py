@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inverseform_fast import InverseTransformNet
-from inverseform_fast.paper_nets import Dense
+from inverseform_fast.nets.paper import Dense
 
 SIZE, TILE = (672, 1344), 224  # what its network is nailed to
 

@@ -42,7 +42,7 @@ def by_arm(runs: Runs) -> dict[str, Runs]:
 
 
 def tables(root: Path) -> dict[str, str]:
-    """The parts of docs/results.md."""
+    """The parts of docs/measured/results.md."""
     parts: dict[str, Callable[[dict[str, Any]], str]] = {
         "conditions": conditions,
         "choices": lambda result: choices(result["runs"]),

@@ -2,7 +2,7 @@
 //
 // T is float or double, or a vector of them (lanes.h). No branch depends on a single value, only on `any` of those of a
 // warp's threads or a vector's lanes. vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z, H = P^T M,
-// K = tr(H) I - H, s1 >= s2 >= s3 singular values, sigma the sign of det M. For the formulas' sources see docs/so3.md.
+// K = tr(H) I - H, s1 >= s2 >= s3 singular values, sigma the sign of det M. For the formulas' sources see docs/design/so3.md.
 
 #include "arguments.h"
 #include "scalar.h"

@@ -3,8 +3,8 @@
 from . import functional, homography
 from .losses import BoundaryAwareLoss, InverseFormLoss, LossTerms
 from .nets import InverseTransformNet
+from .nets.spatial_transformer import SpatialTransformer
 from .ops import backend_info, set_backend
-from .spatial_transformer import SpatialTransformer
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from . import functional
 from .checks import check_matrices
-from .generators import _CONSTANTS as _CONSTANTS
-from .generators import GENERATORS as GENERATORS
-from .generators import basis, constant
+from .constants import constant
+from .sl3 import GENERATORS as GENERATORS
+from .sl3 import basis
 
 DISTANCES = ("log", "euclidean", "geodesic")
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))

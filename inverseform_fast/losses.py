@@ -31,7 +31,7 @@ class InverseFormLoss(nn.Module):
         net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
             frozen.
         distance: ``"log"``, ``"euclidean"`` or ``"geodesic"`` (the paper's, which hardly sees scale, aspect and shear:
-            docs/alignment.md); see :func:`inverseform_fast.homography.distance`.
+            docs/measured/alignment.md); see :func:`inverseform_fast.homography.distance`.
         resize: ``(H, W)`` to resize both maps to, multiples of the network's tile; None: the nearest multiple of the
             tile to the target's size in each direction, at least one tile.
         activation: of the prediction, ``"sigmoid"`` or None (it is a probability already).
@@ -129,7 +129,7 @@ class BoundaryAwareLoss(nn.Module):
 
     Args:
         beta: weight of the class-balanced boundary BCE; None: 10 with a boundary head and 0.3 headless, where it pulls
-            at the classes themselves (chosen on CamVid: docs/results.md).
+            at the classes themselves (chosen on CamVid: docs/measured/results.md).
         gamma: weight of InverseForm; 0 leaves it out (its term is then 0).
         radius: of the boundary target in pixels.
         ignore_index: the label that marks void.

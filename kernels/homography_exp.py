@@ -73,7 +73,7 @@ def _homography_exp_backward(grad, a, grad_a, rows, ROWS: tl.constexpr):
 
 @triton.jit
 def _algebra(a, inside):
-    """``sum_k a_k G_k``, the generators as :func:`inverseform_fast.generators.basis` has them."""
+    """``sum_k a_k G_k``, the generators as :func:`inverseform_fast.sl3.basis` has them."""
     shift_x, shift_y = _load(a, inside), _load(a + 1, inside)
     rotation, shear = _load(a + 2, inside) * UNIT, _load(a + 5, inside) * UNIT
     scale, aspect = _load(a + 3, inside) * THIRD, _load(a + 4, inside) * UNIT

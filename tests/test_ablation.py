@@ -13,7 +13,7 @@ import pytest
 from benchmarks import ablation
 from benchmarks.ablation import COLUMNS, RESULT, SEGMENTATION, SHIPPED, WHOLE, Study
 
-PAGE = Path(__file__).parents[1] / "docs/ablation.md"
+PAGE = Path(__file__).parents[1] / "docs/measured/ablation.md"
 
 
 @pytest.fixture(scope="module")

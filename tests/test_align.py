@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_backend import assert_same_when_called, ways
-from test_local_correlation import by_definition
+from helpers import assert_same_when_called, local_correlation_by_definition, ways
 from torch import Tensor, nn
 
 import inverseform_fast as iff
@@ -16,7 +15,7 @@ from inverseform_fast import homography, reference
 from inverseform_fast.functional import align, boundary_map, homography_warp
 from inverseform_fast.nets import Align, InverseTransformNet
 from inverseform_fast.reference.align import equations, features
-from inverseform_fast.segmentation.street import label_maps
+from inverseform_fast.scenes.street import label_maps
 
 TILE = 32
 CELLS = TILE // 8
@@ -57,7 +56,7 @@ def by_modules(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> Tens
     matrix, vector = prior.exp().diag().expand(len(predicted), 8, 8), torch.zeros(len(predicted), 8).double()
     for sign, a, b in ((1, predicted, target), (-1, target, predicted)):
         a, b = sides(a.double()), sides(b.double())
-        found = measure(torch.cat((by_definition(a, b, 3, 2), a), 1)).flatten(2)
+        found = measure(torch.cat((local_correlation_by_definition(a, b, 3, 2), a), 1)).flatten(2)
         for cell in range(CELLS**2):
             dx, dy, xx, yx, yy = found[..., cell].unbind(1)
             zero = torch.zeros_like(dx)
@@ -153,7 +152,7 @@ class Rounded(torch.autograd.Function):
 
 
 def test_tensor_float_32_moves_no_estimate_that_matters(monkeypatch: pytest.MonkeyPatch, g: torch.Generator) -> None:
-    """What docs/kernels.md says of a GPU's products, by rounding the operands of the reference's convolutions."""
+    """What docs/design/triton.md says of a GPU's products, by rounding the operands of the reference's convolutions."""
     net = InverseTransformNet.compact().requires_grad_(False)
     target = (boundary_map(label_maps(4, 224, 224, g))[:, None] == 1).float()
     a = homography.sample(4, 16 / 112, generator=g)

@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import alignment
-from inverseform_fast.inverse_net.shapes import label_maps
 from inverseform_fast.nets import Align
+from inverseform_fast.scenes.shapes import label_maps
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,7 +143,7 @@ def test_from_weights_to_page(maps: Tensor, net: Path, monkeypatch: pytest.Monke
     text = alignment.tables(result)
     for name in (*result["warp"], *result["pixel"]):
         assert f"| {name} | " in text
-    page = alignment.filled((ROOT / "docs/alignment.md").read_text(), text)
+    page = alignment.filled((ROOT / "docs/measured/alignment.md").read_text(), text)
     assert text in page
     assert alignment.filled(page, text) == page
     labels = {label.get_text() for label in alignment.drawn(result).axes[0].texts}

@@ -1,4 +1,4 @@
-"""The backend switch, and the check that every op's tests import: any way of calling it gives the same."""
+"""The backend switch."""
 
 from __future__ import annotations
 
@@ -6,84 +6,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import inverseform_fast as iff
 from inverseform_fast import reference
 from inverseform_fast.ops import backend
 
-OPS = {
-    "align",
-    "boundary_loss",
-    "boundary_map",
-    "extract_tiles",
-    "geodesic_distance",
-    "homography_exp",
-    "homography_warp",
-    "local_correlation",
-    "project_to_so3",
-    "segmentation_loss",
-    "soft_boundary_map",
-}
-
-
+OPS = set(iff.functional.__all__)
 SO3 = {"geodesic_distance", "project_to_so3"}
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "batch innermost": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
-    "every other column": lambda x: x.repeat_interleave(2, -1)[..., ::2],
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
-}
-CONTEXTS: dict[str, Callable[[str], Any]] = {
-    "autocast": lambda device: torch.autocast(device, torch.bfloat16),
-    "deterministic": lambda _: deterministic(),
-}
-ways = pytest.mark.parametrize("way", ["compiled", *CONTEXTS, *LAYOUTS])
-
-
-def assert_same_when_called(way: str, op: Callable[..., Any], *inputs: Any, **options: Any) -> None:
-    """Results, their dtypes, and gradients are those of the plain call; the inputs are left alone."""
-    before = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
-    expected = results_and_gradients(op, *inputs, **options)
-    torch.testing.assert_close(list(inputs), before, rtol=0, atol=0)
-
-    lay_out = LAYOUTS.get(way, Tensor.clone)
-    inputs = tuple(lay_out(x) if isinstance(x, Tensor) else x for x in inputs)
-    if way == "compiled":
-        torch.compiler.reset()
-        op = torch.compile(op, fullgraph=True, backend="aot_eager")
-    with CONTEXTS.get(way, nullcontext)(next(x.device.type for x in inputs if isinstance(x, Tensor))):
-        actual = results_and_gradients(op, *inputs, **options)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
-
-
-def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) -> list[Tensor]:
-    inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) if isinstance(x, Tensor) else x for x in inputs)
-    results = op(*inputs, **options)
-    results = list(results) if isinstance(results, tuple) else [results]
-    scalar = sum((r * torch.linspace(-1, 1, r.numel(), device=r.device).view(r.shape)).sum() for r in results)
-    floating = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    gradients = torch.autograd.grad(scalar, floating, allow_unused=True) if floating else ()
-    return [result.detach() for result in results] + [g for g in gradients if g is not None]
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backend import assert_same_when_called, ways
-from test_boundary_map import DTYPES, some_labels
-from test_boundary_map import by_definition as boundary_by_definition
+from helpers import assert_same_when_called, boundary_map_by_definition, some_labels, ways
 from torch import Tensor
 
+from inverseform_fast.checks import LABEL_DTYPES
 from inverseform_fast.functional import boundary_loss
 
 resolutions = pytest.mark.parametrize("resolution", [(8, 10), (2, 3), (4, 5), (13, 7), (1, 1)], ids=str)
@@ -27,7 +26,7 @@ def some_logits(n: int = 2, h: int = 8, w: int = 10, dtype: torch.dtype = torch.
 def by_definition(logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
     """Mean over valid pixels; positives weigh by the batch's share of negatives, and the other way round."""
     probability = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)[:, 0].sigmoid()
-    target = boundary_by_definition(labels, radius, ignore_index)
+    target = boundary_map_by_definition(labels, radius, ignore_index)
     positives, negatives = probability[target == 1], 1 - probability[target == 0]
     valid = len(positives) + len(negatives)
     positive_loss = -positives.log().sum() * len(negatives) / valid
@@ -56,7 +55,7 @@ def test_the_defaults() -> None:
     assert boundary_loss(logits, labels) != boundary_loss(logits, labels, radius=1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", LABEL_DTYPES, ids=str)
 @pytest.mark.parametrize("ignore_index", [100, 0])
 def test_labels_of_every_integer_type_and_any_void_id(dtype: torch.dtype, ignore_index: int) -> None:
     logits, labels = some_logits(), some_labels((2, 8, 10), 4, void=ignore_index).to(dtype)
@@ -75,7 +74,7 @@ def test_balanced_means_that_neither_kind_wins_at_the_start() -> None:
     logits = torch.zeros(2, 1, 8, 10, dtype=torch.float64, requires_grad=True)
     labels = some_labels((2, 8, 10), 2)
     loss, gradient = value_and_gradient(boundary_loss(logits, labels), logits)
-    target = boundary_by_definition(labels, 2)
+    target = boundary_map_by_definition(labels, 2)
     share = (target == 1).sum() / (target != 255).sum()
     torch.testing.assert_close(loss.item(), 2 * share.item() * (1 - share.item()) * math.log(2), rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient.sum().item(), 0.0)
@@ -120,7 +119,7 @@ def test_what_is_not_finite_in_void_pixels_stays_there(value: float) -> None:
 @pytest.mark.parametrize("scale", [100.0, 1e4])
 def test_large_logits_cost_their_size(scale: float) -> None:
     labels = some_labels((2, 8, 10), 2)
-    target = boundary_by_definition(labels, 2)
+    target = boundary_map_by_definition(labels, 2)
     share = ((target == 1).sum() / (target != 255).sum()).item()
     right = torch.where(target == 1, scale, -scale)[:, None]
     torch.testing.assert_close(boundary_loss(right, labels).item(), 0.0)

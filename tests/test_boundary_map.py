@@ -7,43 +7,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_when_called, boundary_map_by_definition, some_labels, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import distance_transform_edt as edt
-from test_backend import assert_same_when_called, ways
 from torch import Tensor
 
+from inverseform_fast.checks import LABEL_DTYPES
 from inverseform_fast.functional import boundary_map
 
-DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 SHAPES = [(2, 7, 9), (1, 1, 13), (1, 11, 1), (2, 1, 1), (1, 2, 5), (0, 3, 4)]
 ids = st.sampled_from([0, 1, 2, 7, 255])
 maps = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=ids).map(torch.from_numpy)
 radii = st.integers(1, 4)
 examples = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-def some_labels(shape: tuple[int, ...], classes: int, seed: int = 0, void: int | None = 255) -> Tensor:
-    """Areas of 3x3 pixels, with specks of noise and of void."""
-    g = torch.Generator().manual_seed(seed)
-    n, h, w = shape
-    areas = torch.randint(classes, (n, h // 3 + 1, w // 3 + 1), generator=g)
-    labels = areas.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :h, :w]
-    noise = torch.rand(shape, generator=g)
-    labels = torch.where(noise < 0.05, torch.randint(classes, shape, generator=g), labels)
-    return labels if void is None else labels.masked_fill(noise > 0.9, void)
-
-
-def by_definition(labels: Tensor, radius: int, ignore_index: int = 255) -> Tensor:
-    """A pixel is boundary if a pixel of another valid class lies within Euclidean distance radius; void is 255."""
-    result = torch.zeros(labels.shape, dtype=torch.uint8)
-    rows, columns = torch.meshgrid(*map(torch.arange, labels.shape[1:]), indexing="ij")
-    for n, y, x in np.ndindex(*labels.shape):
-        near = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
-        other_class = (labels[n] != labels[n, y, x]) & (labels[n] != ignore_index)
-        result[n, y, x] = 255 if labels[n, y, x] == ignore_index else (near & other_class).any()
-    return result
 
 
 def by_distance(labels: np.ndarray, radius: int, ignore_index: int = 255) -> np.ndarray:
@@ -74,7 +52,7 @@ def test_definition(shape: tuple[int, ...], radius: int) -> None:
     labels = some_labels(shape, 3)
     result = boundary_map(labels, radius)
     assert result.dtype == torch.uint8
-    assert result.equal(by_definition(labels, radius))
+    assert result.equal(boundary_map_by_definition(labels, radius))
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
@@ -90,7 +68,7 @@ def test_radius_defaults_to_two() -> None:
     assert not boundary_map(labels).equal(boundary_map(labels, 1))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", LABEL_DTYPES, ids=str)
 @pytest.mark.parametrize("release", [False, True])
 def test_every_integer_type(dtype: torch.dtype, release: bool) -> None:
     labels = some_labels((2, 9, 11), 4, void=100)
@@ -102,7 +80,7 @@ def test_every_integer_type(dtype: torch.dtype, release: bool) -> None:
 def test_any_id_may_mark_void(ignore_index: int) -> None:
     labels = some_labels((1, 9, 11), 3, void=None) + 254  # 254, 255, 256: class ids like any other
     labels[0, 4] = ignore_index
-    assert boundary_map(labels, 2, ignore_index).equal(by_definition(labels, 2, ignore_index))
+    assert boundary_map(labels, 2, ignore_index).equal(boundary_map_by_definition(labels, 2, ignore_index))
 
 
 @pytest.mark.parametrize(("dtype", "ignore_index"), [(torch.uint8, -1), (torch.uint8, 256 + 7), (torch.int8, 255)])

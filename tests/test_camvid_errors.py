@@ -10,9 +10,9 @@ import torch
 from benchmarks import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
+from inverseform_fast.scenes.street import label_maps
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
-from inverseform_fast.segmentation.street import label_maps
 from inverseform_fast.segmentation.training import train
 
 

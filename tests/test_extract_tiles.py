@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backend import assert_same_when_called, ways
+from helpers import assert_same_when_called, ways
 from torch import Tensor
 
 from inverseform_fast.functional import extract_tiles

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from inverseform_fast import homography
+from inverseform_fast import constants, homography
 
 EYE = torch.eye(3)
 
@@ -100,10 +100,10 @@ def test_symmetric_product_is_that_of_the_homographies(length: float, error: flo
 
 
 def test_constants_may_be_made_without_gradients_and_under_tracers() -> None:
-    homography._CONSTANTS.clear()
+    constants._CONSTANTS.clear()
     with FakeTensorMode():
         assert homography.exp(torch.zeros(2, 8)).shape == (2, 3, 3)
-    assert not homography._CONSTANTS
+    assert not constants._CONSTANTS
     with torch.inference_mode():
         homography.exp(torch.zeros(2, 8))
     a = coefficients(2, 0.1).requires_grad_()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_backend import assert_same_when_called, ways
+from helpers import assert_same_when_called, ways
 from torch import Tensor
 
 import inverseform_fast as iff

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backend import assert_same_when_called, ways
+from helpers import assert_same_when_called, ways
 from three_way import assert_three_way
 from torch import Tensor
 

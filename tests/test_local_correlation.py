@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_backend import assert_same_when_called, ways
+from helpers import assert_same_when_called, local_correlation_by_definition, ways
 from torch import Tensor
 
 from inverseform_fast.functional import local_correlation
@@ -24,24 +24,13 @@ def some_maps(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tup
     return first, second
 
 
-def by_definition(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
-    n, _, height, width = first.shape
-    span = 2 * reach + 1
-    result = first.new_zeros(n, groups, span, span, height, width)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            for y in range(max(0, -dy), min(height, height - dy)):
-                for x in range(max(0, -dx), min(width, width - dx)):
-                    product = first[:, :, y, x] * second[:, :, y + dy, x + dx]
-                    result[:, :, dy + reach, dx + reach, y, x] = product.unflatten(1, (groups, -1)).mean(2)
-    return result.flatten(1, 3)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("shape", "reach", "groups"), CASES, ids=str)
 def test_definition(shape: tuple[int, ...], reach: int, groups: int, dtype: torch.dtype) -> None:
     maps = some_maps(shape, dtype)
-    torch.testing.assert_close(local_correlation(*maps, reach, groups), by_definition(*maps, reach, groups))
+    torch.testing.assert_close(
+        local_correlation(*maps, reach, groups), local_correlation_by_definition(*maps, reach, groups)
+    )
 
 
 def test_gradient() -> None:

@@ -73,7 +73,7 @@ def mba_by_definition(prediction: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean(scores)) if scores else math.nan
 
 
-def boundary_by_definition(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def boundary_map_by_definition(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Pixel by pixel: differs from its right, lower or lower-right neighbour, both of them valid."""
     height, width = mask.shape
     boundary = np.zeros(mask.shape, bool)
@@ -87,8 +87,8 @@ def boundary_by_definition(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 def f_by_definition(prediction: np.ndarray, target: np.ndarray, c: int, tolerance: float) -> float:
     valid = target != VOID
-    predicted = boundary_by_definition(prediction == c, valid)
-    true = boundary_by_definition(target == c, valid)
+    predicted = boundary_map_by_definition(prediction == c, valid)
+    true = boundary_map_by_definition(target == c, valid)
     if not predicted.any() and not true.any():
         return math.nan
     if not predicted.any() or not true.any():

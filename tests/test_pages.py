@@ -36,8 +36,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "page", "picture"),
     [
-        ("training_cpu.json", "docs/benchmarks.md", "docs/benchmarks_steps_cpu.png"),
-        ("camvid_study_cpu.json", "docs/results.md", "docs/results_scores_cpu.png"),
+        ("training_cpu.json", "docs/measured/benchmarks.md", "docs/measured/benchmarks_steps_cpu.png"),
+        ("camvid_study_cpu.json", "docs/measured/results.md", "docs/measured/results_scores_cpu.png"),
     ],
 )
 def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page: str, picture: str) -> None:

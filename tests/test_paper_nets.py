@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import inverseform_fast as iff
 from inverseform_fast import cli, homography
 from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net
-from inverseform_fast.paper_nets import Aet, Dense
+from inverseform_fast.nets.paper import Aet, Dense
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
 TILE = 20

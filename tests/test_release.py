@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import inverseform_fast as iff
 from benchmarks import release
 from inverseform_fast import functional, reference
-from inverseform_fast.paper_nets import Dense
+from inverseform_fast.nets.paper import Dense
 
 BLOB = 6  # pixels
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 
+from inverseform_fast.scenes.street import _DRAWS, Painter, _compose
 from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.datasets.scenes import CLASSES, label_maps
-from inverseform_fast.segmentation.street import _DRAWS, Painter, _compose
 
 
 def maps(count: int, height: int = 120, width: int = 160, seed: int = 0) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backend import assert_same_when_called, ways
-from test_boundary_map import DTYPES, some_labels
+from helpers import assert_same_when_called, some_labels, ways
 from torch import Tensor
 
+from inverseform_fast.checks import LABEL_DTYPES
 from inverseform_fast.functional import segmentation_loss
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0, 0.0, 2.0], dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_interpolate_and_cross_entropy(resolution: tuple[int, int], class_weight
     assert_same(logits, segmentation_loss(logits, labels, class_weights), stock(logits, labels, class_weights))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", LABEL_DTYPES, ids=str)
 @pytest.mark.parametrize("ignore_index", [100, 0, 3])
 def test_labels_of_every_integer_type_and_any_void_id(dtype: torch.dtype, ignore_index: int) -> None:
     logits, labels = some_logits(), some_labels((2, 8, 10), 5, void=ignore_index).to(dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inverseform_fast.functional import boundary_map
-from inverseform_fast.inverse_net import shapes
+from inverseform_fast.scenes import shapes
 
 
 def maps(count: int, seed: int = 0, height: int = 96) -> torch.Tensor:

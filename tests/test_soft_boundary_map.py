@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backend import assert_same_when_called, ways
-from test_boundary_map import some_labels
+from helpers import assert_same_when_called, some_labels, ways
 from three_way import FLOATS, assert_three_way
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..segmentation.evaluation import choose_device
+from ..devices import choose_device
 from .measure import compare_losses, compare_steps, largest
 from .steps import PHASES, PROVIDERS, Setting
 

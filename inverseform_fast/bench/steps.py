@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import inverseform_fast as iff
 
+from ..scenes.street import label_maps
 from ..segmentation.models import build_model
-from ..segmentation.street import label_maps
 from . import release
 
 PROVIDERS = {

@@ -1,7 +1,7 @@
 """The card of the shipped weights: what they were trained on, and what was measured on boundaries that they never saw.
 
 ``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by COMMAND`` writes ``weights/compact.md``,
-``docs/displacement.png``, ``docs/calibration.png`` and ``docs/pairs.png``.
+``docs/measured/displacement.png``, ``docs/measured/calibration.png`` and ``docs/measured/pairs.png``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torchvision.transforms.v2.functional import resize
 
 from .. import InverseTransformNet
 from ..nets import WEIGHTS
-from ..segmentation.datasets.scenes import label_maps as scene_labels
+from ..scenes.shapes import label_maps as shape_labels
+from ..scenes.street import label_maps as scene_labels
 from .calibration import calibrate, read_label_maps
 from .calibration import draw as draw_calibration
 from .curves import MOTIONS, displacement_curves
 from .evaluation import aperture_bound, evaluate, says_nothing, true_tiles
 from .pairs import make_pairs
 from .pictures import draw_pairs
-from .shapes import label_maps as shape_labels
 from .training import collect_label_maps, training_history
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PICTURE, CALIBRATION, PAIRS = (Path(f"docs/{name}.png") for name in ("displacement", "calibration", "pairs"))
+PICTURE, CALIBRATION, PAIRS = (Path(f"docs/measured/{name}.png") for name in ("displacement", "calibration", "pairs"))
 SIZE = (360, 480)  # height and width of the label maps
 # Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, so nothing is boundary.
 SAMPLES = {
@@ -105,7 +105,7 @@ Two boundary tiles of {net.tile} x {net.tile} in, the homography between them ou
 safetensors; architecture `{net.architecture}`.
 
 **Trained** on procedural label maps only (street-like ones of `inverseform_fast.segmentation.datasets.scenes`, abstract
-ones of `inverseform_fast.inverse_net.shapes`), so the weights carry nobody's terms, with AdamW, linear warm-up and
+ones of `inverseform_fast.scenes.shapes`), so the weights carry nobody's terms, with AdamW, linear warm-up and
 cosine decay; number of stages: {len(stages)}, each from the weights of the one before:
 
 | steps | pairs a step | peak learning rate | largest displacement | distance | seed |

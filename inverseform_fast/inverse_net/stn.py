@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from .. import homography
 from ..functional import homography_warp
-from ..spatial_transformer import SpatialTransformer, check_kind, small_network
+from ..nets.spatial_transformer import SpatialTransformer, check_kind, small_network
 from .pairs import boundaries, draw, labels_in, make_pairs, random_views
 from .training import classes_of, require_positive
 

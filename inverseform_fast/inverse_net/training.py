@@ -22,12 +22,12 @@ from torchvision.transforms import v2
 from .. import homography
 from ..files import write_atomically
 from ..nets import ARCHITECTURES, InverseTransformNet
+from ..nets.spatial_transformer import SpatialTransformer
+from ..scenes.shapes import label_maps as shape_labels
+from ..scenes.street import label_maps as scene_labels
 from ..segmentation.datasets import build_dataset
-from ..segmentation.datasets.scenes import label_maps as scene_labels
-from ..spatial_transformer import SpatialTransformer
 from .pairs import Pairs, Transforms, both_orders, make_pairs
 from .pictures import draw_pairs
-from .shapes import label_maps as shape_labels
 
 STATE, PICTURE = "last.pt", "pairs.png"
 LOG_EVERY = 20

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..generators import basis, constant
+from ..constants import constant
+from ..sl3 import basis
 
 
 def homography_exp(a: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..devices import choose_device
 from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 from .config import TrainConfig
 from .datasets import SegmentationDataset, build_dataset
@@ -100,21 +101,6 @@ def open_dataset(config: TrainConfig, split: str) -> SegmentationDataset:
         return build_dataset(config.data, split, config.root, **config.data_options)
     except TypeError as error:
         raise ValueError(f"data_options must be arguments of the data set {config.data!r}: {error}") from error
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; without one the GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: this machine has no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that this machine has, got {name!r}: {reason}") from error
 
 
 def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:

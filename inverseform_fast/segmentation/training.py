@@ -25,10 +25,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 import inverseform_fast as iff
 
+from ..devices import choose_device
 from ..files import write_atomically
 from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .evaluation import choose_device, evaluate, open_dataset
+from .evaluation import evaluate, open_dataset
 from .models import build_model
 from .report import METRICS, PICTURE, REPORT, summary, write_report
 from .transforms import train_transform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_backend import assert_same_when_called, results_and_gradients, ways
+from helpers import assert_same_when_called, results_and_gradients, ways
 from three_way import DEVICE, FLOATS, assert_three_way
 from torch import Tensor
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_same_when_called, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_backend import assert_same_when_called, ways
 from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
 from inverseform_fast.functional import boundary_loss

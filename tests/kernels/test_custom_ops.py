@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_backend import results_and_gradients
+from helpers import results_and_gradients
 from three_way import random, random_labels
 from torch import Tensor
 

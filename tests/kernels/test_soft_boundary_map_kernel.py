@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import three_way
 import torch
+from helpers import assert_same_when_called, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_backend import assert_same_when_called, ways
 from three_way import FLOATS, random
 
 from inverseform_fast.functional import boundary_map, soft_boundary_map

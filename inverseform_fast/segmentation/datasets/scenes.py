@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..street import CLASSES, PAVEMENT, Painter, label_maps, paint_street
+from ...scenes.rendering import band_noise, render
+from ...scenes.street import CLASSES, PAVEMENT, Painter, label_maps, paint_street
 from .base import SegmentationDataset
-from .rendering import band_noise, render
 
 __all__ = ["CLASSES", "Scenes", "label_maps"]
 

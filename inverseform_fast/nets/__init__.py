@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import homography
-from .files import load_strictly, read_weights, write_weights
-from .functional import align, homography_warp, local_correlation
-from .reference.align import CELL
+from .. import homography
+from ..files import load_strictly, read_weights, write_weights
+from ..functional import align, homography_warp, local_correlation
+from ..reference.align import CELL
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class InverseTransformNet(nn.Module):
@@ -63,12 +63,12 @@ class InverseTransformNet(nn.Module):
 
     @staticmethod
     def dense(tile: int = 224, outputs: int = 8) -> InverseTransformNet:
-        """The paper's network, untrained; see :class:`inverseform_fast.paper_nets.Dense`."""
+        """The paper's network, untrained; see :class:`inverseform_fast.nets.paper.Dense`."""
         return Dense(tile, outputs)
 
     @staticmethod
     def aet(tile: int = 224) -> InverseTransformNet:
-        """The convolutional siamese network of the paper's Table 5, untrained; see :class:`.paper_nets.Aet`."""
+        """The convolutional siamese network of the paper's Table 5, untrained; see :class:`.paper.Aet`."""
         return Aet(tile)
 
     @staticmethod
@@ -78,7 +78,7 @@ class InverseTransformNet(nn.Module):
         A state dict, also one under ``"state_dict"`` or saved from ``nn.DataParallel``, of ``fc.0``, ``fc.2`` and
         ``fc.4``: 100352 -> 1000 -> 32 -> 4, for tiles of 224 pixels. The authors call the 4 outputs normalised shifts
         and scales (https://github.com/Qualcomm-AI-research/InverseForm/issues/1) and minimise their norm, on maps of
-        672 x 1344. Read here as in :class:`inverseform_fast.paper_nets.Dense`, so
+        672 x 1344. Read here as in :class:`inverseform_fast.nets.paper.Dense`, so
         ``InverseFormLoss(net=..., distance="log", resize=(672, 1344))`` is that norm, whatever their order.
 
         Raises:
@@ -231,6 +231,6 @@ def _cell_centres(count: int) -> Tensor:
     return torch.stack((x, y), -1).flatten(0, 1)
 
 
-from .paper_nets import Aet, Dense, read_release  # noqa: E402 (they derive from what is above)
+from .paper import Aet, Dense, read_release  # noqa: E402 (they derive from what is above)
 
 ARCHITECTURES: dict[str, type[Any]] = {"align": Align, "compact": Compact, "dense": Dense, "aet": Aet}

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import homography
-from .files import load_strictly
-from .nets import InverseTransformNet
+from .. import homography
+from ..files import load_strictly
+from . import InverseTransformNet
 
 # Entries (row, column) of the logarithm of an affine matrix that the outputs are.
 _ENTRIES = {

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import homography
-from .checks import check_maps
-from .files import load_strictly, read_weights, write_weights
-from .functional import homography_warp
+from .. import homography
+from ..checks import check_maps
+from ..files import load_strictly, read_weights, write_weights
+from ..functional import homography_warp
 
 # The last two of the eight coefficients are the perspectives.
 KINDS = {"affine": 6, "homography": 8}

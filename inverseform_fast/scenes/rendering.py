@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..street import PAVEMENT, ROAD, Painter
+from .street import PAVEMENT, ROAD, Painter
 
 _ALWAYS = -2.0  # a threshold that every sine passes
 

@@ -1,9 +1,8 @@
-"""The generators of sl(3), and constants made once for each device: what homography.py and the references share."""
+"""The Lie algebra sl(3) of homographies: its eight generators."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,20 +28,3 @@ def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None 
         for i, j, value in entries:
             row[3 * i + j] = value / displacement
     return torch.tensor(rows, dtype=dtype, device=device).view(8, 3, 3)
-
-
-_CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], Tensor] = {}
-
-
-def constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``make(dtype, device)``, once for each: a copy from the host waits for a GPU."""
-    key = make, dtype, device
-    if torch.compiler.is_compiling():
-        return make(dtype, device)
-    if key not in _CONSTANTS:
-        with torch.inference_mode(False):
-            made = make(dtype, device)
-        if type(made) is not Tensor:  # a fake one, of a tracer
-            return made
-        _CONSTANTS[key] = made
-    return _CONSTANTS[key]

@@ -1,0 +1,20 @@
+"""The device that a command runs on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; without one the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that this machine has, got {name!r}: {reason}") from error
