@@ -4,6 +4,8 @@ BIN := .venv/bin
 # The compiler of the extension's CUDA half, of the same CUDA as torch; `make NVCC=` uses an installed one, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 
+CSRC := $(wildcard csrc/*.* csrc/*/*.*)
+
 .PHONY: demo test lint bench docs clean
 
 demo: .venv/installed
@@ -17,7 +19,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 
 bench: .venv/installed
 	mkdir -p runs/benchmarks
@@ -26,7 +28,7 @@ bench: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m benchmarks.pages
 
-.venv/installed: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+.venv/installed: pyproject.toml constraints.txt setup.py $(CSRC)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch numpy ninja setuptools $(NVCC)
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
+CSRC = Path("csrc")
 FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # LibTorch's stable ABI as of 2.11
 CXX = [*FLAGS, "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 NVCC = [*FLAGS, "-Xcompiler=-fvisibility=hidden"]
@@ -49,7 +50,7 @@ def main() -> None:
 
 def cpu_extension() -> Extension:
     torch_version()
-    sources = sorted(path.name for path in Path("csrc").glob("*_cpu.cpp"))
+    sources = sorted(str(path) for path in CSRC.rglob("*_cpu.cpp"))
     return extension("_C", *sources, libraries=["torch_cpu"], extra_compile_args={"cxx": CXX})
 
 
@@ -60,7 +61,7 @@ def cuda_extension() -> Extension:
     libraries = next(path for path in (toolkit / "lib64", toolkit / "lib") if (path / "libcudart_static.a").exists())
     return extension(
         "_C_cuda",
-        "so3_cuda.cu",
+        *sorted(str(path) for path in CSRC.rglob("*_cuda.cu")),
         library_dirs=[str(libraries)],
         libraries=["torch_cuda", "torch_cpu", "cudart_static", "rt", "pthread", "dl"],  # static: of any CUDA version
         extra_compile_args={"cxx": CXX, "nvcc": NVCC},
@@ -71,13 +72,12 @@ def extension(name: str, *sources: str, library_dirs: Sequence[str] = (), **opti
     from torch.utils.cpp_extension import include_paths, library_paths
 
     device = "cuda" if sources[0].endswith(".cu") else "cpu"
-    headers = [str(path) for path in Path("csrc").glob("*.h")]
     return Extension(
         f"inverseform_fast.{name}",
-        [f"csrc/{source}" for source in sources],
-        include_dirs=include_paths(device),
+        list(sources),
+        include_dirs=[str(CSRC.resolve()), *include_paths(device)],  # absolute: ninja compiles from its own folder
         library_dirs=[*library_dirs, *library_paths()],
-        depends=headers,
+        depends=[str(path) for path in CSRC.rglob("*.h")],
         py_limited_api=True,
         **options,
     )

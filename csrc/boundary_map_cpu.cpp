@@ -4,25 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <utility>
-#include <vector>
 
-#include "dense.h"
-
-namespace boundary_map {
-
-struct Arguments {
-  const int64_t* labels;  // (N, H, W)
-  uint8_t* boundary;      // likewise
-  int64_t height, width, ignore_index;
-  std::vector<std::pair<int64_t, int64_t>> disk;  // (dy, dx), but for the centre
-};
-
-}  // namespace boundary_map
+#include "common/dense.h"
 
 #define SIMD_SOURCE "boundary_map_rows_cpu.h"
-#include "simd.h"
+#include "common/simd.h"
 
 namespace boundary_map {
 
@@ -33,14 +19,14 @@ Tensor boundary_map(const Tensor& labels, int64_t radius, int64_t ignore_index) 
   STD_TORCH_CHECK(labels.dim() == 3, "labels must be (N, H, W)");
   const Tensor ids = dense(labels, ScalarType::Long);
   const Tensor boundary = torch::stable::new_empty(ids, ids.sizes(), ScalarType::Byte);
-  Arguments of = {numbers<int64_t>(ids), results<uint8_t>(boundary), ids.size(1), ids.size(2), ignore_index, {}};
-  const int64_t reach_y = std::min(radius, of.height - 1), reach_x = std::min(radius, of.width - 1);
+  Arguments args = {numbers<int64_t>(ids), results<uint8_t>(boundary), ids.size(1), ids.size(2), ignore_index, {}};
+  const int64_t reach_y = std::min(radius, args.height - 1), reach_x = std::min(radius, args.width - 1);
   for (int64_t dy = -reach_y; dy <= reach_y; ++dy)
     for (int64_t dx = -reach_x; dx <= reach_x; ++dx)
-      if ((dy || dx) && dy * dy + dx * dx <= radius * radius) of.disk.emplace_back(dy, dx);
+      if ((dy || dx) && dy * dy + dx * dx <= radius * radius) args.disk.emplace_back(dy, dx);
   constexpr int64_t GRAIN = 16;  // rows that are worth a thread
-  torch::stable::parallel_for(0, ids.size(0) * of.height, GRAIN,
-                              [&](int64_t begin, int64_t end) { SIMD_BEST(rows)(of, begin, end); });
+  torch::stable::parallel_for(0, ids.size(0) * args.height, GRAIN,
+                              [&](int64_t begin, int64_t end) { SIMD_BEST(make_rows)(args, begin, end); });
   return boundary;
 }
 

@@ -1,6 +1,46 @@
-// Rows of resized maps, cut into tiles, for one instruction set: written for the compiler's vectoriser.
+// Rows of resized maps, cut into tiles, in plain loops that the compiler vectorizes. Included once per instruction set.
 
-#include "resize_rows_cpu.h"
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/resize_rows_cpu.h"
+
+#ifndef EXTRACT_TILES_ROWS_CPU_H
+#define EXTRACT_TILES_ROWS_CPU_H
+
+namespace extract_tiles {
+
+struct Grid {  // an image's tiles
+  int64_t columns, tile;
+
+  // Where row y of image n begins in the first tile that it crosses. The images have `height` rows.
+  template <class T> T* row(T* tiles, int64_t n, int64_t height, int64_t y) const {
+    return tiles + (((n * (height / tile) + y / tile) * columns) * tile + y % tile) * tile;
+  }
+};
+
+struct Forward {
+  const float* predicted;  // [N, h, w], probabilities
+  const float* target;     // [N, H, W]
+  float* predicted_tiles;  // [N * rows * columns, tile, tile]
+  float* true_tiles;       // [N * rows * columns, tile, tile]
+  uint8_t* valid;          // [N * rows * columns, tile, tile]
+  Axis rows, columns, target_rows, target_columns;
+  Grid grid;
+};
+
+struct Backward {
+  const float* grad;      // [N * rows * columns, tile, tile]
+  const uint8_t* valid;   // [N * rows * columns, tile, tile]
+  float* grad_predicted;  // [N, h, w], zero
+  Axis rows, columns;
+  Grid grid;
+};
+
+}  // namespace extract_tiles
+
+#endif
 
 namespace extract_tiles::SIMD_TARGET {
 
@@ -10,69 +50,94 @@ using resize::SIMD_TARGET::stretch;
 
 constexpr float VOID = 255, VOID_SHARE = 1e-3f;  // as in the reference
 
-// A row of pixels, resized across.
-struct Row {
-  std::vector<float> pixels, resized;
+// A row of the target, as shares of one kind of pixel.
+struct TargetRow {
+  std::vector<float> is_kind, share;  // [W], [width of the grid]
 
-  Row(const Axis& columns) : pixels(columns.size), resized(columns.full) {}
-  const float* kind(const Axis& columns, const float* __restrict target, float which) {
-    float* __restrict is = pixels.data();
-    for (int64_t x = 0; x < columns.size; ++x) is[x] = target[x] == which;
-    stretch(columns, is, resized.data());
-    return resized.data();
+  explicit TargetRow(const Axis& columns) : is_kind(columns.size), share(columns.full) {}
+  const float* operator()(const Axis& columns, const float* __restrict target, float kind) {  // target: [W]
+    float* __restrict is = is_kind.data();
+    for (int64_t x = 0; x < columns.size; ++x) is[x] = target[x] == kind;
+    stretch(columns, is, share.data());
+    return share.data();
   }
 };
 
-// The rows [begin, end) of all resized maps.
-inline void rows(const Forward& of, int64_t begin, int64_t end) {
-  const int64_t height = of.rows.full, width = of.columns.full, tile = of.grid.tile;
-  std::vector<float> above(width), below(width), predicted(width), boundary(width);
-  std::vector<uint8_t> valid(width);
-  Row boundary_above(of.target_columns), boundary_below(of.target_columns);
-  Row void_above(of.target_columns), void_below(of.target_columns);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t n = row / height, y = row % height;
-    const float* maps = of.predicted + n * of.rows.size * of.columns.size;
-    stretch(of.columns, maps + of.rows.before[y] * of.columns.size, above.data());
-    stretch(of.columns, maps + of.rows.after[y] * of.columns.size, below.data());
-    const float* target = of.target + n * of.target_rows.size * of.target_columns.size;
-    const float* first = target + of.target_rows.before[y] * of.target_columns.size;
-    const float* second = target + of.target_rows.after[y] * of.target_columns.size;
-    const float* first_boundary = boundary_above.kind(of.target_columns, first, 1);
-    const float* second_boundary = boundary_below.kind(of.target_columns, second, 1);
-    const float* first_void = void_above.kind(of.target_columns, first, VOID);
-    const float* second_void = void_below.kind(of.target_columns, second, VOID);
-    const float share = of.rows.share[y], target_share = of.target_rows.share[y];
-    for (int64_t x = 0; x < width; ++x) {
+// A row of both maps at the grid's size.
+class Resized {
+ public:
+  std::vector<float> predicted, boundary;  // [width]
+  std::vector<uint8_t> valid;              // [width]
+
+  explicit Resized(const Forward& args)
+      : predicted(args.columns.full),
+        boundary(args.columns.full),
+        valid(args.columns.full),
+        args(args),
+        above(args.columns.full),
+        below(args.columns.full),
+        boundary_above(args.target_columns),
+        boundary_below(args.target_columns),
+        void_above(args.target_columns),
+        void_below(args.target_columns) {}
+
+  void make(int64_t n, int64_t y) {
+    const float* maps = args.predicted + n * args.rows.size * args.columns.size;
+    stretch(args.columns, maps + args.rows.before[y] * args.columns.size, above.data());
+    stretch(args.columns, maps + args.rows.after[y] * args.columns.size, below.data());
+    const float* target = args.target + n * args.target_rows.size * args.target_columns.size;
+    const float* first = target + args.target_rows.before[y] * args.target_columns.size;
+    const float* second = target + args.target_rows.after[y] * args.target_columns.size;
+    const float* first_boundary = boundary_above(args.target_columns, first, 1);
+    const float* second_boundary = boundary_below(args.target_columns, second, 1);
+    const float* first_void = void_above(args.target_columns, first, VOID);
+    const float* second_void = void_below(args.target_columns, second, VOID);
+    const float share = args.rows.share[y], target_share = args.target_rows.share[y];
+    for (int64_t x = 0; x < args.columns.full; ++x) {
       const bool clean = lerp(first_void[x], second_void[x], target_share) < VOID_SHARE;
       predicted[x] = clean ? lerp(above[x], below[x], share) : 0;
       boundary[x] = clean ? lerp(first_boundary[x], second_boundary[x], target_share) : 0;
       valid[x] = clean;
     }
-    for (int64_t column = 0; column < of.grid.columns; ++column) {
+  }
+
+ private:
+  const Forward& args;
+  std::vector<float> above, below;  // [width], the prediction's two rows
+  TargetRow boundary_above, boundary_below, void_above, void_below;
+};
+
+// Makes the rows [begin, end) of all resized maps, and cuts them.
+inline void make_rows(const Forward& args, int64_t begin, int64_t end) {
+  const int64_t height = args.rows.full, tile = args.grid.tile;
+  Resized resized(args);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = row / height, y = row % height;
+    resized.make(n, y);
+    for (int64_t column = 0; column < args.grid.columns; ++column) {
       const int64_t from = column * tile, to = column * tile * tile;
-      std::copy_n(predicted.data() + from, tile, of.grid.row(of.predicted_tiles, n, height, y) + to);
-      std::copy_n(boundary.data() + from, tile, of.grid.row(of.true_tiles, n, height, y) + to);
-      std::copy_n(valid.data() + from, tile, of.grid.row(of.valid, n, height, y) + to);
+      std::copy_n(resized.predicted.data() + from, tile, args.grid.row(args.predicted_tiles, n, height, y) + to);
+      std::copy_n(resized.boundary.data() + from, tile, args.grid.row(args.true_tiles, n, height, y) + to);
+      std::copy_n(resized.valid.data() + from, tile, args.grid.row(args.valid, n, height, y) + to);
     }
   }
 }
 
-// The cells [begin, end) of the gradient, see for_cells.
-inline void cells(const Backward& of, int64_t begin, int64_t end, int64_t parity) {
-  const int64_t height = of.rows.full, width = of.columns.full, tile = of.grid.tile;
-  std::vector<float> to_first(width), to_second(width);
+// Adds the cells [begin, end) of a parity to the gradient, see for_cells.
+inline void add_cells(const Backward& args, int64_t begin, int64_t end, int64_t parity) {
+  const int64_t height = args.rows.full, width = args.columns.full, tile = args.grid.tile;
+  std::vector<float> grad_first(width), grad_second(width);  // of the prediction's two rows, at full width
   for (int64_t i = begin; i < end; ++i) {
-    const auto [n, y, below, top, bottom, mixed] = resize::SIMD_TARGET::cell(of.rows, i, parity);
-    std::fill(to_first.begin(), to_first.end(), 0.0f);
-    std::fill(to_second.begin(), to_second.end(), 0.0f);
+    const auto [n, y, below, top, bottom, mixed] = resize::SIMD_TARGET::cell(args.rows, i, parity);
+    std::fill(grad_first.begin(), grad_first.end(), 0.0f);
+    std::fill(grad_second.begin(), grad_second.end(), 0.0f);
     for (int64_t row = top; row < bottom; ++row) {
-      const float share = of.rows.share[row];
-      for (int64_t column = 0; column < of.grid.columns; ++column) {
-        const float* __restrict grad = of.grid.row(of.grad, n, height, row) + column * tile * tile;
-        const uint8_t* __restrict valid = of.grid.row(of.valid, n, height, row) + column * tile * tile;
-        float* __restrict first = to_first.data() + column * tile;
-        float* __restrict second = to_second.data() + column * tile;
+      const float share = args.rows.share[row];
+      for (int64_t column = 0; column < args.grid.columns; ++column) {
+        const float* __restrict grad = args.grid.row(args.grad, n, height, row) + column * tile * tile;
+        const uint8_t* __restrict valid = args.grid.row(args.valid, n, height, row) + column * tile * tile;
+        float* __restrict first = grad_first.data() + column * tile;
+        float* __restrict second = grad_second.data() + column * tile;
         for (int64_t x = 0; x < tile; ++x) {
           const float counted = valid[x] ? grad[x] : 0;
           first[x] += (1 - share) * counted;
@@ -80,9 +145,9 @@ inline void cells(const Backward& of, int64_t begin, int64_t end, int64_t parity
         }
       }
     }
-    float* gradient = of.gradient + n * of.rows.size * of.columns.size;
-    add_adjoint(of.columns, to_first.data(), gradient + y * of.columns.size);
-    add_adjoint(of.columns, to_second.data(), gradient + below * of.columns.size);
+    float* grad_predicted = args.grad_predicted + n * args.rows.size * args.columns.size;
+    add_adjoint(args.columns, grad_first.data(), grad_predicted + y * args.columns.size);
+    add_adjoint(args.columns, grad_second.data(), grad_predicted + below * args.columns.size);
   }
 }
 

@@ -6,31 +6,26 @@
 #include <cstdint>
 #include <vector>
 
-#include "dense.h"
-
-namespace homography_exp {
-
-constexpr int ROWS = 8;  // of a block
-
-}  // namespace homography_exp
+#include "common/dense.h"
 
 #define SIMD_SOURCE "homography_exp_rows_cpu.h"
-#include "simd.h"
+#include "common/simd.h"
 
 namespace homography_exp {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// of_rows(first, rows) for all of them, by whole blocks.
-template <class Function> void in_parallel(int64_t rows, Function of_rows) {
+// Calls f(first, count) until it has had all rows, by whole blocks.
+template <class F> void in_parallel(int64_t rows, F f) {
   constexpr int64_t GRAIN = 64;  // blocks that are worth a thread
   torch::stable::parallel_for(0, (rows + ROWS - 1) / ROWS, GRAIN, [&](int64_t begin, int64_t end) {
-    of_rows(begin * ROWS, std::min(end * ROWS, rows) - begin * ROWS);
+    f(begin * ROWS, std::min(end * ROWS, rows) - begin * ROWS);
   });
 }
 
-// Arithmetic in float64 from and to float32, so that results in 16 bits are rounded as torch rounds float64 to them.
+// The arithmetic is float64 from and to float32, so that results in 16 bits are rounded as torch rounds float64 to
+// them.
 Tensor forward(const Tensor& a) {
   STD_TORCH_CHECK(a.dim() > 0 && a.size(a.dim() - 1) == 8, "a must be (..., 8)");
   const Tensor x = dense(a, ScalarType::Float);
@@ -48,10 +43,10 @@ Tensor backward(const Tensor& grad, const Tensor& a) {
   const Tensor g = dense(grad, ScalarType::Float), x = dense(a, ScalarType::Float);
   STD_TORCH_CHECK(g.numel() * 8 == x.numel() * 9, "grad must be (..., 3, 3)");
   const Tensor grad_a = torch::stable::new_empty(x, x.sizes());
-  const float *of = numbers<float>(g), *from = numbers<float>(x);
+  const float *from_grad = numbers<float>(g), *from = numbers<float>(x);
   float* to = results<float>(grad_a);
   in_parallel(x.numel() / 8, [&](int64_t first, int64_t rows) {
-    SIMD_BEST(differentiate)(of + 9 * first, from + 8 * first, to + 8 * first, rows);
+    SIMD_BEST(differentiate)(from_grad + 9 * first, from + 8 * first, to + 8 * first, rows);
   });
   return torch::stable::to(grad_a, a.scalar_type());
 }

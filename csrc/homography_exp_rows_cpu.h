@@ -1,12 +1,34 @@
-// ROWS homographies at once, for one instruction set: the compiler makes vectors of the loops over them. Every block is
-// whole, so that a row's bits do not depend on its place.
+// ROWS homographies at once, in loops over them that the compiler vectorizes. Every block is whole, so that a row's
+// bits do not depend on its place. Included once per instruction set.
+//
+// exp(A) = (exp(A / 32))^32, by its series to order 8 and five squarings. E = exp(A) - I is squared instead of exp(A),
+// (I + E)^2 - I = 2 E + E^2, so that small numbers are not rounded at 1.
+//
+// Backward needs the adjoint of exp's derivative at A, which is its derivative at A^T. So it takes the same steps on
+// the dual numbers X + epsilon D, epsilon^2 = 0, where X = A^T and D is the gradient by exp(A): each product X S
+// becomes X S + epsilon (D S + X S'). The factor of epsilon is the gradient by A, and its inner products with the
+// generators are the gradient by a.
+
+#include <algorithm>
+#include <cstdint>
+
+#ifndef HOMOGRAPHY_EXP_ROWS_CPU_H
+#define HOMOGRAPHY_EXP_ROWS_CPU_H
+
+namespace homography_exp {
+
+constexpr int ROWS = 8;  // in a block
+
+}  // namespace homography_exp
+
+#endif
 
 namespace homography_exp::SIMD_TARGET {
 
-constexpr double UNIT = 0.70710678118654752440, THIRD = UNIT / 3;  // the generators' entries are multiples of them
+constexpr double UNIT = 0.70710678118654752440, THIRD = UNIT / 3;  // the generators' entries are multiples of these
 
-struct Matrix {  // row-major
-  double at[9][ROWS];
+struct Matrix {
+  double at[9][ROWS];  // row-major
 };
 
 inline Matrix product(const Matrix& a, const Matrix& b) {
@@ -45,8 +67,9 @@ inline Matrix transposed(const Matrix& a) {
   return b;
 }
 
-// sum_k a_k G_k of a block's rows, the generators as generators.py has them; where rows are missing, zero.
-inline Matrix algebra(const float* a, int64_t count) {
+// Returns sum_k a_k G_k for a block's rows, with the generators of sl3.py; zero for rows that are missing.
+inline Matrix algebra(const float* a,  // [count, 8]
+                      int64_t count) {
   float rows[8 * ROWS] = {};
   std::copy_n(a, 8 * count, rows);
   a = rows;
@@ -60,8 +83,9 @@ inline Matrix algebra(const float* a, int64_t count) {
   return m;
 }
 
-// Of one block.
-inline void exponential_of(const float* a, float* theta, int64_t count) {
+inline void exponential_block(const float* a,  // [count, 8]
+                              float* theta,    // [count, 3, 3]
+                              int64_t count) {
   const Matrix x = scaled(algebra(a, count), 1.0 / 32);
   Matrix series = plus_identity(scaled(x, 1.0 / 8));
   for (int order = 7; order > 1; --order) series = plus_identity(scaled(product(x, series), 1.0 / order));
@@ -72,24 +96,26 @@ inline void exponential_of(const float* a, float* theta, int64_t count) {
     for (int i = 0; i < 9; ++i) theta[9 * r + i] = result.at[i][r];
 }
 
-// The adjoint of exp's derivative at A is its derivative at A^T: the above on x + epsilon d, epsilon^2 = 0.
-inline void differentiate_of(const float* grad, const float* a, float* grad_a, int64_t count) {
+inline void differentiate_block(const float* grad,  // [count, 3, 3]
+                                const float* a,     // [count, 8]
+                                float* grad_a,      // [count, 8]
+                                int64_t count) {
   const Matrix x = scaled(transposed(algebra(a, count)), 1.0 / 32);
   Matrix d = {};
   for (int64_t r = 0; r < count; ++r)
     for (int i = 0; i < 9; ++i) d.at[i][r] = grad[9 * r + i] / 32.0;
-  Matrix series = plus_identity(scaled(x, 1.0 / 8)), by_series = scaled(d, 1.0 / 8);
+  Matrix series = plus_identity(scaled(x, 1.0 / 8)), d_series = scaled(d, 1.0 / 8);
   for (int order = 7; order > 1; --order) {
-    by_series = scaled(sum(product(d, series), product(x, by_series)), 1.0 / order);
+    d_series = scaled(sum(product(d, series), product(x, d_series)), 1.0 / order);
     series = plus_identity(scaled(product(x, series), 1.0 / order));
   }
-  Matrix by = sum(product(d, series), product(x, by_series)), minus_one = product(x, series);
+  Matrix d_minus_one = sum(product(d, series), product(x, d_series)), minus_one = product(x, series);
   for (int i = 0; i < 5; ++i) {
-    by = sum(scaled(by, 2), sum(product(by, minus_one), product(minus_one, by)));
+    d_minus_one = sum(scaled(d_minus_one, 2), sum(product(d_minus_one, minus_one), product(minus_one, d_minus_one)));
     minus_one = sum(scaled(minus_one, 2), product(minus_one, minus_one));
   }
-  const auto& g = by.at;
-  for (int64_t r = 0; r < count; ++r, grad_a += 8) {  // inner products with the generators
+  const auto& g = d_minus_one.at;  // the gradient by A
+  for (int64_t r = 0; r < count; ++r, grad_a += 8) {
     grad_a[0] = g[2][r], grad_a[1] = g[5][r];
     grad_a[2] = (g[3][r] - g[1][r]) * UNIT;
     grad_a[3] = (g[0][r] + g[4][r] - 2 * g[8][r]) * THIRD;
@@ -99,14 +125,19 @@ inline void differentiate_of(const float* grad, const float* a, float* grad_a, i
   }
 }
 
-inline void exponential(const float* a, float* theta, int64_t rows) {
+inline void exponential(const float* a,  // [rows, 8]
+                        float* theta,    // [rows, 3, 3]
+                        int64_t rows) {
   for (int64_t first = 0; first < rows; first += ROWS)
-    exponential_of(a + 8 * first, theta + 9 * first, std::min<int64_t>(ROWS, rows - first));
+    exponential_block(a + 8 * first, theta + 9 * first, std::min<int64_t>(ROWS, rows - first));
 }
 
-inline void differentiate(const float* grad, const float* a, float* grad_a, int64_t rows) {
+inline void differentiate(const float* grad,  // [rows, 3, 3]
+                          const float* a,     // [rows, 8]
+                          float* grad_a,      // [rows, 8]
+                          int64_t rows) {
   for (int64_t first = 0; first < rows; first += ROWS)
-    differentiate_of(grad + 9 * first, a + 8 * first, grad_a + 8 * first, std::min<int64_t>(ROWS, rows - first));
+    differentiate_block(grad + 9 * first, a + 8 * first, grad_a + 8 * first, std::min<int64_t>(ROWS, rows - first));
 }
 
 }  // namespace homography_exp::SIMD_TARGET

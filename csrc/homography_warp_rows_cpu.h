@@ -1,30 +1,59 @@
-// The warp and its gradients for the instruction set SIMD_TARGET, by pieces of rows. The compiler makes vector
-// instructions of the loops over their pixels, except where these add to the image's gradient.
+// The warp and its gradients, by pieces of rows. The compiler vectorizes the loops over their pixels, except where
+// these add to the image's gradient. Included once per instruction set.
+//
+// A pixel p = (px, py, 1) of the result lies at (x, y) = (q_0, q_1) / q_2 in the image, where q = theta p. From a
+// gradient (g_x, g_y) by that place follow g_x / q_2, g_y / q_2 and -(g_x x + g_y y) / q_2 by q, and by theta the sum
+// of their products with p over all pixels. Along a column of the result px is constant, along a row py: sums over rows
+// of the gradient by q, and of its product with py, are multiplied with px in the end.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#ifndef HOMOGRAPHY_WARP_ROWS_CPU_H
+#define HOMOGRAPHY_WARP_ROWS_CPU_H
+
+namespace homography_warp {
+
+struct Warp {
+  const float* image;  // [N, C, H, W]
+  const float* theta;  // [N, T, 3, 3]
+  int64_t views, channels, height, width, result_height, result_width;
+  bool nearest, border;
+};
+
+}  // namespace homography_warp
+
+#endif
 
 namespace homography_warp::SIMD_TARGET {
 
-constexpr int COLUMNS = 256;  // of a piece: its buffers fit into the first-level cache
+constexpr int COLUMNS = 256;  // in a piece: its buffers fit into the first-level cache
 constexpr float FAR = 1e4f;   // as in the reference
 constexpr float EPS = std::numeric_limits<float>::epsilon();
 
-// A piece of a row of the result.
+// Each place in the image has four neighbours: top left, top right, bottom left and bottom right.
 struct alignas(64) Piece {
-  float px[COLUMNS];                         // theta p is a pixel's place in the image
-  float x[COLUMNS], y[COLUMNS];              // that place, divided by its depth
-  float scale_x[COLUMNS], scale_y[COLUMNS];  // how many pixels that moves with theta p; 0 where it is clamped
-  int32_t offset[4][COLUMNS];  // in a plane of the image, of top left, top right, bottom left, bottom right; -1 outside
-  float value[4][COLUMNS];     // of the image there
-  float share_x[COLUMNS], share_y[COLUMNS];  // of the right and of the bottom neighbours
-  float by_x[COLUMNS], by_y[COLUMNS];        // gradient by the place, in pixels
+  float px[COLUMNS];
+  float x[COLUMNS], y[COLUMNS];              // the place in the image
+  float scale_x[COLUMNS], scale_y[COLUMNS];  // by how many pixels it moves with q_0 and q_1; 0 where it is clamped
+  int32_t offset[4][COLUMNS];                // where the neighbours lie in a plane of the image; -1: outside
+  float value[4][COLUMNS];                   // the image there
+  float share_x[COLUMNS], share_y[COLUMNS];  // the weights of the right and of the bottom neighbours
+  float grad_x[COLUMNS], grad_y[COLUMNS];    // the gradient by the place, in pixels
   int count;
 };
 
-// Sums over rows, for each column: of the gradient by the three rows of theta p, and of that times the row's y.
+// For each column, sums over the rows.
 struct Sums {
-  double by[3][COLUMNS], by_times_y[3][COLUMNS];
+  double grad_q[3][COLUMNS], grad_q_times_py[3][COLUMNS];
 };
 
-// NaN stays: it must be seen, not clamped away.
+// NaN must be seen, and is not clamped.
 inline float project(float x, float depth) {
   x = depth <= EPS ? FAR : x / depth;
   return x > FAR ? FAR : x < -FAR ? -FAR : x;
@@ -32,8 +61,11 @@ inline float project(float x, float depth) {
 
 inline float mix(float first, float second, float share) { return first * (1 - share) + second * share; }
 
-// Zero outside; by instructions that the compiler does not use by itself.
-inline void gather(const float* plane, const int32_t* offset, int count, float* __restrict value) {
+// A value outside is zero. The compiler does not use the gathering instructions by itself.
+inline void gather(const float* plane,     // [H, W]
+                   const int32_t* offset,  // [count]
+                   int count,
+                   float* __restrict value) {  // [count]
   int i = 0;
 #ifdef SIMD_BYTES
   for (; i + SIMD_BYTES / 4 <= count; i += SIMD_BYTES / 4) {
@@ -43,7 +75,7 @@ inline void gather(const float* plane, const int32_t* offset, int count, float* 
     _mm512_storeu_ps(value + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside, from, plane, 4));
 #else
     const __m256i from = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + i));
-    const __m256 inside = _mm256_castsi256_ps(~from);  // the sign bits count
+    const __m256 inside = _mm256_castsi256_ps(~from);  // the instruction reads the sign bits
     _mm256_storeu_ps(value + i, _mm256_mask_i32gather_ps(_mm256_setzero_ps(), plane, from, inside, 4));
 #endif
   }
@@ -57,24 +89,26 @@ struct Neighbours {
 };
 
 template <bool NEAREST, bool BORDER> Neighbours neighbours(float position, float depth, float size) {
-  const float lowest = BORDER ? 0 : -2, highest = BORDER ? size - 1 : size;  // without border: no neighbour is inside
+  const float lowest = BORDER ? 0 : -2,
+              highest = BORDER ? size - 1 : size;  // without border, no neighbour of these is inside
   const float pixel = ((position + 1) * size - 1) / 2;
-  const float near = std::min(std::max(lowest, pixel), highest);  // NaN is the lowest
+  const float near = std::min(std::max(lowest, pixel), highest);  // NaN becomes the lowest
   const float first = NEAREST ? std::nearbyint(near) : std::floor(near);
   const bool moves = (near > lowest) & (near < highest);
   return {static_cast<int32_t>(first), (BORDER ? near : pixel) - first, moves ? size / 2 / depth : 0};
 }
 
-inline void start(const Warp& of, int64_t column, Piece& piece) {
-  const float width = of.result_width, first = column;
-  piece.count = std::min<int64_t>(COLUMNS, of.result_width - column);
+inline void start(const Warp& args, int64_t column, Piece& piece) {
+  const float width = args.result_width, first = column;
+  piece.count = std::min<int64_t>(COLUMNS, args.result_width - column);
   for (int i = 0; i < piece.count; ++i) piece.px[i] = (2 * (first + i) + 1) / width - 1;
 }
 
-inline float y_of(const Warp& of, int64_t row) { return (2.0f * row + 1) / of.result_height - 1; }
+inline float row_y(const Warp& args, int64_t row) { return (2.0f * row + 1) / args.result_height - 1; }
 
-template <bool NEAREST, bool BORDER> void locate(const Warp& of, const float* theta, float py, Piece& piece) {
-  const int32_t height = of.height, width = of.width;
+template <bool NEAREST, bool BORDER> void locate(const Warp& args, const float* theta,  // [3, 3]
+                                                 float py, Piece& piece) {
+  const int32_t height = args.height, width = args.width;
   float t[9];
   std::copy_n(theta, 9, t);
   for (int i = 0; i < piece.count; ++i) {
@@ -98,17 +132,21 @@ template <bool NEAREST, bool BORDER> void locate(const Warp& of, const float* th
   }
 }
 
-inline void locate(const Warp& of, const float* theta, float py, Piece& piece) {
-  (of.nearest  ? of.border ? locate<true, true> : locate<true, false>
-   : of.border ? locate<false, true>
-               : locate<false, false>)(of, theta, py, piece);
+inline void locate(const Warp& args, const float* theta,  // [3, 3]
+                   float py, Piece& piece) {
+  (args.nearest  ? args.border ? locate<true, true> : locate<true, false>
+   : args.border ? locate<false, true>
+                 : locate<false, false>)(args, theta, py, piece);
 }
 
-inline void gather_neighbours(const float* plane, Piece& piece) {
+inline void gather_neighbours(const float* plane,  // [H, W]
+                              Piece& piece) {
   for (int k = 0; k < 4; ++k) gather(plane, piece.offset[k], piece.count, piece.value[k]);
 }
 
-inline void sample(const float* plane, bool nearest, Piece& piece, float* __restrict result) {
+inline void sample(const float* plane,  // [H, W]
+                   bool nearest, Piece& piece,
+                   float* __restrict result) {  // [count]
   if (nearest) return gather(plane, piece.offset[0], piece.count, result);
   gather_neighbours(plane, piece);
   for (int i = 0; i < piece.count; ++i) {
@@ -122,95 +160,104 @@ inline void add(float* plane, int32_t offset, float value) {
   if (offset >= 0) plane[offset] += value;
 }
 
-inline void add_to_image(const float* grad, bool nearest, const Piece& piece, float* plane) {
+inline void add_to_image(const float* grad,  // [count]
+                         bool nearest, const Piece& piece,
+                         float* grad_plane) {  // [H, W]
   if (nearest) {
-    for (int i = 0; i < piece.count; ++i) add(plane, piece.offset[0][i], grad[i]);
+    for (int i = 0; i < piece.count; ++i) add(grad_plane, piece.offset[0][i], grad[i]);
     return;
   }
   for (int i = 0; i < piece.count; ++i) {
     const float right = piece.share_x[i], bottom = piece.share_y[i];
     const float above = grad[i] * (1 - bottom), below = grad[i] * bottom;
-    add(plane, piece.offset[0][i], above * (1 - right));
-    add(plane, piece.offset[1][i], above * right);
-    add(plane, piece.offset[2][i], below * (1 - right));
-    add(plane, piece.offset[3][i], below * right);
+    add(grad_plane, piece.offset[0][i], above * (1 - right));
+    add(grad_plane, piece.offset[1][i], above * right);
+    add(grad_plane, piece.offset[2][i], below * (1 - right));
+    add(grad_plane, piece.offset[3][i], below * right);
   }
 }
 
-inline void add_to_position(const float* plane, const float* grad, Piece& piece) {
+inline void add_to_place(const float* plane,  // [H, W]
+                         const float* grad,   // [count]
+                         Piece& piece) {
   gather_neighbours(plane, piece);
   for (int i = 0; i < piece.count; ++i) {
     const float top_left = piece.value[0][i], top_right = piece.value[1][i];
     const float bottom_left = piece.value[2][i], bottom_right = piece.value[3][i];
-    piece.by_x[i] += grad[i] * mix(top_right - top_left, bottom_right - bottom_left, piece.share_y[i]);
-    piece.by_y[i] += grad[i] * mix(bottom_left - top_left, bottom_right - top_right, piece.share_x[i]);
+    piece.grad_x[i] += grad[i] * mix(top_right - top_left, bottom_right - bottom_left, piece.share_y[i]);
+    piece.grad_y[i] += grad[i] * mix(bottom_left - top_left, bottom_right - top_right, piece.share_x[i]);
   }
 }
 
 inline void add_to_sums(const Piece& piece, float py, Sums& sums) {
   for (int i = 0; i < piece.count; ++i) {
-    const float by_x = piece.scale_x[i] == 0 ? 0 : piece.by_x[i] * piece.scale_x[i];
-    const float by_y = piece.scale_y[i] == 0 ? 0 : piece.by_y[i] * piece.scale_y[i];
-    const double by[3] = {by_x, by_y, -(by_x * piece.x[i] + by_y * piece.y[i])};
+    const float grad_0 = piece.scale_x[i] == 0 ? 0 : piece.grad_x[i] * piece.scale_x[i];
+    const float grad_1 = piece.scale_y[i] == 0 ? 0 : piece.grad_y[i] * piece.scale_y[i];
+    const double grad_q[3] = {grad_0, grad_1, -(grad_0 * piece.x[i] + grad_1 * piece.y[i])};
     for (int k = 0; k < 3; ++k) {
-      sums.by[k][i] += by[k];
-      sums.by_times_y[k][i] += by[k] * py;
+      sums.grad_q[k][i] += grad_q[k];
+      sums.grad_q_times_py[k][i] += grad_q[k] * py;
     }
   }
 }
 
-inline void add_to_theta(const Piece& piece, const Sums& sums, double* grad_theta) {
+inline void add_to_theta(const Piece& piece, const Sums& sums, double* grad_theta) {  // grad_theta: [3, 3]
   for (int k = 0; k < 3; ++k)
     for (int i = 0; i < piece.count; ++i) {
-      grad_theta[3 * k] += sums.by[k][i] * piece.px[i];
-      grad_theta[3 * k + 1] += sums.by_times_y[k][i];
-      grad_theta[3 * k + 2] += sums.by[k][i];
+      grad_theta[3 * k] += sums.grad_q[k][i] * piece.px[i];
+      grad_theta[3 * k + 1] += sums.grad_q_times_py[k][i];
+      grad_theta[3 * k + 2] += sums.grad_q[k][i];
     }
 }
 
-// Of the views from begin to end.
-inline void warp(const Warp& of, float* result, int64_t begin, int64_t end) {
-  const int64_t plane = of.height * of.width, result_plane = of.result_height * of.result_width;
+// Makes the views [begin, end) of all images.
+inline void warp(const Warp& args,
+                 float* result,  // [N, T, C, H', W']
+                 int64_t begin, int64_t end) {
+  const int64_t plane = args.height * args.width, result_plane = args.result_height * args.result_width;
   Piece piece;
   for (int64_t view = begin; view < end; ++view)
-    for (int64_t column = 0; column < of.result_width; column += COLUMNS) {
-      start(of, column, piece);
-      for (int64_t row = 0; row < of.result_height; ++row) {
-        locate(of, of.theta + view * 9, y_of(of, row), piece);
-        for (int64_t c = 0; c < of.channels; ++c)
-          sample(of.image + (view / of.views * of.channels + c) * plane, of.nearest, piece,
-                 result + (view * of.channels + c) * result_plane + row * of.result_width + column);
+    for (int64_t column = 0; column < args.result_width; column += COLUMNS) {
+      start(args, column, piece);
+      for (int64_t row = 0; row < args.result_height; ++row) {
+        locate(args, args.theta + view * 9, row_y(args, row), piece);
+        for (int64_t c = 0; c < args.channels; ++c)
+          sample(args.image + (view / args.views * args.channels + c) * plane, args.nearest, piece,
+                 result + (view * args.channels + c) * result_plane + row * args.result_width + column);
       }
     }
 }
 
-// Of the images from begin to end; grad_image and grad_theta are zero, or null where not asked for.
-inline void backward(const Warp& of, const float* grad, float* grad_image, float* grad_theta, int64_t begin,
-                     int64_t end) {
-  const int64_t plane = of.height * of.width, result_plane = of.result_height * of.result_width;
+// Makes the gradients of the images [begin, end). grad_image is zero; either is null if it was not asked for.
+inline void backward(const Warp& args,
+                     const float* grad,  // [N, T, C, H', W']
+                     float* grad_image,  // [N, C, H, W]
+                     float* grad_theta,  // [N, T, 3, 3]
+                     int64_t begin, int64_t end) {
+  const int64_t plane = args.height * args.width, result_plane = args.result_height * args.result_width;
   Piece piece;
   Sums sums;
-  for (int64_t view = begin * of.views; view < end * of.views; ++view) {
-    double by_theta[9] = {};
-    for (int64_t column = 0; column < of.result_width; column += COLUMNS) {
-      start(of, column, piece);
+  for (int64_t view = begin * args.views; view < end * args.views; ++view) {
+    double grad_matrix[9] = {};
+    for (int64_t column = 0; column < args.result_width; column += COLUMNS) {
+      start(args, column, piece);
       sums = {};
-      for (int64_t row = 0; row < of.result_height; ++row) {
-        const float py = y_of(of, row);
-        locate(of, of.theta + view * 9, py, piece);
-        std::fill_n(piece.by_x, piece.count, 0.0f);
-        std::fill_n(piece.by_y, piece.count, 0.0f);
-        for (int64_t c = 0; c < of.channels; ++c) {
-          const int64_t channel = view / of.views * of.channels + c;
-          const float* g = grad + (view * of.channels + c) * result_plane + row * of.result_width + column;
-          if (grad_image) add_to_image(g, of.nearest, piece, grad_image + channel * plane);
-          if (grad_theta) add_to_position(of.image + channel * plane, g, piece);
+      for (int64_t row = 0; row < args.result_height; ++row) {
+        const float py = row_y(args, row);
+        locate(args, args.theta + view * 9, py, piece);
+        std::fill_n(piece.grad_x, piece.count, 0.0f);
+        std::fill_n(piece.grad_y, piece.count, 0.0f);
+        for (int64_t c = 0; c < args.channels; ++c) {
+          const int64_t channel = view / args.views * args.channels + c;
+          const float* g = grad + (view * args.channels + c) * result_plane + row * args.result_width + column;
+          if (grad_image) add_to_image(g, args.nearest, piece, grad_image + channel * plane);
+          if (grad_theta) add_to_place(args.image + channel * plane, g, piece);
         }
         if (grad_theta) add_to_sums(piece, py, sums);
       }
-      add_to_theta(piece, sums, by_theta);
+      add_to_theta(piece, sums, grad_matrix);
     }
-    if (grad_theta) std::copy_n(by_theta, 9, grad_theta + view * 9);
+    if (grad_theta) std::copy_n(grad_matrix, 9, grad_theta + view * 9);
   }
 }
 

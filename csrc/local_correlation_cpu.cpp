@@ -2,27 +2,14 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <tuple>
 #include <vector>
 
-#include "dense.h"
-
-namespace local_correlation {
-
-struct Arguments {                  // null: not asked for
-  const float *first, *second;      // (N * groups, C, h, w)
-  float* result;                    // (N * groups, span, span, h, w)
-  const float* grad;                // likewise
-  float *grad_first, *grad_second;  // like first and second
-  int64_t channels, height, width, reach;
-};
-
-}  // namespace local_correlation
+#include "common/dense.h"
 
 #define SIMD_SOURCE "local_correlation_rows_cpu.h"
-#include "simd.h"
+#include "common/simd.h"
 
 namespace local_correlation {
 
@@ -40,29 +27,30 @@ Arguments arguments(const Tensor& first, const Tensor& second, int64_t reach, in
 
 Tensor forward(const Tensor& first, const Tensor& second, int64_t reach, int64_t groups) {
   const Tensor a = dense(first, ScalarType::Float), b = dense(second, ScalarType::Float);
-  Arguments of = arguments(a, b, reach, groups);
+  Arguments args = arguments(a, b, reach, groups);
   const int64_t span = 2 * reach + 1;
-  const Tensor result = torch::stable::new_empty(a, {a.size(0), groups * span * span, of.height, of.width});
-  of.result = results<float>(result);
+  const Tensor result = torch::stable::new_empty(a, {a.size(0), groups * span * span, args.height, args.width});
+  args.result = results<float>(result);
   torch::stable::parallel_for(0, a.size(0) * groups, 1,
-                              [&](int64_t begin, int64_t end) { SIMD_BEST(correlate)(of, begin, end); });
+                              [&](int64_t begin, int64_t end) { SIMD_BEST(correlate)(args, begin, end); });
   return torch::stable::to(result, first.scalar_type());
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& first, const Tensor& second, int64_t reach,
-                                    int64_t groups, bool of_first, bool of_second) {
+                                    int64_t groups, bool wants_first, bool wants_second) {
   const Tensor a = dense(first, ScalarType::Float), b = dense(second, ScalarType::Float);
   const Tensor g = dense(grad, ScalarType::Float);
-  Arguments of = arguments(a, b, reach, groups);
+  Arguments args = arguments(a, b, reach, groups);
   const int64_t span = 2 * reach + 1;
-  STD_TORCH_CHECK(g.numel() == a.size(0) * groups * span * span * of.height * of.width,
+  STD_TORCH_CHECK(g.numel() == a.size(0) * groups * span * span * args.height * args.width,
                   "grad must be like the correlation");
   const std::vector<int64_t> none = {0};
-  const Tensor grad_first = torch::stable::new_empty(a, of_first ? a.sizes().vec() : none);
-  const Tensor grad_second = torch::stable::new_empty(b, of_second ? b.sizes().vec() : none);
-  of.grad = numbers<float>(g), of.grad_first = results<float>(grad_first), of.grad_second = results<float>(grad_second);
+  const Tensor grad_first = torch::stable::new_empty(a, wants_first ? a.sizes().vec() : none);
+  const Tensor grad_second = torch::stable::new_empty(b, wants_second ? b.sizes().vec() : none);
+  args.grad = numbers<float>(g), args.grad_first = results<float>(grad_first),
+  args.grad_second = results<float>(grad_second);
   torch::stable::parallel_for(0, a.size(0) * groups, 1,
-                              [&](int64_t begin, int64_t end) { SIMD_BEST(differentiate)(of, begin, end); });
+                              [&](int64_t begin, int64_t end) { SIMD_BEST(differentiate)(args, begin, end); });
   return {torch::stable::to(grad_first, first.scalar_type()), torch::stable::to(grad_second, second.scalar_type())};
 }
 

@@ -1,11 +1,38 @@
-// The full-resolution rows of some cells, for one instruction set: written for the compiler's vectoriser.
+// The losses and gradients of full-resolution rows, in plain loops that the compiler vectorizes. Included once per
+// instruction set.
+//
+// A pixel of label l and weight w loses -w log p_l = w (log sum_c e^z_c - z_l), where p is the softmax of its logits z.
+// The derivative by z_c is w (p_c - [c = l]). Each z is a mix (1 - share) first + share second of two rows of logits,
+// which get these shares of the derivative. Logits are shifted by the largest, which changes neither.
 
-#include "elementary.h"
-#include "resize_rows_cpu.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "common/elementary.h"
+#include "common/resize_rows_cpu.h"
+
+#ifndef SEGMENTATION_LOSS_ROWS_CPU_H
+#define SEGMENTATION_LOSS_ROWS_CPU_H
+
+namespace segmentation_loss {
+
+struct Arguments {
+  const float* logits;         // [N, C, h, w]
+  const int64_t* labels;       // [N, H, W]
+  const float* class_weights;  // [C], or null
+  float* grad_logits;          // [N, C, h, w], zero; or null: not asked for
+  double* sums;                // [N, h, 2], zero: the losses and the weights
+  int64_t classes, ignore_index;
+  Axis rows, columns;
+};
+
+}  // namespace segmentation_loss
+
+#endif
 
 namespace segmentation_loss::SIMD_TARGET {
-
-constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
 
 using elementary::SIMD_TARGET::exp;
 using elementary::SIMD_TARGET::log;
@@ -13,91 +40,123 @@ using resize::SIMD_TARGET::add_adjoint;
 using resize::SIMD_TARGET::lerp;
 using resize::SIMD_TARGET::stretch;
 
-// What a cell's rows are mixed from, and what they send back: (C, W) each.
+constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
+
+// The two rows of logits that a cell lies between, at full width, and their gradients.
 struct Cell {
-  std::vector<float> first, second, to_first, to_second;
+  std::vector<float> first, second, grad_first, grad_second;  // [C, W]
 };
 
-// The loss and the weight of a block of pixels; adds to the cell what they send back.
-inline void add_block(const Arguments& of, const int64_t* __restrict labels, float share, int64_t x0, int64_t count,
-                      Cell& cell, float* __restrict exponentials, double* sums) {
-  alignas(64) float largest[BLOCK], chosen[BLOCK], total[BLOCK], weight[BLOCK], scale[BLOCK];
+struct Block {
   alignas(64) int32_t label[BLOCK];
+  alignas(64) float weight[BLOCK];
+  alignas(64) float largest[BLOCK], chosen[BLOCK];  // the largest logit, and that of the label
+  alignas(64) float total[BLOCK];                   // of exp(logit - largest)
+  std::vector<float> channels;                      // [C, BLOCK]: logits, then exp(logit - largest), then gradients
+};
+
+inline void read_labels(const Arguments& args, const int64_t* __restrict labels,  // [count]
+                        int64_t count, Block& block) {
   for (int64_t x = 0; x < count; ++x) {
     const int64_t id = labels[x];
-    const bool known = id >= 0 && id < of.classes;
-    label[x] = known ? static_cast<int32_t>(id) : 0;
-    weight[x] = id == of.ignore_index       ? 0
-                : known && of.class_weights ? of.class_weights[id]
-                : known                     ? 1
-                                            : NAN;  // a label that is no class must not pass in silence
-    largest[x] = -INFINITY, chosen[x] = total[x] = 0;
-  }
-  const int64_t width = of.columns.full;
-  for (int64_t c = 0; c < of.classes; ++c) {
-    const float* __restrict first = cell.first.data() + c * width + x0;
-    const float* __restrict second = cell.second.data() + c * width + x0;
-    float* __restrict logits = exponentials + c * BLOCK;
-    for (int64_t x = 0; x < count; ++x) {
-      const float logit = lerp(first[x], second[x], share);
-      logits[x] = logit;
-      largest[x] = logit > largest[x] ? logit : largest[x];
-      chosen[x] = label[x] == c ? logit : chosen[x];
-    }
-  }
-  for (int64_t c = 0; c < of.classes; ++c) {
-    float* __restrict channel = exponentials + c * BLOCK;
-    for (int64_t x = 0; x < count; ++x) {
-      channel[x] = exp(channel[x] - largest[x]);
-      total[x] += channel[x];
-    }
-  }
-  for (int64_t x = 0; x < count; ++x) {
-    const float loss = log(total[x]) - (chosen[x] - largest[x]);
-    scale[x] = weight[x] / total[x];
-    largest[x] = weight[x] == 0 ? 0 : weight[x] * loss;  // void counts for nothing, whatever its logits
-  }
-  for (int64_t x = 0; x < count; ++x) sums[0] += largest[x], sums[1] += weight[x];
-  if (!of.gradient) return;
-  for (int64_t c = 0; c < of.classes; ++c) {
-    float* __restrict channel = exponentials + c * BLOCK;
-    float* __restrict to_first = cell.to_first.data() + c * width + x0;
-    float* __restrict to_second = cell.to_second.data() + c * width + x0;
-    for (int64_t x = 0; x < count; ++x) {
-      const float error = channel[x] * scale[x] - (label[x] == c ? weight[x] : 0);
-      channel[x] = weight[x] == 0 ? 0 : error;
-      to_first[x] += (1 - share) * channel[x];
-    }
-    for (int64_t x = 0; share != 0 && x < count; ++x) to_second[x] += share * channel[x];
+    const bool known = id >= 0 && id < args.classes;
+    block.label[x] = known ? static_cast<int32_t>(id) : 0;
+    block.weight[x] = id == args.ignore_index       ? 0
+                      : known && args.class_weights ? args.class_weights[id]
+                      : known                       ? 1
+                                                    : NAN;  // a label that is no class must not pass in silence
   }
 }
 
-// The cells [begin, end), see for_cells.
-inline void rows(const Arguments& of, int64_t begin, int64_t end, int64_t parity) {
-  const int64_t height = of.rows.size, low = of.columns.size, width = of.columns.full;
-  std::vector<float> exponentials(of.classes * BLOCK);
+inline void mix_logits(const Arguments& args, const Cell& cell, float share, int64_t x0, int64_t count, Block& block) {
+  std::fill_n(block.largest, count, -INFINITY), std::fill_n(block.chosen, count, 0.0f);
+  for (int64_t c = 0; c < args.classes; ++c) {
+    const float* __restrict first = cell.first.data() + c * args.columns.full + x0;
+    const float* __restrict second = cell.second.data() + c * args.columns.full + x0;
+    float* __restrict logits = block.channels.data() + c * BLOCK;
+    for (int64_t x = 0; x < count; ++x) {
+      const float logit = lerp(first[x], second[x], share);
+      logits[x] = logit;
+      block.largest[x] = logit > block.largest[x] ? logit : block.largest[x];
+      block.chosen[x] = block.label[x] == c ? logit : block.chosen[x];
+    }
+  }
+}
+
+inline void exponentiate(const Arguments& args, int64_t count, Block& block) {
+  std::fill_n(block.total, count, 0.0f);
+  for (int64_t c = 0; c < args.classes; ++c) {
+    float* __restrict channel = block.channels.data() + c * BLOCK;
+    for (int64_t x = 0; x < count; ++x) {
+      channel[x] = exp(channel[x] - block.largest[x]);
+      block.total[x] += channel[x];
+    }
+  }
+}
+
+inline void add_losses(const Block& block, int64_t count, double* sums) {  // sums: [2]
+  alignas(64) float losses[BLOCK];
+  for (int64_t x = 0; x < count; ++x) {
+    const float loss = log(block.total[x]) - (block.chosen[x] - block.largest[x]);
+    losses[x] = block.weight[x] == 0 ? 0 : block.weight[x] * loss;  // void counts for nothing, whatever its logits
+  }
+  for (int64_t x = 0; x < count; ++x) sums[0] += losses[x], sums[1] += block.weight[x];
+}
+
+inline void add_gradients(const Arguments& args, float share, int64_t x0, int64_t count, Block& block, Cell& cell) {
+  alignas(64) float scale[BLOCK];
+  for (int64_t x = 0; x < count; ++x) scale[x] = block.weight[x] / block.total[x];
+  for (int64_t c = 0; c < args.classes; ++c) {
+    float* __restrict channel = block.channels.data() + c * BLOCK;
+    float* __restrict grad_first = cell.grad_first.data() + c * args.columns.full + x0;
+    float* __restrict grad_second = cell.grad_second.data() + c * args.columns.full + x0;
+    for (int64_t x = 0; x < count; ++x) {
+      const float grad = channel[x] * scale[x] - (block.label[x] == c ? block.weight[x] : 0);
+      channel[x] = block.weight[x] == 0 ? 0 : grad;
+      grad_first[x] += (1 - share) * channel[x];
+    }
+    for (int64_t x = 0; share != 0 && x < count; ++x) grad_second[x] += share * channel[x];
+  }
+}
+
+inline void add_row(const Arguments& args, const int64_t* labels,  // [W]
+                    float share, Block& block, Cell& cell,
+                    double* sums) {  // [2]
+  for (int64_t x = 0; x < args.columns.full; x += BLOCK) {
+    const int64_t count = std::min(BLOCK, args.columns.full - x);
+    read_labels(args, labels + x, count, block);
+    mix_logits(args, cell, share, x, count, block);
+    exponentiate(args, count, block);
+    add_losses(block, count, sums);
+    if (args.grad_logits) add_gradients(args, share, x, count, block, cell);
+  }
+}
+
+// Adds the cells [begin, end) of a parity, see for_cells.
+inline void add_cells(const Arguments& args, int64_t begin, int64_t end, int64_t parity) {
+  const int64_t height = args.rows.size, low = args.columns.size, width = args.columns.full;
+  Block block;
+  block.channels.resize(args.classes * BLOCK);
   Cell cell;
-  for (auto* maps : {&cell.first, &cell.second, &cell.to_first, &cell.to_second}) maps->resize(of.classes * width);
+  for (auto* maps : {&cell.first, &cell.second, &cell.grad_first, &cell.grad_second})
+    maps->resize(args.classes * width);
   for (int64_t i = begin; i < end; ++i) {
-    const auto [n, y, below, top, bottom, mixed] = resize::SIMD_TARGET::cell(of.rows, i, parity);
+    const auto [n, y, below, top, bottom, mixed] = resize::SIMD_TARGET::cell(args.rows, i, parity);
     if (top == bottom) continue;
-    for (int64_t c = 0; c < of.classes; ++c) {
-      const float* channel = of.logits + (n * of.classes + c) * height * low;
-      stretch(of.columns, channel + y * low, cell.first.data() + c * width);
-      if (mixed) stretch(of.columns, channel + below * low, cell.second.data() + c * width);
+    for (int64_t c = 0; c < args.classes; ++c) {
+      const float* channel = args.logits + (n * args.classes + c) * height * low;
+      stretch(args.columns, channel + y * low, cell.first.data() + c * width);
+      if (mixed) stretch(args.columns, channel + below * low, cell.second.data() + c * width);
     }
-    std::fill(cell.to_first.begin(), cell.to_first.end(), 0.0f);
-    std::fill(cell.to_second.begin(), cell.to_second.end(), 0.0f);
-    for (int64_t row = top; row < bottom; ++row) {
-      const int64_t* labels = of.labels + (n * of.rows.full + row) * width;
-      for (int64_t x = 0; x < width; x += BLOCK)
-        add_block(of, labels + x, of.rows.share[row], x, std::min(BLOCK, width - x), cell, exponentials.data(),
-                  of.sums + 2 * (n * height + y));
-    }
-    for (int64_t c = 0; of.gradient && c < of.classes; ++c) {
-      float* channel = of.gradient + (n * of.classes + c) * height * low;
-      add_adjoint(of.columns, cell.to_first.data() + c * width, channel + y * low);
-      if (mixed) add_adjoint(of.columns, cell.to_second.data() + c * width, channel + below * low);
+    std::fill(cell.grad_first.begin(), cell.grad_first.end(), 0.0f);
+    std::fill(cell.grad_second.begin(), cell.grad_second.end(), 0.0f);
+    for (int64_t row = top; row < bottom; ++row)
+      add_row(args, args.labels + (n * args.rows.full + row) * width, args.rows.share[row], block, cell,
+              args.sums + 2 * (n * height + y));
+    for (int64_t c = 0; args.grad_logits && c < args.classes; ++c) {
+      float* channel = args.grad_logits + (n * args.classes + c) * height * low;
+      add_adjoint(args.columns, cell.grad_first.data() + c * width, channel + y * low);
+      if (mixed) add_adjoint(args.columns, cell.grad_second.data() + c * width, channel + below * low);
     }
   }
 }

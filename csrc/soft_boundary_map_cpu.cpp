@@ -3,28 +3,15 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <tuple>
 #include <vector>
 
-#include "dense.h"
-#include "resize.h"
-
-namespace soft_boundary_map {
-
-struct Arguments {
-  const float* logits;  // (N, C, h, w)
-  int64_t classes;
-  Axis rows, columns;
-  std::vector<int64_t> reach;  // how far to the side neighbours are, by how many rows they are apart
-};
-
-}  // namespace soft_boundary_map
+#include "common/dense.h"
 
 #define SIMD_SOURCE "soft_boundary_map_rows_cpu.h"
-#include "simd.h"
+#include "common/simd.h"
 
 namespace soft_boundary_map {
 
@@ -32,7 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 std::vector<int64_t> half_disk(int64_t radius, int64_t height, int64_t width) {
-  radius = std::min(radius, height + width);  // reaches every pixel, and its square does not overflow
+  radius = std::min(radius, height + width);  // this reaches every pixel, and its square does not overflow
   std::vector<int64_t> reach;
   for (int64_t y = 0, x = radius; y <= std::min(radius, height - 1); ++y) {
     while (x * x + y * y > radius * radius) --x;
@@ -51,17 +38,18 @@ Arguments arguments(const Tensor& maps, int64_t height, int64_t width, int64_t r
           half_disk(radius, height, width)};
 }
 
-// The map, and the logarithm of its distance from 1.
+// Returns the map [N, 1, H, W], and log(1 - map).
 std::tuple<Tensor, Tensor> forward(const Tensor& logits, std::vector<int64_t> size, int64_t radius) {
   STD_TORCH_CHECK(size.size() == 2, "size must be (height, width)");
   const Tensor maps = dense(logits, ScalarType::Float);
-  const Arguments of = arguments(maps, size[0], size[1], radius);
+  const Arguments args = arguments(maps, size[0], size[1], radius);
   const Tensor result = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
   const Tensor logarithm = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
   float* to[] = {results<float>(result), results<float>(logarithm)};
-  const int64_t enough = 8 * of.reach.size();  // rows of a thread, for which it makes some of its neighbours' again
-  torch::stable::parallel_for(0, maps.size(0) * size[0], enough, [&](int64_t begin, int64_t end) {
-    SIMD_BEST(forward_rows)(of, to[0], to[1], begin, end);
+  // A thread makes some rows of its neighbours again, so it must have enough rows of its own.
+  const int64_t grain = 8 * args.reach.size();
+  torch::stable::parallel_for(0, maps.size(0) * size[0], grain, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(forward_rows)(args, to[0], to[1], begin, end);
   });
   return {result, logarithm};
 }
@@ -73,15 +61,15 @@ Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logit
     STD_TORCH_CHECK(grad.dim() == 4 && grad.size(i) == logarithm.size(i), "grad must be like logarithm");
   const Tensor maps = dense(logits, ScalarType::Float), grads = dense(grad, ScalarType::Float),
                logarithms = dense(logarithm, ScalarType::Float);
-  const Arguments of = arguments(maps, logarithm.size(2), logarithm.size(3), radius);
-  const Tensor gradient = torch::stable::new_zeros(maps, {maps.size(0), maps.size(1), maps.size(2), maps.size(3)});
+  const Arguments args = arguments(maps, logarithm.size(2), logarithm.size(3), radius);
+  const Tensor grad_logits = torch::stable::new_zeros(maps, {maps.size(0), maps.size(1), maps.size(2), maps.size(3)});
   const float* from[] = {numbers<float>(grads), numbers<float>(logarithms)};
-  float* to = results<float>(gradient);
-  const int64_t enough = 1 + 8 * of.reach.size() * of.rows.size / of.rows.full;
-  torch::stable::parallel_for(0, maps.size(0) * of.rows.size, enough, [&](int64_t begin, int64_t end) {
-    SIMD_BEST(backward_rows)(of, from[0], from[1], to, begin, end);
+  float* to = results<float>(grad_logits);
+  const int64_t grain = 1 + 8 * args.reach.size() * args.rows.size / args.rows.full;
+  torch::stable::parallel_for(0, maps.size(0) * args.rows.size, grain, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(backward_rows)(args, from[0], from[1], to, begin, end);
   });
-  return gradient;
+  return grad_logits;
 }
 
 }  // namespace soft_boundary_map

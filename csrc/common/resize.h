@@ -1,23 +1,21 @@
 // Bilinear resizing along one axis (`align_corners=False`), and its adjoint.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
-// Each of `full` positions lies between two of `size` pixels. *Cell* i has the positions between the pixels i and i
-// + 1.
+// Each of `full` positions lies between two of `size` pixels. The positions between the pixels i and i + 1 are *cell*
+// i.
 struct Axis {
-  int64_t size, full, taps = 0;        // taps: the most positions that a pixel has a share in
-  std::vector<int32_t> before, after;  // the two pixels of each position
-  std::vector<float> share;            // of the second
-  std::vector<int64_t> cell;           // the first position of each cell, and the end
-  std::vector<int32_t> position;       // (taps, size): those that a pixel has a share in
-  std::vector<float> weight;           // (taps, size): how large that is; 0: none
+  int64_t size, full, taps = 0;        // taps: the largest number of positions that use one pixel
+  std::vector<int32_t> before, after;  // [full], the two pixels of each position
+  std::vector<float> share;            // [full], the weight of the second
+  std::vector<int64_t> cell;           // [size + 1], the first position of each cell, and the end
+  std::vector<int32_t> position;       // [taps, size], the positions that use a pixel
+  std::vector<float> weight;           // [taps, size], the pixel's weight there; 0 for taps that it lacks
 
   Axis(int64_t size, int64_t full)
       : size(size), full(full), before(full), after(full), share(full), cell(size + 1, full) {
@@ -42,12 +40,3 @@ struct Axis {
         }
   }
 };
-
-// Calls `range(begin, end, parity)` in parallel for all cells of `images` maps: cell 2 (i % count) + parity of map i /
-// count, count = (size + 1 - parity) / 2. What a cell sends back falls on two rows of pixels: even cells first, then
-// odd ones, so that no two threads share a row and that the order of the sums is fixed.
-template <class F> void for_cells(int64_t images, int64_t size, const F& range) {
-  for (int64_t parity = 0; parity < 2; ++parity)
-    torch::stable::parallel_for(0, images * ((size + 1 - parity) / 2), 1,
-                                [&](int64_t begin, int64_t end) { range(begin, end, parity); });
-}

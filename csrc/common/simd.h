@@ -1,6 +1,6 @@
-// Includes SIMD_SOURCE once per instruction set: what it defines in a namespace SIMD_TARGET is there for each of them,
-// and SIMD_BEST(name) is the best that runs here. SIMD_BYTES is the size of a vector; scalar has none. The standard
-// headers that the source needs must come before, so that they are not compiled for one of these.
+// Includes SIMD_SOURCE once per instruction set. What it defines in a namespace SIMD_TARGET exists for each of them,
+// and SIMD_BEST(name) is the best that runs on this machine. SIMD_BYTES is the size of a vector; scalar code has none.
+// Scalar comes first, so that the standard headers that the source includes are compiled for any machine.
 
 #include <cstdlib>
 #include <string_view>
@@ -10,7 +10,7 @@
 #undef SIMD_TARGET
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // everything that takes a vector is inlined
+#pragma GCC diagnostic ignored "-Wpsabi"  // it warns of arguments that are vectors, but these functions are inlined
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define SIMD_TARGET avx2

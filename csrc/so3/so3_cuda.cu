@@ -1,13 +1,12 @@
-// The ops' CUDA kernels: one thread a matrix, in and out through shared memory, so that a warp's 32 matrices are read
-// and written as one run of numbers. Rows of 9 words touch each bank once.
+// The ops' CUDA kernels. A thread has one matrix. Matrices go through shared memory, so that a warp's 32 are read and
+// written as one run of numbers; rows of 9 words touch each bank once.
 
 #include <cuda_runtime.h>
 
-#include "so3_ops.h"
+#include "so3/so3_ops.h"
 
 #define SIMD_TARGET cuda
-#include "so3.h"
-#include "rows.h"
+#include "so3/rows.h"
 
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
@@ -16,7 +15,7 @@ namespace so3::cuda {
 constexpr int WARP = 32, BLOCK = 128;
 
 template <class T> struct WarpAccess {
-  T* tile;        // 9 * WARP numbers of this warp
+  T* tile;        // [WARP, 3, 3], shared memory of this warp
   int64_t first;  // its first row
   int count, lane;
 
@@ -45,24 +44,24 @@ template <class T> struct WarpAccess {
   }
 };
 
-template <class Arguments> __global__ void __launch_bounds__(BLOCK) kernel(Arguments of, int64_t count) {
+template <class Arguments> __global__ void __launch_bounds__(BLOCK) kernel(Arguments args, int64_t count) {
   using T = typename Arguments::Scalar;
   __shared__ T tiles[9 * BLOCK];
   const int warp = threadIdx.x / WARP;
   const int64_t first = int64_t(BLOCK) * blockIdx.x + WARP * warp;
   if (first >= count) return;
   const int rows = count - first < WARP ? int(count - first) : WARP;
-  compute(WarpAccess<T>{tiles + 9 * WARP * warp, first, rows, int(threadIdx.x % WARP)}, of);
+  compute(WarpAccess<T>{tiles + 9 * WARP * warp, first, rows, int(threadIdx.x % WARP)}, args);
 }
 
 struct Cuda {
-  template <class Arguments> static void run(const Arguments& of, int64_t count, int32_t device) {
+  template <class Arguments> static void run(const Arguments& args, int64_t count, int32_t device) {
     const torch::stable::accelerator::DeviceGuard guard(device);
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     STD_TORCH_CHECK(blocks <= INT32_MAX, "at most ", int64_t(INT32_MAX) * BLOCK, " matrices, got ", count);
-    kernel<<<dim3(blocks), BLOCK, 0, static_cast<cudaStream_t>(stream)>>>(of, count);
+    kernel<<<dim3(blocks), BLOCK, 0, static_cast<cudaStream_t>(stream)>>>(args, count);
     const cudaError_t error = cudaGetLastError();
     STD_TORCH_CHECK(error == cudaSuccess, "so3: ", cudaGetErrorString(error));
   }

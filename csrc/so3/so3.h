@@ -1,11 +1,14 @@
 // so3: the nearest rotation P of a 3x3 matrix, and the geodesic distance of M = theta^-1 theta_hat from the identity.
 //
 // T is float or double, or a vector of them (lanes.h). No branch depends on a single value, only on `any` of those of a
-// warp's threads or a vector's lanes. vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z, H = P^T M,
-// K = tr(H) I - H, s1 >= s2 >= s3 singular values, sigma the sign of det M. For the formulas' sources see docs/design/so3.md.
+// warp's threads or a vector's lanes. In what follows vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z,
+// H = P^T M, K = tr(H) I - H, s1 >= s2 >= s3 are the singular values, and sigma is the sign of det M.
+// docs/design/so3.md names the formulas' sources. Included once per instruction set.
 
-#include "arguments.h"
-#include "scalar.h"
+#include <cstdint>
+
+#include "so3/arguments.h"
+#include "so3/scalar.h"
 
 namespace so3::SIMD_TARGET {
 
@@ -58,7 +61,7 @@ template <class T> FN Vec<T> vee(const Matrix<T>& m) { return {m.y.z - m.z.y, m.
 template <class T> FN Matrix<T> diagonal(const T& d) { return {{d, 0, 0}, {0, d, 0}, {0, 0, d}}; }
 
 template <class T> FN T largest(const Vec<T>& v) { return max(max(abs(v.x), abs(v.y)), abs(v.z)); }
-template <class T> FN T power_of_two(const Matrix<T>& m) {  // that brings the largest entry into [2, 4)
+template <class T> FN T power_of_two(const Matrix<T>& m) {  // it brings the largest entry into [2, 4)
   return inverse_power_of_two(max(max(largest(m.x), largest(m.y)), largest(m.z)));
 }
 
@@ -86,28 +89,29 @@ template <class T> FN Matrix<T> rotation_minus_eye(const Quaternion<T>& q) {  //
   return {{-(yy + zz), xy + w.z, zx - w.y}, {xy - w.z, -(zz + xx), yz + w.x}, {zx + w.y, yz - w.x, -(xx + yy)}};
 }
 
-template <class T> FN Quaternion<T> quaternion(const Matrix<T>& r) {  // of any length; from its largest component
+// Makes a quaternion of any length, from its largest component.
+template <class T> FN Quaternion<T> quaternion(const Matrix<T>& r) {
   const T xx = r.x.x, yy = r.y.y, zz = r.z.z;
   const T w2 = T(1) + xx + yy + zz, x2 = T(1) + xx - yy - zz, y2 = T(1) - xx + yy - zz, z2 = T(1) - xx - yy + zz;
   const Vec<T> v = vee(r), s = {r.y.z + r.z.y, r.z.x + r.x.z, r.x.y + r.y.x};
-  const auto by_z = z2 > y2, by_x = x2 > w2;
-  const T yz2 = select(by_z, z2, y2), wx2 = select(by_x, x2, w2);
-  const auto by_yz = yz2 > wx2;
-  const Vec<T> of_yz = select(by_z, Vec<T>{s.y, s.x, z2}, Vec<T>{s.z, y2, s.x});
-  const Vec<T> of_wx = select(by_x, Vec<T>{x2, s.z, s.y}, v);
-  return {select(by_yz, select(by_z, v.z, v.y), select(by_x, v.x, w2)), select(by_yz, of_yz, of_wx)};
+  const auto z_wins = z2 > y2, x_wins = x2 > w2;
+  const T yz2 = select(z_wins, z2, y2), wx2 = select(x_wins, x2, w2);
+  const auto yz_wins = yz2 > wx2;
+  const Vec<T> from_yz = select(z_wins, Vec<T>{s.y, s.x, z2}, Vec<T>{s.z, y2, s.x});
+  const Vec<T> from_wx = select(x_wins, Vec<T>{x2, s.z, s.y}, v);
+  return {select(yz_wins, select(z_wins, v.z, v.y), select(x_wins, v.x, w2)), select(yz_wins, from_yz, from_wx)};
 }
 
 // ---- solving for K
 
-template <class T> FN Symmetric<T> k_of(const Matrix<T>& h) {  // tr(H) I - H, of the symmetric part
+template <class T> FN Symmetric<T> k_matrix(const Matrix<T>& h) {  // K, from the symmetric part of H
   const T half(0.5);
   return {h.y.y + h.z.z,           h.z.z + h.x.x,           h.x.x + h.y.y,
           (h.y.z + h.z.y) * -half, (h.z.x + h.x.z) * -half, (h.x.y + h.y.x) * -half};
 }
 
-// By LDL^T; Cramer's rule would square the condition number. A pivot of rounding noise counts as 0, along which any
-// answer is as good as 0.
+// Solves by LDL^T, for Cramer's rule would square the condition number. A pivot of rounding noise counts as 0: along it
+// any answer is as good as 0.
 template <class T> FN Vec<T> solve(const Symmetric<T>& k, const Vec<T>& b) {
   const T noise = T(NOISE<T>) * (k.xx + k.yy + k.zz);
   const auto inverse = [&](const T& pivot) { return select(pivot > noise, divide(T(1), pivot), T(0)); };
@@ -155,8 +159,8 @@ template <class T> FN void jacobi(T& pp, T& qq, T& pq, T& rp, T& rq, Vec<T>& v_p
   v_q = v * s + v_q * c;
 }
 
-// Of a matrix scaled to 1. v1 comes from the eigenvectors of M^T M, u1 = M v1 / |M v1|; what is left is 2x2, and its
-// nearest rotation [p -r; r p] is exact whatever the sign of det M and the rank. s1 = |M v1|.
+// The matrix must be scaled to 1. v1 is an eigenvector of M^T M, s1 = |M v1| and u1 = M v1 / s1. A 2x2 matrix is left,
+// whose nearest rotation [p -r; r p] is exact whatever the sign of det M and the rank.
 template <class T> FN Matrix<T> rotation_by_deflation(const Matrix<T>& m, T& s1) {
   Symmetric<T> s = {dot(m.x, m.x), dot(m.y, m.y), dot(m.z, m.z), dot(m.y, m.z), dot(m.z, m.x), dot(m.x, m.y)};
   Matrix<T> v = diagonal(T(1));
@@ -165,16 +169,16 @@ template <class T> FN Matrix<T> rotation_by_deflation(const Matrix<T>& m, T& s1)
     jacobi(s.yy, s.zz, s.yz, s.xy, s.zx, v.y, v.z);
     jacobi(s.zz, s.xx, s.zx, s.yz, s.xy, v.z, v.x);
   }
-  const auto by_y = s.yy > s.xx, by_z = s.zz > max(s.xx, s.yy);
-  const Vec<T> v1 = select(by_z, v.z, select(by_y, v.y, v.x));
-  const Vec<T> v2 = select(by_z, v.x, select(by_y, v.z, v.y));
-  const Vec<T> v3 = select(by_z, v.y, select(by_y, v.x, v.z));
+  const auto y_wins = s.yy > s.xx, z_wins = s.zz > max(s.xx, s.yy);
+  const Vec<T> v1 = select(z_wins, v.z, select(y_wins, v.y, v.x));
+  const Vec<T> v2 = select(z_wins, v.x, select(y_wins, v.z, v.y));
+  const Vec<T> v3 = select(z_wins, v.y, select(y_wins, v.x, v.z));
 
   const Vec<T> m1 = m * v1, m2 = m * v2, m3 = m * v3;
   const T square = dot(m1, m1), over_s1 = rsqrt(max(square, T(TINY)));
   s1 = square * over_s1;
   const Vec<T> u1 = select(square > T(TINY), m1 * over_s1, v1);
-  // The shortest turn of v1 to u1, or to -u1 if that is nearer, brings v2 and v3 along.
+  // The shortest turn of v1 to u1, or to -u1 if that is nearer, is applied to v2 and v3, too.
   const T sign = copysign(T(1), dot(u1, v1));
   const Vec<T> to = u1 * sign, middle = (to + v1) * divide(T(1), T(1) + dot(to, v1));
   const Vec<T> b2 = v2 - middle * dot(to, v2), b3 = (v3 - middle * dot(to, v3)) * sign;
@@ -187,16 +191,17 @@ template <class T> FN Matrix<T> rotation_by_deflation(const Matrix<T>& m, T& s1)
 
 template <class T> FN Matrix<T> rotation(const Quaternion<T>& q) { return rotation_minus_eye(q) + diagonal(T(1)); }
 
-// Of a matrix scaled to 1, skew = vee(M), near: |M - I| < NEAR before scaling. v is accurate relative to itself.
+// The matrix must be scaled to 1; skew is vee(M), and near says that |M - I| < NEAR before scaling. The vector part of
+// the result is accurate relative to itself.
 template <class T> FN Quaternion<T> nearest(const Matrix<T>& m, const Vec<T>& skew, bool near, T& s1) {
   Quaternion<T> q = {1, {0, 0, 0}};
   if (!near) q = unit(quaternion(rotation_by_deflation(m, s1)));
   for (int step = 0; step < NEWTON_STEPS<T>; ++step) {  // w = K^-1 vee(H), q <- q (1, w / 2): cubic convergence
     const Matrix<T> h = rotation(q).transposed() * m;
-    const Vec<T> w = solve(k_of(h), vee(h)) * T(0.5);
+    const Vec<T> w = solve(k_matrix(h), vee(h)) * T(0.5);
     q = unit(q * Quaternion<T>{1, w});
   }
-  // Near the identity, solve Davenport's eigen-equation for g = v / w: no rounding of 1 + small.
+  // Near the identity, Davenport's eigen-equation gives g = v / w without rounding 1 + small.
   const T lambda = dot(rotation(q), m) + trace(m);
   const Symmetric<T> k = {lambda - T(2) * m.x.x, lambda - T(2) * m.y.y, lambda - T(2) * m.z.z,
                           -(m.y.z + m.z.y),      -(m.z.x + m.x.z),      -(m.x.y + m.y.x)};
@@ -209,7 +214,7 @@ template <class T> FN bool is_near(const Matrix<T>& minus_eye) {
   return !any(dot(minus_eye, minus_eye) > T(NEAR * NEAR));
 }
 
-template <class T> FN T angle(const T& sine, const T& cosine) {  // 2 atan2 of a unit vector in the first quadrant
+template <class T> FN T angle(const T& sine, const T& cosine) {  // 2 atan2(sine, cosine), both at least 0
   const T x = divide(min(sine, cosine), T(1) + max(sine, cosine)), square = -(x * x);  // x <= tan(pi / 8)
   constexpr int TERMS = SINGLE<T> ? 9 : 21;
   T atan(0);
@@ -224,16 +229,17 @@ template <class T> FN Matrix<T> project(const Matrix<T>& matrix) {
   return rotation(nearest(m, vee(m), is_near(matrix - diagonal(T(1))), s1));
 }
 
-// P [y]x
+// Returns P [y]x.
 template <class T> FN Matrix<T> times_cross(const Matrix<T>& p, const Vec<T>& y) {
   return {p.y * y.z - p.z * y.y, p.z * y.x - p.x * y.z, p.x * y.y - p.y * y.x};
 }
 
-// P [K^-1 vee(P^T F)]x, F = df/dP
+// The result is P [K^-1 vee(P^T F)]x for the gradient F by P. P^T M = H stays symmetric: with dP = P [w]x this gives
+// K w = vee(P^T dM), and <F, dP> = vee(P^T F) . w.
 template <class T> FN Matrix<T> project_backward(const Matrix<T>& f, const Matrix<T>& matrix, const Matrix<T>& p) {
   const T scale = power_of_two(matrix);
   const Matrix<T> turned = p.transposed();
-  return times_cross(p, solve(k_of(turned * (matrix * scale)), vee(turned * f)) * scale);
+  return times_cross(p, solve(k_matrix(turned * (matrix * scale)), vee(turned * f)) * scale);
 }
 
 // ---- the distance
@@ -244,7 +250,7 @@ template <class T> FN Matrix<T> cofactors(const Matrix<T>& m) {
 
 template <class T> struct Relative {
   Matrix<T> m, minus_eye;  // M and M - I, which near a match is not the rounded difference
-  T over_divisor;          // 1 / what both were divided by
+  T over_divisor;          // 1 / the divisor of both
 };
 
 template <class T> FN void normalize(Relative<T>& r, int64_t how) {
@@ -252,7 +258,7 @@ template <class T> FN void normalize(Relative<T>& r, int64_t how) {
   const T scale = power_of_two(r.m), square = dot(e, e);
   const Matrix<T> m = r.m * scale;
   const T det = dot(m.x, cross(m.y, m.z));
-  T size, growth;  // of the scaled M; size / scale - 1 = growth near a match
+  T size, growth;  // the size of the scaled M; near a match, size / scale - 1
   if (how == FROBENIUS) {
     size = sqrt(dot(m, m) * T(1.0 / 3));
     growth = divide((T(2) * trace(e) + square) * T(1.0 / 3), T(1) + divide(size, scale));
@@ -265,18 +271,18 @@ template <class T> FN void normalize(Relative<T>& r, int64_t how) {
   const auto near = square < T(0.25);
   const T over_near = divide(T(1), T(1) + growth), divisor = select(det < T(0), -size, size);
   r.m = m * divide(T(1), divisor);
-  const Matrix<T> of_near = (e - eye * growth) * over_near, of_far = r.m - eye;
-  r.minus_eye = select(near, of_near, of_far);
+  const Matrix<T> if_near = (e - eye * growth) * over_near, if_far = r.m - eye;
+  r.minus_eye = select(near, if_near, if_far);
   r.over_divisor = select(near, over_near, divide(scale, divisor));
 }
 
-template <class T> struct Distance {
-  T value;
-  Matrix<T> grad_theta, grad_theta_hat;
+// M = theta^-1 theta_hat, and what its gradient needs.
+template <class T> struct Quotient {
+  Matrix<T> m, minus_eye, inverse;
+  T scale;  // theta^-1 = inverse scale
 };
 
-template <class T>
-FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_hat, const Options& options) {
+template <class T> FN Quotient<T> quotient(const Matrix<T>& theta, const Matrix<T>& theta_hat) {
   const T scale = power_of_two(theta);
   const Matrix<T> a = theta * scale, b = theta_hat * scale, difference = b - a, adjugate = cofactors(a).transposed();
   const T det = adjugate.x.x * a.x.x + adjugate.y.x * a.x.y + adjugate.z.x * a.x.z;
@@ -284,8 +290,40 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   // Near a match M - I comes from the difference: rounded within 1 + e, a small error would lose its direction.
   const auto close = dot(difference, difference) < T(0.25) * dot(b, b);
   const Matrix<T> product = inverse * select(close, difference, b), eye = diagonal(T(1));
-  const Matrix<T> matrix = select(close, product + eye, product);
-  Relative<T> r = {matrix, select(close, product, product - eye), T(1)};
+  return {select(close, product + eye, product), select(close, product, product - eye), inverse, scale};
+}
+
+// A rotation's angle phi, smoothed to sqrt(phi^2 + eps^2) - eps if eps > 0.
+template <class T> struct Angle {
+  T value;
+  Vec<T> gradient;  // by w, where the rotation turns by [w]x
+};
+
+template <class T> FN Angle<T> smoothed_angle(const Quaternion<T>& q, double smooth) {
+  const T top = largest(q.v), over_top = select(top > T(0), divide(T(1), top), T(0));
+  const Vec<T> v = q.v * over_top;  // squares of small numbers underflow
+  const T length = sqrt(dot(v, v));
+  T phi = angle(top * length, q.w), slope = select(top > T(0), divide(T(1), length), T(0));
+  if (smooth > 0) {
+    const T eps(smooth), hypot = max(max(sqrt(phi * phi + eps * eps), phi), eps), ratio = divide(phi, hypot);
+    slope = slope * ratio;
+    phi = phi * divide(phi, hypot + eps);
+  }
+  return {phi, v * slope};
+}
+
+template <class T> struct Distance {
+  T value;
+  Matrix<T> grad_theta, grad_theta_hat;
+};
+
+// The distance is phi + lam |M - P|^2. With g the angle's gradient, its gradient by M is P [K^-1 g]x + 2 lam (M - P),
+// see project_backward: P is the nearest rotation, so |M - P| does not change with it. From a gradient G by M follow
+// theta^-T G by theta_hat and -theta^-T G M^T by theta.
+template <class T>
+FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_hat, const Options& options) {
+  const Quotient<T> exact = quotient(theta, theta_hat);
+  Relative<T> r = {exact.m, exact.minus_eye, T(1)};
   if (options.normalize != NONE) normalize(r, options.normalize);
 
   const T size = power_of_two(r.m);
@@ -293,31 +331,22 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   T s1(0);
   const bool near = options.damping == 0 && is_near(r.minus_eye);
   const Quaternion<T> q = nearest(m, vee(r.minus_eye) * size, near, s1);
-  const Matrix<T> turn = rotation_minus_eye(q), p = turn + eye, residual = r.minus_eye - turn;
+  const Matrix<T> turn = rotation_minus_eye(q), p = turn + diagonal(T(1)), residual = r.minus_eye - turn;
 
-  const T top = largest(q.v), over_top = select(top > T(0), divide(T(1), top), T(0));
-  const Vec<T> v = q.v * over_top;  // squares of small numbers underflow
-  const T length = sqrt(dot(v, v));
-  T phi = angle(top * length, q.w), slope = select(top > T(0), divide(T(1), length), T(0));
-  if (options.smooth > 0) {  // sqrt(phi^2 + eps^2) - eps
-    const T eps(options.smooth), hypot = max(max(sqrt(phi * phi + eps * eps), phi), eps), ratio = divide(phi, hypot);
-    slope = slope * ratio;
-    phi = phi * divide(phi, hypot + eps);
-  }
+  const Angle<T> phi = smoothed_angle(q, options.smooth);
   const T lam(options.lam);
-  const Vec<T> axis = v * slope;
-  const Symmetric<T> k = k_of(p.transposed() * m);
-  const Vec<T> y = options.damping > 0 ? solve_damped(k, axis, T(options.damping) * s1) : solve(k, axis);
+  const Symmetric<T> k = k_matrix(p.transposed() * m);
+  const Vec<T> y =
+      options.damping > 0 ? solve_damped(k, phi.gradient, T(options.damping) * s1) : solve(k, phi.gradient);
   Matrix<T> grad = times_cross(p, y * size) + residual * (T(2) * lam);
   if (options.normalize != NONE) {  // M / divisor does not change with M's scale: take that part out
     const T along = T(2.0 / 3) * lam * dot(residual, r.m);
     const Matrix<T> radial = options.normalize == DET ? cofactors(r.m) : r.m;
     grad = (grad - radial * along) * r.over_divisor;
   }
-  // theta^-1 = inverse scale; the scale last, for it may be large.
-  const Matrix<T> grad_theta_hat = inverse.transposed() * grad * scale;
+  const Matrix<T> grad_theta_hat = exact.inverse.transposed() * grad * exact.scale;  // the scale last: it may be large
   const Matrix<T> weighted = residual * sqrt(lam);  // lam 0 times a square beyond T's range is 0
-  return {phi + dot(weighted, weighted), grad_theta_hat * matrix.transposed() * T(-1), grad_theta_hat};
+  return {phi.value + dot(weighted, weighted), grad_theta_hat * exact.m.transposed() * T(-1), grad_theta_hat};
 }
 
 }  // namespace so3::SIMD_TARGET

@@ -1,30 +1,27 @@
 // The ops' definitions and their CPU kernels: so3.h on SIMD lanes, compiled per instruction set and picked at run time.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
-#include "so3_ops.h"
+#include "so3/so3_ops.h"
 
-#define SIMD_SOURCE "so3_rows_cpu.h"
-#include "simd.h"
+#define SIMD_SOURCE "so3/so3_rows_cpu.h"
+#include "common/simd.h"
 
 namespace so3 {
 
 struct Cpu {
-  template <class Arguments> static void run(const Arguments& of, int64_t count, int32_t) {
-    in_parallel(SIMD_BEST(rows<Arguments>), SIMD_BEST(ROWS<Arguments>), of, count);
+  template <class Arguments> static void run(const Arguments& args, int64_t count, int32_t) {
+    in_parallel(SIMD_BEST(rows<Arguments>), SIMD_BEST(ROWS<Arguments>), args, count);
   }
 
  private:
-  // By whole vectors, so that what shares one does not depend on the number of threads.
+  // Threads get whole vectors, so that which rows share one does not depend on the number of threads.
   template <class Function, class Arguments>
-  static void in_parallel(Function rows, int64_t width, const Arguments& of, int64_t count) {
+  static void in_parallel(Function rows, int64_t width, const Arguments& args, int64_t count) {
     constexpr int64_t GRAIN = 2048;  // rows that are worth a thread
     torch::stable::parallel_for(0, (count + width - 1) / width, GRAIN / width, [&](int64_t begin, int64_t end) {
-      rows(of, begin * width, std::min(end * width, count));
+      rows(args, begin * width, std::min(end * width, count));
     });
   }
 };

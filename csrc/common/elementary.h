@@ -1,10 +1,10 @@
-// exp and log of floats, to one unit in the last place, that compilers turn into vector instructions (Cephes'
-// polynomials). Included once per instruction set.
+// exp and log of floats, right to one unit in the last place, which compilers turn into vector instructions. The
+// polynomials are those of Cephes. Included once per instruction set.
 
 #include <cstdint>
 #include <cstring>
 
-#define FN inline __attribute__((always_inline))
+#include "common/fn.h"
 
 namespace elementary::SIMD_TARGET {
 
@@ -20,9 +20,9 @@ FN uint32_t to_bits(float x) {
   return bits;
 }
 
-// Of x <= 0, or NaN. What has no normal result becomes 0.
+// x must be at most 0, or NaN. A result that is no normal number becomes 0.
 FN float exp(float x) {
-  constexpr float ROUND = 0x1.8p23f;  // brings a number's units to the last places of its significand
+  constexpr float ROUND = 0x1.8p23f;  // a number's units move to the last places of its significand
   const float bounded = x < -87.0f ? -87.0f : x;
   const float shifted = bounded * 1.44269504f + ROUND, n = shifted - ROUND;
   const float r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
@@ -36,9 +36,9 @@ FN float exp(float x) {
   return x < -87.0f ? 0 : p * from_bits((to_bits(shifted) + 127) << 23);
 }
 
-// Of normal x > 0, or NaN.
+// x must be a normal number above 0, or NaN.
 FN float log(float x) {
-  constexpr uint32_t HALF = 0x3f3504f3;  // of sqrt(1/2): the significand m is in [sqrt(1/2), sqrt(2))
+  constexpr uint32_t HALF = 0x3f3504f3;  // the bits of sqrt(1/2): the significand lies in [sqrt(1/2), sqrt(2))
   const int32_t exponent = static_cast<int32_t>(to_bits(x) - HALF) >> 23;
   const float n = static_cast<float>(exponent);
   const float r = from_bits(to_bits(x) - (static_cast<uint32_t>(exponent) << 23)) - 1;
@@ -57,10 +57,11 @@ FN float log(float x) {
 }
 
 struct Sigmoids {
-  float chance, doubt, log1p;
+  float chance, doubt;  // sigmoid(x), sigmoid(-x)
+  float log1p;          // log(1 + e^-|x|)
 };
 
-// Sigmoid of x and of -x, and log(1 + e^-|x|), each to full relative accuracy: as in kernels/elementary.py.
+// Each has full relative accuracy, as in kernels/elementary.py.
 FN Sigmoids sigmoids(float x) {
   const float e = exp(x < 0 ? x : -x), large = 1 / (1 + e), small = e * large;
   const float s = e / (2 + e), s2 = s * s;

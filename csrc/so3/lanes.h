@@ -1,5 +1,12 @@
 // N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
-// Included once per instruction set, inside its `#pragma GCC target`, after so3.h and rows.h.
+// Included once per instruction set.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "so3/rows.h"
 
 namespace so3::SIMD_TARGET {
 
@@ -57,7 +64,7 @@ template <class T, int N> struct ScalarOf<Lanes<T, N>> {
   using type = T;
 };
 
-// N rows from the first on; where fewer are left the last one fills up.
+// N rows from the first on. Where fewer are left, the last one is repeated.
 template <class T, int N> struct Access<Lanes<T, N>> {
   using L = Lanes<T, N>;
   static constexpr int ROWS = N;

@@ -1,4 +1,4 @@
-// The ops' arguments as plain rows of numbers, the same for every device and instruction set.
+// The ops' arguments as plain rows of numbers. They are the same for every device and instruction set.
 #pragma once
 
 #include <cstdint>
@@ -14,27 +14,29 @@ struct Options {
 };
 
 template <class T> struct Rows {
-  const T* data;
+  const T* data;   // [N, 3, 3], or [3, 3]
   int64_t stride;  // 9, or 0: one matrix for all rows
 };
 
 template <class T> struct Project {
   using Scalar = T;
   Rows<T> matrix;
-  T* rotation;
+  T* rotation;  // [N, 3, 3]
 };
 
 template <class T> struct ProjectBackward {
   using Scalar = T;
   Rows<T> grad, matrix, rotation;
-  T* grad_matrix;
+  T* grad_matrix;  // [N, 3, 3]
 };
 
 template <class T> struct GeodesicDistance {
   using Scalar = T;
   Rows<T> theta, theta_hat;
   Options options;
-  T *distance, *grad_theta, *grad_theta_hat;  // null: not asked for
+  T* distance;        // [N]
+  T* grad_theta;      // [N, 3, 3], or null: not asked for
+  T* grad_theta_hat;  // [N, 3, 3], or null: not asked for
 };
 
 }  // namespace so3

@@ -1,4 +1,4 @@
-// Tensors as contiguous numbers of one type, which most are already.
+// Tensors as contiguous numbers of one type. Most are such already, and then nothing is copied.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,6 +13,7 @@ template <class T> const T* numbers(const torch::stable::Tensor& dense) {
   return static_cast<const T*>(dense.const_data_ptr());
 }
 
+// Null if the tensor is empty: its numbers were not asked for.
 template <class T> T* results(const torch::stable::Tensor& dense) {
   return dense.numel() ? static_cast<T*>(dense.mutable_data_ptr()) : nullptr;
 }

@@ -1,18 +1,23 @@
-// Sums of products, which convolutions are made of here, and the activation. Included once per instruction set.
+// Sums of products, which the convolutions are made of, and the activations. Included once per instruction set.
 
-#include "elementary.h"
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "align/align_network.h"
+#include "common/elementary.h"
 
 namespace align::SIMD_TARGET {
 
-#ifndef SIMD_BYTES
-#define ALIGN_BYTES 16
+#ifdef SIMD_BYTES
+constexpr int64_t BYTES = SIMD_BYTES;
 #else
-#define ALIGN_BYTES SIMD_BYTES
+constexpr int64_t BYTES = 16;
 #endif
-typedef float Vector __attribute__((vector_size(ALIGN_BYTES)));
-constexpr int64_t LANES = ALIGN_BYTES / sizeof(float);
-constexpr int PIXELS = ALIGN_BYTES == 64 ? 14 : 6;  // with two vectors each, they fill the registers
-#undef ALIGN_BYTES
+typedef float Vector __attribute__((vector_size(BYTES)));
+constexpr int64_t LANES = BYTES / sizeof(float);
+constexpr int PIXELS = BYTES == 64 ? 14 : 6;  // two vectors for each of so many pixels fill the registers
 static_assert(LINE % LANES == 0);
 
 FN Vector load(const float* from) {
@@ -26,9 +31,9 @@ FN void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 // out[p * out_step + c] = bias[c] + sum_k in[p * STEP + offsets[k]] * weights[k * line + c]
 template <int STEP> struct Product {
   const std::vector<int64_t>& offsets;
-  const float* weights;
-  int64_t line, channels;  // the latter rounded up to whole vectors
-  const float* bias;       // or null
+  const float* weights;    // [offsets, line]
+  int64_t line, channels;  // channels: rounded up to whole vectors
+  const float* bias;       // [channels], or null
   int64_t out_step;
 
   Product(const Layer& layer, int64_t out_step)
@@ -43,6 +48,25 @@ template <int STEP> struct Product {
         bias(bias),
         out_step(out_step) {}
 
+  // Makes `count` pixels.
+  __attribute__((noinline)) void operator()(const float* in, float* out, int64_t count) const {
+    int64_t channel = 0;
+    for (; channel + 2 * LANES <= channels; channel += 2 * LANES) row<2>(in, out, count, channel);
+    for (; channel < channels; channel += LANES) row<1>(in, out, count, channel);
+  }
+
+ private:
+  template <int VECTORS> FN void row(const float* in, float* out, int64_t count, int64_t channel) const {
+    if (count < PIXELS) {
+      for (int64_t p = 0; p < count; ++p) block<VECTORS, 1>(in + p * STEP, out + p * out_step, channel);
+      return;
+    }
+    for (int64_t p = 0; p < count; p += PIXELS) {
+      const int64_t first = std::min(p, count - PIXELS);  // the last block makes some pixels again, to the same bits
+      block<VECTORS, PIXELS>(in + first * STEP, out + first * out_step, channel);
+    }
+  }
+
   template <int VECTORS, int COUNT> FN void block(const float* in, float* out, int64_t channel) const {
     Vector sum[COUNT][VECTORS];
 #pragma GCC unroll 32
@@ -53,14 +77,14 @@ template <int STEP> struct Product {
     }
     const float* w = weights + channel;
     for (const int64_t offset : offsets) {
-      Vector of[VECTORS];
+      Vector weight[VECTORS];
 #pragma GCC unroll 32
-      for (int v = 0; v < VECTORS; ++v) of[v] = load(w + v * LANES);
+      for (int v = 0; v < VECTORS; ++v) weight[v] = load(w + v * LANES);
 #pragma GCC unroll 32
       for (int p = 0; p < COUNT; ++p) {
         const float x = in[offset + p * STEP];
 #pragma GCC unroll 32
-        for (int v = 0; v < VECTORS; ++v) sum[p][v] += x * of[v];
+        for (int v = 0; v < VECTORS; ++v) sum[p][v] += x * weight[v];
       }
       w += line;
     }
@@ -69,23 +93,6 @@ template <int STEP> struct Product {
 #pragma GCC unroll 32
       for (int v = 0; v < VECTORS; ++v) store(out + p * out_step + channel + v * LANES, sum[p][v]);
   }
-
-  template <int VECTORS> FN void row(const float* in, float* out, int64_t count, int64_t channel) const {
-    if (count < PIXELS) {
-      for (int64_t p = 0; p < count; ++p) block<VECTORS, 1>(in + p * STEP, out + p * out_step, channel);
-      return;
-    }
-    for (int64_t p = 0; p < count; p += PIXELS) {
-      const int64_t first = std::min(p, count - PIXELS);  // the last block makes some pixels anew, to the same bits
-      block<VECTORS, PIXELS>(in + first * STEP, out + first * out_step, channel);
-    }
-  }
-
-  __attribute__((noinline)) void operator()(const float* in, float* out, int64_t count) const {
-    int64_t channel = 0;
-    for (; channel + 2 * LANES <= channels; channel += 2 * LANES) row<2>(in, out, count, channel);
-    for (; channel < channels; channel += LANES) row<1>(in, out, count, channel);
-  }
 };
 
 FN float sigmoid(float x) {
@@ -93,12 +100,16 @@ FN float sigmoid(float x) {
   return (x < 0 ? e : 1) / (1 + e);
 }
 
-inline void silu(const float* __restrict x, int64_t count, float* __restrict result) {
+inline void silu(const float* __restrict x,  // [count]
+                 int64_t count,
+                 float* __restrict result) {  // [count]
   for (int64_t i = 0; i < count; ++i) result[i] = x[i] * sigmoid(x[i]);
 }
 
-// Times the slope of silu at x.
-inline void silu_backward(const float* __restrict x, int64_t count, float* __restrict grad) {
+// Multiplies with silu's derivative at x.
+inline void silu_backward(const float* __restrict x,  // [count]
+                          int64_t count,
+                          float* __restrict grad) {  // [count]
   for (int64_t i = 0; i < count; ++i) {
     const float s = sigmoid(x[i]);
     grad[i] *= s + s * x[i] * (1 - s);

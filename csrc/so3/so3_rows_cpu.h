@@ -1,10 +1,9 @@
-// The loop over rows for the instruction set SIMD_TARGET, with vectors of SIMD_BYTES if it has any.
+// The loop over rows, with vectors of SIMD_BYTES if the instruction set has any. Included once per instruction set.
 
-#include "so3.h"
-#include "rows.h"
-#ifdef SIMD_BYTES
-#include "lanes.h"
-#endif
+#include <algorithm>
+#include <cstdint>
+
+#include "so3/lanes.h"
 
 namespace so3::SIMD_TARGET {
 
@@ -16,10 +15,10 @@ template <class T> using Number = T;
 
 template <class Arguments> constexpr int64_t ROWS = Access<Number<typename Arguments::Scalar>>::ROWS;
 
-template <class Arguments> void rows(const Arguments& of, int64_t begin, int64_t end) {
+template <class Arguments> void rows(const Arguments& args, int64_t begin, int64_t end) {
   constexpr int64_t width = ROWS<Arguments>;
   for (int64_t first = begin; first < end; first += width)
-    compute(Access<Number<typename Arguments::Scalar>>{first, static_cast<int>(std::min(width, end - first))}, of);
+    compute(Access<Number<typename Arguments::Scalar>>{first, static_cast<int>(std::min(width, end - first))}, args);
 }
 
 }  // namespace so3::SIMD_TARGET

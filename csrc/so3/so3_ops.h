@@ -1,4 +1,4 @@
-// The ops on tensors, but for the loop over rows, which is `Device::run(arguments, rows, device index)`.
+// The ops on tensors. The loop over rows is left to `Device::run(arguments, rows, device index)`.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "arguments.h"
+#include "so3/arguments.h"
 
 namespace so3 {
 
@@ -66,12 +66,12 @@ template <class Device> struct Ops {
 
   static std::tuple<Tensor, Tensor, Tensor> geodesic_distance(const Tensor& theta, const Tensor& theta_hat, double lam,
                                                               int64_t normalize, double smooth, double damping,
-                                                              bool of_theta, bool of_theta_hat) {
+                                                              bool wants_theta, bool wants_theta_hat) {
     const Tensor a = dense(theta, theta), b = dense(theta_hat, theta);
     const std::vector<int64_t> sizes = a.sizes().vec(), batch(sizes.begin(), sizes.end() - 2), none = {0};
     const Tensor distance = torch::stable::new_empty(a, batch);
-    const Tensor grad_theta = torch::stable::new_empty(a, of_theta ? sizes : none);
-    const Tensor grad_theta_hat = torch::stable::new_empty(a, of_theta_hat ? sizes : none);
+    const Tensor grad_theta = torch::stable::new_empty(a, wants_theta ? sizes : none);
+    const Tensor grad_theta_hat = torch::stable::new_empty(a, wants_theta_hat ? sizes : none);
     run(a, [&](auto scalar) {
       using T = decltype(scalar);
       return GeodesicDistance<T>{rows<T>(a),        rows<T>(b),          {lam, normalize, smooth, damping},
@@ -81,13 +81,14 @@ template <class Device> struct Ops {
   }
 
  private:
-  template <class Arguments> static void run(const Tensor& like, Arguments of) {
+  // arguments(T()) makes the arguments for the type of numbers T.
+  template <class F> static void run(const Tensor& like, F arguments) {
     const int64_t count = like.numel() / 9;
     if (count == 0) return;
     if (like.scalar_type() == ScalarType::Double)
-      Device::run(of(double()), count, like.get_device_index());
+      Device::run(arguments(double()), count, like.get_device_index());
     else
-      Device::run(of(float()), count, like.get_device_index());
+      Device::run(arguments(float()), count, like.get_device_index());
   }
 };
 

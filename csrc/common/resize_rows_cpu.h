@@ -1,30 +1,39 @@
-// Rows of resized maps, for one instruction set: written for the compiler's vectoriser.
+// Rows of resized maps, in plain loops that the compiler vectorizes. Included once per instruction set.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/resize.h"
 
 namespace resize::SIMD_TARGET {
 
-// Where the second has no share, an infinite number in it must not count.
+// An infinite second number must not count where its share is 0.
 inline float lerp(float first, float second, float share) {
   return share == 0 ? first : (1 - share) * first + share * second;
 }
 
-// A row of `size` pixels to all positions, and the adjoint.
-inline void stretch(const Axis& columns, const float* __restrict row, float* __restrict full) {
+// Resizes a row of pixels.
+inline void stretch(const Axis& columns, const float* __restrict row,  // [size]
+                    float* __restrict full) {                          // [full]
   if (columns.full == columns.size) return void(std::copy_n(row, columns.full, full));
   for (int64_t x = 0; x < columns.full; ++x)
     full[x] = lerp(row[columns.before[x]], row[columns.after[x]], columns.share[x]);
 }
 
-inline void add_adjoint(const Axis& columns, const float* __restrict full, float* __restrict row) {
+// Adds the gradient of a resized row to that of its pixels.
+inline void add_adjoint(const Axis& columns, const float* __restrict grad_full,  // [full]
+                        float* __restrict grad_row) {                            // [size]
   for (int64_t tap = 0; tap < columns.taps; ++tap) {
     const int32_t* position = columns.position.data() + tap * columns.size;
     const float* weight = columns.weight.data() + tap * columns.size;
-    for (int64_t x = 0; x < columns.size; ++x) row[x] += weight[x] * full[position[x]];
+    for (int64_t x = 0; x < columns.size; ++x) grad_row[x] += weight[x] * grad_full[position[x]];
   }
 }
 
 struct Cell {
-  int64_t n, y, below, top, bottom;  // image, its two rows of pixels, the rows of positions between them
-  bool mixed;                        // whether the second row has a share in any
+  int64_t n, y, below;  // the image, and its two rows of pixels
+  int64_t top, bottom;  // the rows of positions between them
+  bool mixed;           // whether any of these uses the second row
 };
 
 // The i-th cell of one parity, see for_cells.

@@ -1,15 +1,11 @@
-// What so3.h asks of a number: these functions, of float and double, on host and device (lanes.h: of vectors of them).
-// Included once per instruction set; the standard headers must come before the first `#pragma GCC target`.
+// The functions that so3.h asks of a number, for float and double, on host and device; lanes.h has them for vectors.
+// Included once per instruction set.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-#ifdef __CUDACC__
-#define FN __host__ __device__ __forceinline__
-#else
-#define FN inline __attribute__((always_inline))
-#endif
+#include "common/fn.h"
 
 namespace so3::SIMD_TARGET {
 
@@ -25,8 +21,8 @@ template <class T> FN T max(const T& a, const T& b) { return select(a > b, a, b)
 
 #ifdef __CUDA_ARCH__
 FN bool any(bool mask) { return __any_sync(0xffffffffu, mask); }
-FN float divide(float a, float b) { return __fdividef(a, b); }  // 2 ulp; IEEE division has a slow path
-FN float sqrt(float x) {  // likewise, 1 ulp; a denormal counts as 0, which so3.h's sums of squares allow
+FN float divide(float a, float b) { return __fdividef(a, b); }  // to 2 ulp, for IEEE division has a slow path
+FN float sqrt(float x) {  // to 1 ulp; a denormal counts as 0, which so3.h's sums of squares allow
   float root;
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
   return root;
@@ -53,7 +49,7 @@ FN double cbrt(double x) { return ::cbrt(x); }
 FN float copysign(float x, float sign) { return ::copysignf(x, sign); }
 FN double copysign(double x, double sign) { return ::copysign(x, sign); }
 
-// 2^(1 - e) of 2^e <= x < 2^(e + 1): twice the exponent's bias, less the exponent; 0 for inf.
+// Returns 2^(1 - e) for 2^e <= x < 2^(e + 1), and 0 for inf: twice the exponent's bias, less the exponent.
 FN float inverse_power_of_two(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof x);

@@ -1,0 +1,52 @@
+// The ops on rows of numbers. `Access` reads and writes the matrix of one row; lanes.h and so3_cuda.cu have others, for
+// many rows. Included once per instruction set.
+
+#include <cstdint>
+
+#include "so3/arguments.h"
+#include "so3/so3.h"
+
+namespace so3::SIMD_TARGET {
+
+template <class F> FN auto load_matrix(F at) -> Matrix<decltype(at(0))> {  // from row-major numbers
+  return {{at(0), at(3), at(6)}, {at(1), at(4), at(7)}, {at(2), at(5), at(8)}};
+}
+
+template <class T, class F> FN void store_matrix(const Matrix<T>& m, F to) {
+  to(0, m.x.x), to(1, m.y.x), to(2, m.z.x);
+  to(3, m.x.y), to(4, m.y.y), to(5, m.z.y);
+  to(6, m.x.z), to(7, m.y.z), to(8, m.z.z);
+}
+
+template <class T> struct Access {
+  static constexpr int ROWS = 1;
+  int64_t first;
+  int count;
+
+  FN Matrix<T> load(const Rows<T>& rows) const {
+    const T* data = rows.data + first * rows.stride;
+    return load_matrix([&](int k) { return data[k]; });
+  }
+  FN void store(T* to, const Matrix<T>& matrix) const {
+    store_matrix(matrix, [&](int k, T x) { to[9 * first + k] = x; });
+  }
+  FN void store(T* to, T number) const { to[first] = number; }
+};
+
+template <class A, class T> FN void compute(const A& access, const Project<T>& args) {
+  access.store(args.rotation, project(access.load(args.matrix)));
+}
+
+template <class A, class T> FN void compute(const A& access, const ProjectBackward<T>& args) {
+  access.store(args.grad_matrix,
+               project_backward(access.load(args.grad), access.load(args.matrix), access.load(args.rotation)));
+}
+
+template <class A, class T> FN void compute(const A& access, const GeodesicDistance<T>& args) {
+  const auto result = geodesic_distance(access.load(args.theta), access.load(args.theta_hat), args.options);
+  access.store(args.distance, result.value);
+  if (args.grad_theta) access.store(args.grad_theta, result.grad_theta);
+  if (args.grad_theta_hat) access.store(args.grad_theta_hat, result.grad_theta_hat);
+}
+
+}  // namespace so3::SIMD_TARGET
