@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The compiler of the extension's CUDA half, of the same CUDA as torch; `make NVCC=` uses an installed one, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
-
 CSRC := $(wildcard csrc/*.* csrc/*/*.*)
 
 .PHONY: demo test lint bench docs clean

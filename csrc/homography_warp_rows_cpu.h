@@ -3,8 +3,9 @@
 //
 // A pixel p = (px, py, 1) of the result lies at (x, y) = (q_0, q_1) / q_2 in the image, where q = theta p. From a
 // gradient (g_x, g_y) by that place follow g_x / q_2, g_y / q_2 and -(g_x x + g_y y) / q_2 by q, and by theta the sum
-// of their products with p over all pixels. Along a column of the result px is constant, along a row py: sums over rows
-// of the gradient by q, and of its product with py, are multiplied with px in the end.
+// of their products with p over all pixels. px is constant along a column of the result, and py
+// along a row: the gradient by q, and its product with py, are first summed over the rows of each column, and these
+// sums are multiplied with px at the end.
 
 #include <algorithm>
 #include <cmath>

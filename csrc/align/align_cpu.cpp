@@ -55,12 +55,12 @@ struct Inputs {
   }
 };
 
-// Returns what was found [N, GENERATORS], and the equations' matrix [N, GENERATORS, GENERATORS] for backward.
+// Returns what was found [N, COEFFICIENTS], and the equations' matrix [N, COEFFICIENTS, COEFFICIENTS] for backward.
 std::tuple<Tensor, Tensor> forward(const Tensor& predicted, const Tensor& target, const std::vector<Tensor>& weights) {
   const Inputs inputs(predicted, target, weights);
   const int64_t n = predicted.size(0);
-  const Tensor found = torch::stable::new_empty(inputs.predicted, {n, GENERATORS});
-  const Tensor matrix = torch::stable::new_empty(inputs.predicted, {n, GENERATORS, GENERATORS});
+  const Tensor found = torch::stable::new_empty(inputs.predicted, {n, COEFFICIENTS});
+  const Tensor matrix = torch::stable::new_empty(inputs.predicted, {n, COEFFICIENTS, COEFFICIENTS});
   Arguments args = inputs.arguments();
   args.found = results<float>(found), args.matrix = results<float>(matrix);
   torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { SIMD_BEST(forward)(args, begin, end); });
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& predicted,
   const Tensor g = dense(grad, ScalarType::Float), a = dense(found, ScalarType::Float),
                k = dense(matrix, ScalarType::Float);
   STD_TORCH_CHECK(
-      g.numel() == GENERATORS * n && a.numel() == GENERATORS * n && k.numel() == GENERATORS * GENERATORS * n,
+      g.numel() == COEFFICIENTS * n && a.numel() == COEFFICIENTS * n && k.numel() == COEFFICIENTS * COEFFICIENTS * n,
       "grad and found must be (N, 8), matrix (N, 8, 8)");
   const std::vector<int64_t> none = {0}, like = inputs.predicted.sizes().vec();
   const Tensor grad_predicted = torch::stable::new_empty(inputs.predicted, wants_predicted ? like : none);

@@ -15,27 +15,27 @@ namespace align::SIMD_TARGET {
 
 // R and m of a cell.
 struct Measurement {
-  float rows[2][GENERATORS], numbers[2];
+  float rows[2][COEFFICIENTS], numbers[2];
 
   FN Measurement(const float* outputs,   // [OUTPUTS]: dx, dy, xx, yx, yy
                  const float* positive,  // [OUTPUTS], their softplus
-                 const float* x,         // [GENERATORS], the cell's velocity
-                 const float* y,         // [GENERATORS]
+                 const float* x,         // [COEFFICIENTS], the cell's velocity
+                 const float* y,         // [COEFFICIENTS]
                  float unit) {
     const float dx = outputs[0], dy = outputs[1], yx = outputs[3], xx = positive[2], yy = positive[4];
-    for (int i = 0; i < GENERATORS; ++i) rows[0][i] = xx * x[i] + yx * y[i], rows[1][i] = yy * y[i];
+    for (int i = 0; i < COEFFICIENTS; ++i) rows[0][i] = xx * x[i] + yx * y[i], rows[1][i] = yy * y[i];
     numbers[0] = (xx * dx + yx * dy) * unit, numbers[1] = yy * dy * unit;
   }
 };
 
 // K and v.
 struct Equations {
-  double matrix[GENERATORS][GENERATORS] = {}, vector[GENERATORS] = {};
+  double matrix[COEFFICIENTS][COEFFICIENTS] = {}, vector[COEFFICIENTS] = {};
 };
 
 // G + G^T and g.
 struct EquationsGradient {
-  float matrix[GENERATORS][GENERATORS], vector[GENERATORS];
+  float matrix[COEFFICIENTS][COEFFICIENTS], vector[COEFFICIENTS];
 };
 
 constexpr int64_t HIDDEN_LINE = padded(HIDDEN);
@@ -61,17 +61,17 @@ class EquationsForward {
     measure(a, b);
     Equations result;
     for (int64_t y = 0; y < net.cells; ++y) {
-      float matrix[GENERATORS][GENERATORS] = {}, vector[GENERATORS] = {};
+      float matrix[COEFFICIENTS][COEFFICIENTS] = {}, vector[COEFFICIENTS] = {};
       for (int64_t cell = y * net.cells; cell < (y + 1) * net.cells; ++cell) {
         const Measurement measured = measurement(cell);
         for (int k = 0; k < 2; ++k)
-          for (int i = 0; i < GENERATORS; ++i) {
-            for (int j = 0; j < GENERATORS; ++j) matrix[i][j] += measured.rows[k][i] * measured.rows[k][j];
+          for (int i = 0; i < COEFFICIENTS; ++i) {
+            for (int j = 0; j < COEFFICIENTS; ++j) matrix[i][j] += measured.rows[k][i] * measured.rows[k][j];
             vector[i] += measured.rows[k][i] * measured.numbers[k];
           }
       }
-      for (int i = 0; i < GENERATORS; ++i) {
-        for (int j = 0; j < GENERATORS; ++j) result.matrix[i][j] += matrix[i][j];
+      for (int i = 0; i < COEFFICIENTS; ++i) {
+        for (int j = 0; j < COEFFICIENTS; ++j) result.matrix[i][j] += matrix[i][j];
         result.vector[i] += vector[i];
       }
     }
@@ -102,8 +102,8 @@ class EquationsForward {
 
   Measurement measurement(int64_t cell) const {
     const int64_t at = cell * LINE;
-    return Measurement(outputs.data() + at, positive.data() + at, net.x.data() + GENERATORS * cell,
-                       net.y.data() + GENERATORS * cell, net.unit());
+    return Measurement(outputs.data() + at, positive.data() + at, net.x.data() + COEFFICIENTS * cell,
+                       net.y.data() + COEFFICIENTS * cell, net.unit());
   }
 
  private:
@@ -185,16 +185,16 @@ class EquationsBackward {
   void outputs_backward(EquationsForward& forward, int64_t y, const EquationsGradient& grad) const {
     for (int64_t cell = y * net.cells; cell < (y + 1) * net.cells; ++cell) {
       const Measurement measured = forward.measurement(cell);
-      float grad_rows[2][GENERATORS], grad_numbers[2] = {};
+      float grad_rows[2][COEFFICIENTS], grad_numbers[2] = {};
       for (int k = 0; k < 2; ++k) {
-        for (int i = 0; i < GENERATORS; ++i) grad_rows[k][i] = grad.vector[i] * measured.numbers[k];
-        for (int j = 0; j < GENERATORS; ++j)
-          for (int i = 0; i < GENERATORS; ++i) grad_rows[k][i] += grad.matrix[j][i] * measured.rows[k][j];
-        for (int i = 0; i < GENERATORS; ++i) grad_numbers[k] += grad.vector[i] * measured.rows[k][i] * net.unit();
+        for (int i = 0; i < COEFFICIENTS; ++i) grad_rows[k][i] = grad.vector[i] * measured.numbers[k];
+        for (int j = 0; j < COEFFICIENTS; ++j)
+          for (int i = 0; i < COEFFICIENTS; ++i) grad_rows[k][i] += grad.matrix[j][i] * measured.rows[k][j];
+        for (int i = 0; i < COEFFICIENTS; ++i) grad_numbers[k] += grad.vector[i] * measured.rows[k][i] * net.unit();
       }
-      const float *vx = net.x.data() + GENERATORS * cell, *vy = net.y.data() + GENERATORS * cell;
+      const float *vx = net.x.data() + COEFFICIENTS * cell, *vy = net.y.data() + COEFFICIENTS * cell;
       float grad_xx = 0, grad_yx = 0, grad_yy = 0;
-      for (int i = 0; i < GENERATORS; ++i)
+      for (int i = 0; i < COEFFICIENTS; ++i)
         grad_xx += grad_rows[0][i] * vx[i], grad_yx += grad_rows[0][i] * vy[i], grad_yy += grad_rows[1][i] * vy[i];
       float* outputs = forward.outputs.data() + cell * LINE;
       const float* positive = forward.positive.data() + cell * LINE;

@@ -1,5 +1,5 @@
-// The default network: its sizes, and its convolutions as products of a matrix. A convolution is a list of the places
-// that it reads, with their weights in the order in which align_product_cpu.h walks them. Made once a call, for all
+// The default network: its sizes, and its convolutions as sums of products. A convolution is a list of the places that
+// it reads, with their weights in the order in which align_product_cpu.h walks them. It is made once a call, for all
 // tiles.
 #pragma once
 
@@ -10,17 +10,18 @@
 
 namespace align {
 
-// What the network is made of, by the names in inverseform_fast/reference/align.py where that has them.
+// The network's sizes, by their names in inverseform_fast/reference/align.py. All others are derived from these.
 constexpr int64_t CELL = 8;                        // the edge of a cell in pixels
-constexpr int64_t UNSHUFFLED = 4;                  // the edge of a block of pixels, which become channels
-constexpr int64_t EDGE = 3;                        // of the kernels that see neighbours
+constexpr int64_t UNSHUFFLED = 4;                  // the edge of a block, whose pixels become channels
+constexpr int64_t EDGE = 3;                        // the edge of the kernels that see neighbours
 constexpr int64_t FIRST = 10, SECOND = 24;         // channels of the features' layers
 constexpr int64_t FEATURES = 16, NORM_GROUPS = 4;  // channels, and the groups that are normalized
-constexpr int64_t REACH = 3, GROUPS = 2;           // of the correlation
+constexpr int64_t REACH = 3, GROUPS = 2;           // how far the correlation looks, in how many groups of channels
 constexpr int64_t HIDDEN = 26, LAST = 16;          // channels of the measurement's layers
-constexpr int64_t OUTPUTS = 5;                     // of a cell: displacement x, y; xx, yx, yy of L
-constexpr int GENERATORS = 8;                      // of the homographies
-constexpr float EPS = 0.01f, CELLS_PER_UNIT = 3;   // CELLS_PER_UNIT: how many cells a displacement of one means
+constexpr int64_t OUTPUTS = 5;                     // what is measured of a cell: displacement x, y; xx, yx, yy of L
+constexpr int COEFFICIENTS = 8;                    // what a homography has
+constexpr float EPS = 0.01f;                       // added to the features' variances
+constexpr float CELLS_PER_UNIT = 3;                // what a displacement of one means
 
 constexpr int64_t BLOCK = UNSHUFFLED * UNSHUFFLED, TAPS = EDGE * EDGE;
 constexpr int64_t SPAN = 2 * REACH + 1, OFFSETS = GROUPS * SPAN * SPAN, MEASURED = OFFSETS + FEATURES;
@@ -33,7 +34,7 @@ constexpr int64_t LINE = 16;  // rows of channels, and of pixels, are as long as
 
 constexpr int64_t padded(int64_t count) { return (count + LINE - 1) / LINE * LINE; }
 
-// The weights, in the order of SHAPES in inverseform_fast/reference/align.py. The velocity comes last.
+// The weights, in the order in which inverseform_fast/reference/align.py has them.
 enum Weight {
   CONV1,
   CONV1_BIAS,
@@ -69,8 +70,8 @@ inline std::vector<int64_t> weight_sizes(int64_t cells) {
           LAST,
           OUTPUTS * LAST,
           OUTPUTS,
-          GENERATORS,
-          cells * cells * GENERATORS * 2};
+          COEFFICIENTS,
+          cells * cells * COEFFICIENTS * 2};
 }
 
 // For each channel of a pixel, the sum over what lies `offsets` from it, times weights, plus a bias.
@@ -132,8 +133,8 @@ struct Network {
   Layer measure2_adjoint, measure3_adjoint;
   const float *scale, *shift;          // [FEATURES], of the normalization
   std::vector<float> measure1_inputs;  // [MEASURED, HIDDEN], the transposed weights of measure1
-  float prior[GENERATORS];             // precision
-  std::vector<float> x, y;             // [cells^2, GENERATORS], each cell's velocity
+  float prior[COEFFICIENTS];           // precision
+  std::vector<float> x, y;             // [cells^2, COEFFICIENTS], each cell's velocity
 
   int64_t tile_row() const { return tile + 2 * UNSHUFFLED; }
   float unit() const { return 2 * CELLS_PER_UNIT * CELL / tile; }  // a displacement of one, in half tiles
@@ -179,13 +180,13 @@ struct Network {
         scale(w[SCALE]),
         shift(w[SHIFT]),
         measure1_inputs(MEASURED * HIDDEN),
-        x(GENERATORS * cells * cells),
-        y(GENERATORS * cells * cells) {
+        x(COEFFICIENTS * cells * cells),
+        y(COEFFICIENTS * cells * cells) {
     for (int64_t input = 0; input < MEASURED; ++input)
       for (int64_t output = 0; output < HIDDEN; ++output)
         measure1_inputs[input * HIDDEN + output] = k.measure1(output, input, 0, 0);
-    for (int64_t i = 0; i < GENERATORS; ++i) prior[i] = std::exp(w[PRIOR][i]);
-    for (int64_t i = 0; i < GENERATORS * cells * cells; ++i) x[i] = w[VELOCITY][2 * i], y[i] = w[VELOCITY][2 * i + 1];
+    for (int64_t i = 0; i < COEFFICIENTS; ++i) prior[i] = std::exp(w[PRIOR][i]);
+    for (int64_t i = 0; i < COEFFICIENTS * cells * cells; ++i) x[i] = w[VELOCITY][2 * i], y[i] = w[VELOCITY][2 * i + 1];
   }
 
   static int64_t at(int64_t y, int64_t x, int64_t width, int64_t channels) {

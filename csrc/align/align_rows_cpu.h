@@ -16,9 +16,9 @@ struct Arguments {
   const Network& network;
   const float* predicted;  // [N, tile, tile]
   const float* target;     // [N, tile, tile]
-  float* found;            // [N, GENERATORS]
-  float* matrix;           // [N, GENERATORS, GENERATORS]
-  const float* grad;       // [N, GENERATORS]
+  float* found;            // [N, COEFFICIENTS]
+  float* matrix;           // [N, COEFFICIENTS, COEFFICIENTS]
+  const float* grad;       // [N, COEFFICIENTS]
   float* grad_predicted;   // [N, tile, tile], or null: not asked for
   float* grad_target;      // [N, tile, tile], or null: not asked for
 };
@@ -30,38 +30,39 @@ struct Arguments {
 namespace align::SIMD_TARGET {
 
 // Solves K a = v by Cholesky's factorization, in place: v becomes a.
-inline void solve(double (&k)[GENERATORS][GENERATORS], double (&v)[GENERATORS]) {
-  for (int j = 0; j < GENERATORS; ++j) {
-    for (int i = j; i < GENERATORS; ++i)
+inline void solve(double (&k)[COEFFICIENTS][COEFFICIENTS], double (&v)[COEFFICIENTS]) {
+  for (int j = 0; j < COEFFICIENTS; ++j) {
+    for (int i = j; i < COEFFICIENTS; ++i)
       for (int l = 0; l < j; ++l) k[i][j] -= k[i][l] * k[j][l];
     k[j][j] = std::sqrt(k[j][j]);
-    for (int i = j + 1; i < GENERATORS; ++i) k[i][j] /= k[j][j];
+    for (int i = j + 1; i < COEFFICIENTS; ++i) k[i][j] /= k[j][j];
   }
-  for (int i = 0; i < GENERATORS; ++i) {
+  for (int i = 0; i < COEFFICIENTS; ++i) {
     for (int l = 0; l < i; ++l) v[i] -= k[i][l] * v[l];
     v[i] /= k[i][i];
   }
-  for (int i = GENERATORS - 1; i >= 0; --i) {
-    for (int l = i + 1; l < GENERATORS; ++l) v[i] -= k[l][i] * v[l];
+  for (int i = COEFFICIENTS - 1; i >= 0; --i) {
+    for (int l = i + 1; l < COEFFICIENTS; ++l) v[i] -= k[l][i] * v[l];
     v[i] /= k[i][i];
   }
 }
 
 // Returns the gradient by K and v of a = K^-1 v, and leaves both sides' shares of v to the caller. s = K^-1 grad, for K
 // is symmetric; the gradient by v is s and that by K is -s a^T, here with its transpose added.
-inline EquationsGradient solve_backward(const float* grad,      // [GENERATORS]
-                                        const float* found,     // [GENERATORS], a
-                                        const float* matrix) {  // [GENERATORS, GENERATORS], K
-  double k[GENERATORS][GENERATORS], s[GENERATORS];
-  for (int i = 0; i < GENERATORS; ++i) {
+inline EquationsGradient solve_backward(const float* grad,      // [COEFFICIENTS]
+                                        const float* found,     // [COEFFICIENTS], a
+                                        const float* matrix) {  // [COEFFICIENTS, COEFFICIENTS], K
+  double k[COEFFICIENTS][COEFFICIENTS], s[COEFFICIENTS];
+  for (int i = 0; i < COEFFICIENTS; ++i) {
     s[i] = grad[i];
-    std::copy_n(matrix + GENERATORS * i, GENERATORS, k[i]);
+    std::copy_n(matrix + COEFFICIENTS * i, COEFFICIENTS, k[i]);
   }
   solve(k, s);
   EquationsGradient result;
-  for (int i = 0; i < GENERATORS; ++i) {
+  for (int i = 0; i < COEFFICIENTS; ++i) {
     result.vector[i] = static_cast<float>(s[i]);
-    for (int j = 0; j < GENERATORS; ++j) result.matrix[i][j] = static_cast<float>(-(s[i] * found[j] + found[i] * s[j]));
+    for (int j = 0; j < COEFFICIENTS; ++j)
+      result.matrix[i][j] = static_cast<float>(-(s[i] * found[j] + found[i] * s[j]));
   }
   return result;
 }
@@ -87,15 +88,15 @@ inline void forward(const Arguments& args, int64_t begin, int64_t end) {
     tiles.read(args, n);
     const Equations there = tiles.make_equations(tiles.first.maps, tiles.second.maps);
     const Equations back = tiles.make_equations(tiles.second.maps, tiles.first.maps);
-    double matrix[GENERATORS][GENERATORS], vector[GENERATORS];
-    for (int i = 0; i < GENERATORS; ++i) {
+    double matrix[COEFFICIENTS][COEFFICIENTS], vector[COEFFICIENTS];
+    for (int i = 0; i < COEFFICIENTS; ++i) {
       vector[i] = there.vector[i] - back.vector[i];
-      for (int j = 0; j < GENERATORS; ++j) matrix[i][j] = there.matrix[i][j] + back.matrix[i][j];
+      for (int j = 0; j < COEFFICIENTS; ++j) matrix[i][j] = there.matrix[i][j] + back.matrix[i][j];
       matrix[i][i] += args.network.prior[i];
-      std::copy_n(matrix[i], GENERATORS, args.matrix + GENERATORS * (GENERATORS * n + i));
+      std::copy_n(matrix[i], COEFFICIENTS, args.matrix + COEFFICIENTS * (COEFFICIENTS * n + i));
     }
     solve(matrix, vector);
-    std::copy_n(vector, GENERATORS, args.found + GENERATORS * n);
+    std::copy_n(vector, COEFFICIENTS, args.found + COEFFICIENTS * n);
   }
 }
 
@@ -108,8 +109,8 @@ inline void backward(const Arguments& args, int64_t begin, int64_t end) {
   Maps* const grad_second = args.grad_target ? &grad_second_maps : nullptr;
   const int64_t pixels = args.network.tile * args.network.tile;
   for (int64_t n = begin; n < end; ++n) {
-    const EquationsGradient there = solve_backward(args.grad + GENERATORS * n, args.found + GENERATORS * n,
-                                                   args.matrix + GENERATORS * GENERATORS * n);
+    const EquationsGradient there = solve_backward(args.grad + COEFFICIENTS * n, args.found + COEFFICIENTS * n,
+                                                   args.matrix + COEFFICIENTS * COEFFICIENTS * n);
     EquationsGradient back = there;  // v_back counts negatively
     for (float& number : back.vector) number = -number;
     tiles.read(args, n);
