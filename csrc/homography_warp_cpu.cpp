@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor> homography_warp_backward(const Tensor& grad, const Te
   if (grad.numel()) {
     const float* from = numbers<float>(grads);
     float* to_image = results<float>(grad_image);
-    // Sampling the nearest pixel, theta's gradient is zero.
+    // Where the nearest pixel is sampled, theta's gradient is zero.
     float* to_theta = nearest ? nullptr : results<float>(grad_theta);
     const int64_t n = image.size(0);
     torch::stable::parallel_for(0, n, GRAIN / (grad.numel() / n) + 1, [&](int64_t begin, int64_t end) {

@@ -1,11 +1,11 @@
 // The warp and its gradients, by pieces of rows. The compiler vectorizes the loops over their pixels, except where
 // these add to the image's gradient. Included once per instruction set.
 //
-// A pixel p = (px, py, 1) of the result lies at (x, y) = (q_0, q_1) / q_2 in the image, where q = theta p. From a
-// gradient (g_x, g_y) by that place follow g_x / q_2, g_y / q_2 and -(g_x x + g_y y) / q_2 by q, and by theta the sum
-// of their products with p over all pixels. px is constant along a column of the result, and py
-// along a row: the gradient by q, and its product with py, are first summed over the rows of each column, and these
-// sums are multiplied with px at the end.
+// A pixel p = (px, py, 1) of the result shows the image at the place (x, y) = (q_0, q_1) / q_2, where q = theta p. So
+//   grad q = (grad x, grad y, -(x grad x + y grad y)) / q_2
+//   grad theta = the sum over the pixels of (grad q) p^T.
+// px is constant along a column of the result. So grad q and py grad q are first summed over the rows of each column,
+// and these sums are multiplied with px at the end.
 
 #include <algorithm>
 #include <cmath>

@@ -3,9 +3,11 @@
 // order, and not on where a thread begins. Included once per instruction set.
 //
 // With p the softmax of a pixel's logits z, and r = sqrt(p) its *root*, two pixels agree by s = sum_c r_c r'_c. The
-// result is 1 - e^t, where t is the sum of log s over a pixel's neighbours. So its derivatives are
-//   by t: -e^t;   by s: 1 / s of that, from the t of both pixels;   by r_c: r'_c of that, summed over the neighbours.
-// r_c = e^(z_c / 2) / sqrt(sum_k e^z_k), so a gradient g by r becomes r_c / 2 (g_c - r_c sum_k r_k g_k) by z_c.
+// result is 1 - e^t, where t is the sum of log s over a pixel's neighbours. For a gradient g of the result follow
+//   grad t = -g e^t
+//   grad s = (grad t + grad t') / s, for s counts in the sums of both pixels
+//   grad r_c = the sum over the neighbours of (grad s) r'_c
+//   grad z_c = r_c / 2 (grad r_c - r_c sum_k r_k grad r_k), for r_c = e^(z_c / 2) / sqrt(sum_k e^z_k).
 
 #include <algorithm>
 #include <cmath>
@@ -38,11 +40,16 @@ namespace soft_boundary_map::SIMD_TARGET {
 constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
 constexpr float TINY = std::numeric_limits<float>::min();
 
-inline void add(const float* from, int64_t count, float* __restrict sum) {
+inline void add(const float* from,  // [count]
+                int64_t count,
+                float* __restrict sum) {  // [count]
   for (int64_t x = 0; x < count; ++x) sum[x] += from[x];
 }
 
-inline void add_product(const float* a, const float* b, int64_t count, float* __restrict sum) {
+inline void add_product(const float* a,  // [count]
+                        const float* b,  // [count]
+                        int64_t count,
+                        float* __restrict sum) {  // [count]
   for (int64_t x = 0; x < count; ++x) sum[x] += a[x] * b[x];
 }
 
@@ -56,7 +63,10 @@ struct Row {
 // Makes an image's rows and compares them with each other. It runs backward if it is given the result's gradient.
 class Sweep {
  public:
-  Sweep(const Arguments& args, int64_t n, int64_t first, const float* grad = nullptr, const float* logarithm = nullptr)
+  // `first` is the first row of image n that will be asked for.
+  Sweep(const Arguments& args, int64_t n, int64_t first,
+        const float* grad = nullptr,       // [N, H, W]
+        const float* logarithm = nullptr)  // [N, H, W]
       : args(args),
         width(args.columns.full),
         apart(args.reach.size()),
@@ -111,7 +121,11 @@ class Sweep {
     return full;
   }
 
-  void make_roots(const float* above, const float* below, float share, int64_t count, float* root) {
+  // Each is a block of `count` pixels from a row.
+  void make_roots(const float* above,  // [C, W]
+                  const float* below,  // [C, W]
+                  float share, int64_t count,
+                  float* root) {  // [C, W]
     alignas(64) float largest[BLOCK], total[BLOCK];
     std::fill_n(largest, count, -INFINITY), std::fill_n(total, count, 0.0f);
     for (int64_t c = 0; c < args.classes; ++c) {

@@ -1,8 +1,9 @@
 // The equations of two tiles' features, and the gradient by the features. Included once per instruction set.
 //
-// A cell measures a displacement d with the precision W = L L^T; A is what each generator moves there. With the rows
-// R = L^T A and the numbers m = L^T d, the equations K a = v are K = sum R^T R and v = sum R^T m over all cells. For
-// the gradients G by K and g by v, those by a cell's rows and numbers are R (G + G^T) + m g^T and R g.
+// A cell measures a displacement d with the precision W = L L^T. A, its velocity, says how each coefficient moves it.
+// With R = L^T A and m = L^T d, summed over the cells, the equations K a = v are K = sum R^T R and v = sum R^T m. So
+//   grad R = R (grad K + (grad K)^T) + m (grad v)^T
+//   grad m = R grad v.
 
 #include <algorithm>
 #include <cstdint>
@@ -28,12 +29,12 @@ struct Measurement {
   }
 };
 
-// K and v.
+// The equations' K and v.
 struct Equations {
   double matrix[COEFFICIENTS][COEFFICIENTS] = {}, vector[COEFFICIENTS] = {};
 };
 
-// G + G^T and g.
+// grad K + (grad K)^T, and grad v.
 struct EquationsGradient {
   float matrix[COEFFICIENTS][COEFFICIENTS], vector[COEFFICIENTS];
 };
@@ -179,9 +180,9 @@ class EquationsBackward {
     }
   }
 
-  // The outputs of a row of cells become the gradients by them. From the gradients by R and m follow, with the cell's
-  // velocities x and y, those by xx, yx, yy, dx and dy: R_0 = xx x + yx y, R_1 = yy y, m_0 = (xx dx + yx dy) unit and
-  // m_1 = yy dy unit. The derivative of softplus, which made xx and yy, is sigmoid.
+  // Replaces the outputs of a row of cells by their gradients. With the cell's velocity (vx, vy), R_0 = xx vx + yx vy,
+  // R_1 = yy vy, m_0 = (xx dx + yx dy) unit and m_1 = yy dy unit. The derivative of softplus, which makes xx and yy, is
+  // sigmoid. grad_numbers are the gradients by m / unit.
   void outputs_backward(EquationsForward& forward, int64_t y, const EquationsGradient& grad) const {
     for (int64_t cell = y * net.cells; cell < (y + 1) * net.cells; ++cell) {
       const Measurement measured = forward.measurement(cell);

@@ -13,7 +13,7 @@ template <class T> const T* numbers(const torch::stable::Tensor& dense) {
   return static_cast<const T*>(dense.const_data_ptr());
 }
 
-// Null if the tensor is empty: its numbers were not asked for.
+// Returns null for an empty tensor, which means that its numbers were not asked for.
 template <class T> T* results(const torch::stable::Tensor& dense) {
   return dense.numel() ? static_cast<T*>(dense.mutable_data_ptr()) : nullptr;
 }

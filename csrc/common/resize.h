@@ -7,8 +7,7 @@
 #include <utility>
 #include <vector>
 
-// Each of `full` positions lies between two of `size` pixels. The positions between the pixels i and i + 1 are *cell*
-// i.
+// Each of `full` positions lies between two of `size` pixels. *Cell* i has those between the pixels i and i + 1.
 struct Axis {
   int64_t size, full, taps = 0;        // taps: the largest number of positions that use one pixel
   std::vector<int32_t> before, after;  // [full], the two pixels of each position

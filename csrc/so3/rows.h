@@ -8,7 +8,7 @@
 
 namespace so3::SIMD_TARGET {
 
-template <class F> FN auto load_matrix(F at) -> Matrix<decltype(at(0))> {  // from row-major numbers
+template <class F> FN auto load_matrix(F at) -> Matrix<decltype(at(0))> {  // at(k): number k, row-major
   return {{at(0), at(3), at(6)}, {at(1), at(4), at(7)}, {at(2), at(5), at(8)}};
 }
 
@@ -27,10 +27,10 @@ template <class T> struct Access {
     const T* data = rows.data + first * rows.stride;
     return load_matrix([&](int k) { return data[k]; });
   }
-  FN void store(T* to, const Matrix<T>& matrix) const {
+  FN void store(T* to, const Matrix<T>& matrix) const {  // to: [N, 3, 3]
     store_matrix(matrix, [&](int k, T x) { to[9 * first + k] = x; });
   }
-  FN void store(T* to, T number) const { to[first] = number; }
+  FN void store(T* to, T number) const { to[first] = number; }  // to: [N]
 };
 
 template <class A, class T> FN void compute(const A& access, const Project<T>& args) {

@@ -30,7 +30,7 @@ template <class T> struct WarpAccess {
     const T* row = tile + 9 * (lane < count ? lane : count - 1);  // spare threads repeat the last one
     return load_matrix([&](int k) { return row[k]; });
   }
-  __device__ __forceinline__ void store(T* to, const Matrix<T>& matrix) const {
+  __device__ __forceinline__ void store(T* to, const Matrix<T>& matrix) const {  // to: [N, 3, 3]
     __syncwarp();
     store_matrix(matrix, [&](int k, T x) { tile[9 * lane + k] = x; });
     T* into = to + 9 * first + lane;
@@ -39,7 +39,7 @@ template <class T> struct WarpAccess {
     for (int k = 0; k < 9 * WARP; k += WARP)
       if (lane + k < 9 * count) into[k] = tile[lane + k];
   }
-  __device__ __forceinline__ void store(T* to, T number) const {
+  __device__ __forceinline__ void store(T* to, T number) const {  // to: [N]
     if (lane < count) to[first + lane] = number;
   }
 };
