@@ -44,7 +44,10 @@ struct Padded {
   }
 };
 
-inline void add_product(const float* __restrict a, const float* __restrict b, int64_t count, float* __restrict sum) {
+inline void add_product(const float* __restrict a,  // [count]
+                        const float* __restrict b,  // [count]
+                        int64_t count,
+                        float* __restrict sum) {  // [count]
   for (int64_t x = 0; x < count; ++x) sum[x] += a[x] * b[x];
 }
 

@@ -28,7 +28,7 @@ def test_header_compiles_alone(header: str) -> None:
     per_instruction_set = "SIMD_TARGET" in (CSRC / header).read_text()
     source = f'#define SIMD_SOURCE "{header}"\n#include "{SIMD}"' if per_instruction_set else f'#include "{header}"'
     flags = ["-std=c++17", "-fsyntax-only", f"-I{CSRC}", "-isystem", str(Path(torch.__file__).parent / "include")]
-    run = subprocess.run([COMPILER, *flags, "-xc++", "-"], input=source, capture_output=True, text=True)
+    run = subprocess.run([str(COMPILER), *flags, "-xc++", "-"], input=source, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 

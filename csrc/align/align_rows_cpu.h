@@ -47,8 +47,8 @@ inline void solve(double (&k)[COEFFICIENTS][COEFFICIENTS], double (&v)[COEFFICIE
   }
 }
 
-// Returns the gradient by K and v of a = K^-1 v, and leaves both sides' shares of v to the caller. s = K^-1 grad, for K
-// is symmetric; the gradient by v is s and that by K is -s a^T, here with its transpose added.
+// Returns the gradients by K and v of a = K^-1 v. K is symmetric, so with s = K^-1 grad a they are grad v = s and
+// grad K = -s a^T, to which its transpose is added.
 inline EquationsGradient solve_backward(const float* grad,      // [COEFFICIENTS]
                                         const float* found,     // [COEFFICIENTS], a
                                         const float* matrix) {  // [COEFFICIENTS, COEFFICIENTS], K
@@ -111,7 +111,7 @@ inline void backward(const Arguments& args, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const EquationsGradient there = solve_backward(args.grad + COEFFICIENTS * n, args.found + COEFFICIENTS * n,
                                                    args.matrix + COEFFICIENTS * COEFFICIENTS * n);
-    EquationsGradient back = there;  // v_back counts negatively
+    EquationsGradient back = there;  // here v counts negatively
     for (float& number : back.vector) number = -number;
     tiles.read(args, n);
     const Maps &first = tiles.first.maps, &second = tiles.second.maps;
