@@ -157,7 +157,7 @@ inline void sample(const float* plane,  // [H, W]
   }
 }
 
-inline void add(float* plane, int32_t offset, float value) {
+inline void add(float* plane, int32_t offset, float value) {  // plane: [H, W]
   if (offset >= 0) plane[offset] += value;
 }
 

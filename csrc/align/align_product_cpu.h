@@ -20,7 +20,7 @@ constexpr int64_t LANES = BYTES / sizeof(float);
 constexpr int PIXELS = BYTES == 64 ? 14 : 6;  // two vectors for each of so many pixels fill the registers
 static_assert(LINE % LANES == 0);
 
-FN Vector load(const float* from) {
+FN Vector load(const float* from) {  // [LANES]
   Vector v;
   std::memcpy(&v, from, sizeof v);
   return v;
@@ -48,7 +48,7 @@ template <int STEP> struct Product {
         bias(bias),
         out_step(out_step) {}
 
-  // Makes `count` pixels.
+  // Makes `count` pixels. `in` is [count, STEP], and the offsets reach beyond; `out` is [count, out_step].
   __attribute__((noinline)) void operator()(const float* in, float* out, int64_t count) const {
     int64_t channel = 0;
     for (; channel + 2 * LANES <= channels; channel += 2 * LANES) row<2>(in, out, count, channel);
