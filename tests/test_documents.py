@@ -1,0 +1,175 @@
+"""The documents are true: their links lead somewhere, and their code and commands work.
+
+A Python block runs after the blocks before it on its page, with the tensors that ``prepared`` makes. Words after
+``python`` name what a block needs besides (``python cuda``, ``python lightning``); where that is missing, the block is
+only compiled. A command is parsed, with all of its options, but does not start its work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import torch
+import typer
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from torch import nn
+
+from inverseform_fast.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("inverseform_fast/weights/*.md")]
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+OF_THE_SYSTEM = {".", "cd", "git", "mkdir", "pip", "pre-commit"}
+
+
+@functools.cache
+def tokens(page: Path) -> list[Token]:
+    """The page's blocks and what is in them, in order."""
+    blocks = MarkdownIt().enable("table").parse(page.read_text())
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of the page's headings."""
+    everything = tokens(page)
+    titles = [text for tag, text in zip(everything, everything[1:], strict=False) if tag.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.content.lower()).replace(" ", "-") for title in titles}
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [token.attrGet("href") or token.attrGet("src") for token in tokens(page)]
+    for target in map(str, filter(None, targets)):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_listed() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {(index.parent / str(token.attrGet("href"))).resolve() for token in tokens(index)}
+    assert {page for page in ROOT.glob("docs/**/*.md") if page != index} <= linked
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def fences(page: Path, language: str) -> Iterator[tuple[Token, list[str]]]:
+    """The page's code blocks of a language, and the other words behind their fences."""
+    for token in tokens(page):
+        words = token.info.split() if token.type == "fence" else []
+        if words[:1] == [language]:
+            yield token, words[1:]
+
+
+def prepared() -> dict[str, Any]:
+    """The names that Python blocks may use without making them."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 19, 3, stride=4, padding=1)
+    images = torch.randn(2, 3, 64, 96)
+    labels = torch.randint(19, (2, 8, 12)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    return {
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters()),
+        "loader": torch.utils.data.DataLoader(dataset, batch_size=2),
+        "images": images,
+        "labels": labels,
+        "segmentation_logits": model(images),
+        "boundary_logits": torch.randn(2, 1, 16, 24, requires_grad=True),
+        "theta": torch.eye(3).expand(4, 3, 3),
+        "theta_hat": torch.eye(3) + 0.05 * torch.randn(4, 3, 3),
+    }
+
+
+def is_here(need: str) -> bool:
+    return torch.cuda.is_available() if need == "cuda" else find_spec(need) is not None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(fences(page, "python"))], ids=lambda path: path.stem)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = prepared()
+    with torch.compiler.set_stance("force_eager"):  # that the loss compiles is tested elsewhere, and takes a minute
+        for token, needs in fences(page, "python"):
+            line = token.map[0] + 1 if token.map else 0
+            code = compile("\n" * line + token.content, str(page), "exec")
+            if all(map(is_here, needs)):
+                exec(code, names)
+
+
+def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
+    """The commands of the page, as words, and whether they are whole: those in running text may lack arguments."""
+    for token, _ in fences(page, "bash"):
+        for line in token.content.replace("\\\n", " ").splitlines():
+            yield shlex.split(line, comments=True), True
+    for token in tokens(page):
+        if token.type == "code_inline" and re.match(r"(inverseform-fast|python -m|make) [a-z]", token.content):
+            yield shlex.split(token.content), False
+
+
+@pages
+def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for words, whole in commands(page):
+        words = words[next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words)) :]
+        if words:
+            check(Path(words[0]).name or words[0], words[1:], whole, monkeypatch)
+
+
+def check(program: str, arguments: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], check=True, capture_output=True)
+    elif program == "inverseform-fast":
+        check_subcommand(*arguments, whole=whole)
+    elif program == "python" and arguments[0] == "-m":
+        check_module(*arguments[1:], whole=whole, monkeypatch=monkeypatch)
+    elif program == "python":
+        assert Path(arguments[0]).is_file()
+    else:
+        assert program in OF_THE_SYSTEM
+
+
+def check_subcommand(name: str, *arguments: str, whole: bool) -> None:
+    group: Any = typer.main.get_command(app)
+    try:
+        group.commands[name].make_context(name, list(arguments))
+    except Exception as error:
+        if whole or type(error).__name__ != "MissingParameter":
+            raise
+
+
+def check_module(name: str, *arguments: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_spec(name), name
+    if name == "pytest":
+        for path in (word for word in arguments if "/" in word):
+            assert list(ROOT.glob(path)), path
+    elif whole and hasattr(module := importlib.import_module(name), "argparse"):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            module.main()
+        assert stop.value.code == 0, (name, arguments)
+
+
+def parse_and_stop(parser: argparse.ArgumentParser, parse_args: Any = argparse.ArgumentParser.parse_args) -> None:
+    parse_args(parser)  # exits with 2 if it does not know an option
+    parser.exit()
