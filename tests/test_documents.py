@@ -152,7 +152,7 @@ def check(program: str, arguments: list[str], whole: bool, monkeypatch: pytest.M
 def check_subcommand(name: str, *arguments: str, whole: bool) -> None:
     group: Any = typer.main.get_command(app)
     try:
-        group.commands[name].make_context(name, list(arguments))
+        group.commands[name].make_context(name, [word for word in arguments if word != "--help"])
     except Exception as error:
         if whole or type(error).__name__ != "MissingParameter":
             raise
