@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -159,15 +160,18 @@ def check_subcommand(name: str, *arguments: str, whole: bool) -> None:
 
 
 def check_module(name: str, *arguments: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_spec(name), name
+    spec = find_spec(name)
+    assert spec, name
     if name == "pytest":
         for path in (word for word in arguments if "/" in word):
             assert list(ROOT.glob(path)), path
-    elif whole and hasattr(module := importlib.import_module(name), "argparse"):
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            module.main()
-        assert stop.value.code == 0, (name, arguments)
+    elif whole:
+        module = importlib.import_module(f"{name}.__main__" if spec.submodule_search_locations else name)
+        if "parse_args" in inspect.getsource(inspect.getmodule(module.main)):
+            monkeypatch.setattr(sys, "argv", [name, *arguments])
+            with pytest.raises(SystemExit) as stop:
+                module.main()
+            assert stop.value.code == 0, (name, arguments)
 
 
 def parse_and_stop(parser: argparse.ArgumentParser, parse_args: Any = argparse.ArgumentParser.parse_args) -> None:
