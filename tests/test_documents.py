@@ -11,6 +11,7 @@ import argparse
 import functools
 import importlib
 import inspect
+import itertools
 import re
 import shlex
 import subprocess
@@ -47,7 +48,7 @@ def tokens(page: Path) -> list[Token]:
 def anchors(page: Path) -> set[str]:
     """GitHub's anchors of the page's headings."""
     everything = tokens(page)
-    titles = [text for tag, text in zip(everything, everything[1:], strict=False) if tag.type == "heading_open"]
+    titles = [text for tag, text in itertools.pairwise(everything) if tag.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.content.lower()).replace(" ", "-") for title in titles}
 
 
@@ -167,7 +168,7 @@ def check_module(name: str, *arguments: str, whole: bool, monkeypatch: pytest.Mo
             assert list(ROOT.glob(path)), path
     elif whole:
         module = importlib.import_module(f"{name}.__main__" if spec.submodule_search_locations else name)
-        if "parse_args" in inspect.getsource(inspect.getmodule(module.main)):
+        if "parse_args" in inspect.getsource(sys.modules[module.main.__module__]):
             monkeypatch.setattr(sys, "argv", [name, *arguments])
             with pytest.raises(SystemExit) as stop:
                 module.main()
