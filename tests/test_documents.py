@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import inspect
 import itertools
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from urllib.parse import unquote
 
 import pytest
 import torch
-import typer
+import typer.core
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from torch import nn
 
-from inverseform_fast.cli import app
+from inverseform_fast import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("inverseform_fast/weights/*.md")]
@@ -129,52 +128,45 @@ def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
 
 
 @pages
-def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(typer.core.TyperCommand, "invoke", lambda command, context: None)
     for words, whole in commands(page):
         words = words[next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words)) :]
         if words:
-            check(Path(words[0]).name or words[0], words[1:], whole, monkeypatch)
-
-
-def check(program: str, arguments: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if program == "make":
-        subprocess.run(["make", "--dry-run", *arguments], check=True, capture_output=True)
-    elif program == "inverseform-fast":
-        check_subcommand(*arguments, whole=whole)
-    elif program == "python" and arguments[0] == "-m":
-        check_module(*arguments[1:], whole=whole, monkeypatch=monkeypatch)
-    elif program == "python":
-        assert Path(arguments[0]).is_file()
-    else:
-        assert program in OF_THE_SYSTEM
-
-
-def check_subcommand(name: str, *arguments: str, whole: bool) -> None:
-    group: Any = typer.main.get_command(app)
-    try:
-        group.commands[name].make_context(name, [word for word in arguments if word != "--help"])
-    except Exception as error:
-        if whole or type(error).__name__ != "MissingParameter":
-            raise
-
-
-def check_module(name: str, *arguments: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = find_spec(name)
-    assert spec, name
-    if name == "pytest":
-        for path in (word for word in arguments if "/" in word):
-            assert list(ROOT.glob(path)), path
-    elif whole:
-        module = importlib.import_module(f"{name}.__main__" if spec.submodule_search_locations else name)
-        if "parse_args" in inspect.getsource(sys.modules[module.main.__module__]):
-            monkeypatch.setattr(sys, "argv", [name, *arguments])
-            with pytest.raises(SystemExit) as stop:
-                module.main()
-            assert stop.value.code == 0, (name, arguments)
+            monkeypatch.setattr(sys, "argv", words)
+            problem = stops_with(Path(words[0]).name or words[0], words[1:], whole)
+            message = capsys.readouterr().err
+            assert not problem or (not whole and "Missing" in message), f"{shlex.join(words)}: {problem}{message}"
 
 
 def parse_and_stop(parser: argparse.ArgumentParser, parse_args: Any = argparse.ArgumentParser.parse_args) -> None:
     parse_args(parser)  # exits with 2 if it does not know an option
     parser.exit()
+
+
+def stops_with(program: str, arguments: list[str], whole: bool) -> str | int | None:
+    """What is wrong with a command, if anything; ``sys.argv`` holds it."""
+    if program in OF_THE_SYSTEM:
+        return None
+    if program == "make":
+        return subprocess.run(["make", "--dry-run", *arguments], capture_output=True).returncode
+    if program == "inverseform-fast":
+        return exit_code(cli.main)
+    if program == "python" and arguments[0] != "-m":
+        return None if Path(arguments[0]).is_file() else "no such file"
+    if program != "python" or not (spec := find_spec(arguments[1])):
+        return "no such program"
+    if arguments[1] == "pytest":
+        return " ".join(path for path in arguments[2:] if "/" in path and not list(ROOT.glob(path)))
+    module = importlib.import_module(f"{spec.name}.__main__" if spec.submodule_search_locations else spec.name)
+    sys.argv = sys.argv[2:]
+    has_options = "parse_args" in Path(str(module.__file__)).read_text()
+    return exit_code(module.main) if whole and has_options else None
+
+
+def exit_code(main: Callable[[], None]) -> str | int | None:
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
