@@ -17,7 +17,7 @@ from ..reference.so3 import differentiable_once
 from .backend import MISSING, Op
 
 _extension = torch.ops.inverseform_fast
-NORMALIZE = (None, "frobenius", "det")  # by their numbers in csrc/arguments.h
+NORMALIZE = (None, "frobenius", "det")  # by their numbers in csrc/so3/arguments.h
 
 
 class _Projection(torch.autograd.Function):
