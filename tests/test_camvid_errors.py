@@ -1,4 +1,4 @@
-"""benchmarks/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
+"""benchmarks/studies/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import camvid_errors
+from benchmarks.studies import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.scenes.street import label_maps

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import gc
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 
 from .memory import largest_batch, peak_bytes
-from .steps import PHASES, Loss, Setting, Step, Unavailable
+from .setting import Setting
+from .steps import PHASES, Loss, Step, Unavailable
+from .timing import Clock, clock_of, in_turns, repeats_of, spread, timed
 
 WARM_UP = 2  # calls; the first one compiles
-SHORTEST = 0.02  # seconds of a measurement: drowns the wait for the device at its end
 SAME = 0.02  # of the loss: rounding, and TF32 in the network's convolutions
 T = TypeVar("T")
 
@@ -27,17 +27,20 @@ def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -
     Returns:
         ``provider``; ``status``: ``"measured"``, or why not; then, if measured, ``ms`` and ``iqr_ms`` of a step (median
         and interquartile range over the rounds); ``phases_ms``: medians of ``PHASES``, each with a wait for the device
-        at its end; ``images_per_second``; ``peak_bytes``: the most that tensors take in a step, weights and optimiser
-        not counted. The host's time for targets is in ``ms`` and in the phase *data*.
+        at its end; ``images_per_second``; ``peak_bytes``: the most that tensors take in a step. Weights, the
+        optimizer's state and the C++ kernels' scratch memory (4 MB per thread) are excluded. The host's time for
+        targets is in ``ms`` and in the phase *data*.
     """
-    clock, device = clock_of(setting), torch.device(setting.device)
+    device = torch.device(setting.device)
+    clock = clock_of(device)
     steps, rows = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
-    times = _in_turns(lambda step: (timed(step.run, clock), step.run(clock)), steps, rounds)
+    times = in_turns({name: partial(_step_times, step, clock) for name, step in steps.items()}, rounds)
     for row in rows:
         if row["provider"] in steps:
             whole = [seconds for seconds, _ in times[row["provider"]]]
             phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times[row["provider"]]), strict=True)
-            row |= spread(whole) | {"phases_ms": {n: spread(p)["ms"] for n, p in zip(PHASES, phases, strict=True)}}
+            row |= _milliseconds(whole)
+            row["phases_ms"] = {n: 1e3 * spread(p).median for n, p in zip(PHASES, phases, strict=True)}
             targets_ms = 1e3 * steps[row["provider"]].targets_seconds
             row["ms"] += targets_ms
             row["phases_ms"]["data"] += targets_ms
@@ -54,7 +57,8 @@ def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) 
         counted); ``targets_ms``: what the loss wants of the data loader, on the host, 0 for all but the release;
         ``value``: of the loss, which must be the reference's for ``compiled`` and ``fused``.
     """
-    clock, device = clock_of(setting), torch.device(setting.device)
+    device = torch.device(setting.device)
+    clock = clock_of(device)
     losses = {}
 
     def prepare(provider: str) -> Callable[[], torch.Tensor]:
@@ -62,16 +66,15 @@ def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) 
         return losses[provider].alone()
 
     calls, rows = _prepared(prepare, lambda call: call(), providers)
-    repeats = {provider: repeats_of(call, clock) for provider, call in calls.items()}
-    times = _in_turns(
-        lambda provider: timed(calls[provider], clock, repeats[provider]), {name: name for name in calls}, rounds
+    times = in_turns(
+        {name: partial(timed, call, clock, repeats_of(call, clock)) for name, call in calls.items()}, rounds
     )
     values = {provider: float(call()) for provider, call in calls.items()}
     for row in rows:
         name = row["provider"]
         if name not in calls:
             continue
-        row |= spread(times[name]) | {"peak_bytes": peak_bytes(calls[name], device), "value": values[name]}
+        row |= _milliseconds(times[name]) | {"peak_bytes": peak_bytes(calls[name], device), "value": values[name]}
         row["targets_ms"] = 1e3 * losses[name].targets_seconds
         true = values.get("reference")
         if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
@@ -93,7 +96,7 @@ def largest(setting: Setting, provider: str, limit: int | None = None, at_most: 
         free_memory()
         try:
             step = Step(replace(setting, batch_size=batch_size), provider)
-            step.run()  # the optimiser's state is made in the first step, and belongs to what must fit
+            step.run()  # the optimizer's state is made in the first step, and belongs to what must fit
             peak = peak_bytes(step.run, device)
             return limit is None or peak <= limit
         except RuntimeError as error:
@@ -134,45 +137,14 @@ def _prepared(
     return ready, rows
 
 
-def _in_turns(measure: Callable[[Any], T], what: dict[str, Any], rounds: int) -> dict[str, list[T]]:
-    results: dict[str, list[T]] = {name: [] for name in what}
-    for _ in range(rounds):
-        for name, each in what.items():
-            results[name].append(measure(each))
-    return results
+def _step_times(step: Step, clock: Clock) -> tuple[float, list[float]]:
+    """Seconds of a whole step; and what the clock says at the begin and the ends of the phases of another one."""
+    return timed(step.run, clock), step.run(clock)
 
 
-def timed(call: Callable[[], object], clock: Callable[[], float], repeats: int = 1) -> float:
-    """Seconds of one call."""
-    begin = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - begin) / repeats
-
-
-def repeats_of(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    repeats = 1
-    while timed(call, clock, repeats) * repeats < SHORTEST:
-        repeats *= 2
-    return repeats
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and interquartile range in milliseconds."""
-    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [0.0] * 3
-    return {"ms": 1e3 * statistics.median(seconds), "iqr_ms": 1e3 * (quartiles[2] - quartiles[0])}
-
-
-def clock_of(setting: Setting) -> Callable[[], float]:
-    """The time at which the device has finished what it was given."""
-    device = torch.device(setting.device)
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock
+def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    median, iqr = spread(seconds)
+    return {"ms": 1e3 * median, "iqr_ms": 1e3 * iqr}
 
 
 def is_out_of_memory(error: Exception) -> bool:

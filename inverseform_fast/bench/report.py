@@ -11,7 +11,13 @@ from rich.table import Column, Table
 
 from ..devices import choose_device
 from .measure import compare_losses, compare_steps, largest
-from .steps import PHASES, PROVIDERS, Setting
+from .setting import PROVIDERS, Setting
+from .steps import PHASES
+
+CAPTION = (
+    "Times are medians ± interquartile ranges. MiB is the peak memory of tensors.\n"
+    "Excluded: weights, optimizer state, and the C++ kernels' scratch memory (4 MB per thread)."
+)
 
 
 def bench(
@@ -55,7 +61,7 @@ def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table:
         f"{setting.backbone} on {setting.device}: {setting.batch_size} x {height}x{width}, {setting.classes} classes"
     )
     ran = [row for row in rows if row["step"]["status"] == row["loss"]["status"] == "measured"]
-    notes = ["ms: median ± interquartile range; MiB: most that tensors take, weights not counted"]
+    notes = [CAPTION]
     for row in rows:
         if row not in ran:
             status = next(s for s in (row["step"]["status"], row["loss"]["status"]) if s != "measured")
