@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import inverseform_fast as iff
 from inverseform_fast import cli, reference
-from inverseform_fast.bench import measure, steps
+from inverseform_fast.bench import measure, release, steps
 from inverseform_fast.bench.measure import compare_losses, compare_steps, largest
 from inverseform_fast.bench.memory import largest_batch, peak_bytes
 from inverseform_fast.bench.report import bench, table
@@ -42,6 +42,21 @@ def _imported_modules_are_no_garbage() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_release() -> Iterator[None]:
+    """The release's network has 100 million parameters for its own tiles, and two million for these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "TILE", 32)
+        patch.setattr(release, "SIZE", (96, 192))
+        yield
+
+
+@pytest.fixture
+def _no_memory_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profiler takes longer than all else that a small step does."""
+    monkeypatch.setattr(measure, "peak_bytes", lambda call, device: 0)
 
 
 def allocate(mib: int) -> Tensor:
@@ -95,8 +110,7 @@ def test_largest_batch_of_a_step_fits_and_the_next_does_not() -> None:
     three, four = peak(3), peak(4)
     assert three < four
     assert largest(TINY, "stock", (three + four) // 2) == 3
-    assert largest(TINY, "stock", peak(1) // 2) == 0
-    assert largest(TINY, "stock", 2**40, at_most=2) == 2
+    assert largest(TINY, "stock", 0, at_most=1) == 0
 
 
 def test_largest_batch_of_a_gpu_is_found_by_running_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +260,7 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, seen: dict[str, tuple[Tensor, .
     assert torch.equal(labels_of_stock, labels)
 
 
+@pytest.mark.usefixtures("_no_memory_meter")
 @pytest.mark.parametrize("factor", [2.0, 0.97, math.nan])
 def test_a_wrong_value_is_told(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     monkeypatch.setattr(torch, "compile", lambda function: lambda *args: factor * function(*args))
@@ -350,22 +365,21 @@ def test_table() -> None:
 def test_command_line(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     arguments = "bench --crop 64 96 --classes 5 --batch-size 2 --rounds 1 --device cpu --memory-gib 0.004 --threads 1"
-    providers = [word for name in ("stock", "reference", "fused") for word in ("--provider", name)]
+    providers = [word for name in ("stock", "reference") for word in ("--provider", name)]
     result = CliRunner().invoke(
         cli.app, [*arguments.split(), *providers, "--json", str(path)], env={"COLUMNS": "120"}, catch_exceptions=False
     )
     assert result.exit_code == 0
     written = json.loads(path.read_text())
     assert written["setting"]["crop"] == [64, 96]
-    assert [row["provider"] for row in written["rows"]] == ["stock", "reference", "fused"]
-    stock, ours, fused = written["rows"]
-    for row in (stock, ours, fused):
+    assert [row["provider"] for row in written["rows"]] == ["stock", "reference"]
+    stock, ours = written["rows"]
+    for row in (stock, ours):
         for figure in (row["step"], row["loss"]):
             assert f"{figure['ms']:.1f} ± {figure['iqr_ms']:.1f}" in result.output
         assert f"{row['step']['images_per_second']:.2f}" in result.output
     assert "test_resnet on cpu: 2 x 64x96, 5 classes" in result.output
     assert stock["largest_batch"] > ours["largest_batch"] == 0
-    assert fused["largest_batch"] > 0
 
 
 def test_what_breaks_is_recorded_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
