@@ -46,6 +46,12 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw nothing: their pictures take longer than a few small steps, and have tests of their own."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
+@pytest.fixture
 def g(generator: torch.Generator) -> torch.Generator:
     return generator
 

@@ -15,6 +15,8 @@ from benchmarks.pages import ablation as page
 from benchmarks.studies import ablation
 from benchmarks.studies.ablation import COLUMNS, RESULT, SEGMENTATION, SHIPPED, WHOLE, Study
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
@@ -107,11 +109,11 @@ def test_tables_say_what_the_results_say(study: Study) -> None:
 
 
 def test_displacements_are_the_same_share_of_every_tile(study: Study) -> None:
-    arms = study.groups["tiles"]
+    arms = ["align-log", "align-56", WHOLE]
     nets = results_of(study, *(("tiles", name) for name in arms))["nets"]
-    assert [nets[name]["tile"] for name in arms] == [32, 56, 96, 96]
+    assert [nets[name]["tile"] for name in arms] == [32, 56, 96]
     shares = [nets[name]["crisp"]["identity_corner_error"] / nets[name]["tile"] for name in arms]
-    assert shares == pytest.approx([shares[0]] * 4, rel=0.3)
+    assert shares == pytest.approx([shares[0]] * 3, rel=0.3)
 
 
 def test_a_whole_image_fills_the_tile(study: Study) -> None:

@@ -15,10 +15,12 @@ from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
 from inverseform_fast.segmentation.training import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def true() -> torch.Tensor:
-    maps = label_maps(3, 224, 224, torch.Generator().manual_seed(3))
+    maps = label_maps(2, 224, 224, torch.Generator().manual_seed(3))
     return (boundary_map(maps.long()) == 1).float()[:, None]
 
 

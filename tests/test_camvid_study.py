@@ -15,8 +15,10 @@ from benchmarks.pages import worth
 from benchmarks.pages.worth_pictures import pictures
 from benchmarks.studies import camvid_study
 from benchmarks.studies.camvid_study import ARMS, CHOICES, Job, Study
+from inverseform_fast.bench import release
 
-TINY = {"backbone": "test_resnet", "crop": (32, 64), "batch_size": 2, "steps": 4, "threads": 1, "device": "cpu"}
+pytestmark = pytest.mark.usefixtures("no_pictures")
+TINY: Json = {"backbone": "test_resnet", "crop": (32, 64), "batch_size": 2, "steps": 4, "threads": 1, "device": "cpu"}
 
 
 @pytest.fixture
@@ -80,6 +82,8 @@ def test_an_interrupted_training_resumes(study: Study, monkeypatch: pytest.Monke
 
 
 def test_the_release_arm_equals_the_arm_without_its_term(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "TILE", 32)  # for its own tiles its network has 100 million parameters
+    monkeypatch.setattr(release, "SIZE", (96, 192))
     settings = camvid_study.START | {"gamma": 1.0}
     monkeypatch.setattr(study, "settings", lambda host, until=None: settings)
     for name in ("boundary", "release"):
