@@ -159,12 +159,19 @@ def test_a_step_trains_the_whole_model(provider: str) -> None:
 
 
 def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, events = Step(TINY, "reference"), []
-    images = step.images
-    step.images = SimpleNamespace(to=lambda *_, **__: events.append("data") or images)
+    step = Step(TINY, "reference")
+    events: list[str] = []
+
+    def noting(event: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            events.append(event)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(step, "images", SimpleNamespace(to=noting("data", step.images.to)))
     step.model.register_forward_hook(lambda *_: events.append("forward"))
-    criterion = step.loss.criterion
-    monkeypatch.setattr(step.loss, "criterion", lambda *args: events.append("loss") or criterion(*args))
+    monkeypatch.setattr(step.loss, "criterion", noting("loss", step.loss.criterion))
     next(step.model.parameters()).register_post_accumulate_grad_hook(lambda _: events.append("backward"))
     step.optimizer.register_step_post_hook(lambda *_: events.append("update"))
 
@@ -186,7 +193,8 @@ def test_only_the_release_has_a_boundary_head_nevertheless(headless: bool) -> No
 
 
 def test_the_model_and_only_it_is_in_mixed_precision() -> None:
-    step, seen = Step(replace(TINY, amp="bf16"), "reference"), []
+    step = Step(replace(TINY, amp="bf16"), "reference")
+    seen: list[torch.dtype | bool] = []
     criterion = step.loss.criterion
 
     def looking(logits: Tensor, labels: Tensor, boundary: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.common.results import Json
 from benchmarks.studies import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
@@ -73,7 +74,7 @@ def test_gradients_are_compared_with_those_of_the_losses(true: torch.Tensor) -> 
 
 
 def test_a_trained_model_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"size": [224, 224], "length": 2}
+    options: Json = {"size": [224, 224], "length": 2}
     train(TrainConfig(out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce"))
     monkeypatch.setattr(camvid_errors, "SIZES", ((224, 224),))
     monkeypatch.setattr(camvid_errors, "build_dataset", lambda *_: build_dataset("scenes", "test", **options))

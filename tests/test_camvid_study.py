@@ -34,7 +34,9 @@ def study(tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def pretended(job: Job, **scores: float) -> Json:
     """The result of a job that nobody did."""
-    metrics = dict.fromkeys(("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_f_5px", "boundary_iou"), 0.5)
+    metrics: Json = dict.fromkeys(
+        ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_f_5px", "boundary_iou"), 0.5
+    )
     metrics |= {"pixel_accuracy": 0.5, "iou/Sky": 0.5, "iou/Pole": None} | scores
     curves = {"eval/miou": [[2, 0.25], [4, 0.5]], "loss/segmentation": [[4, 1.0]]}
     stage, label, seed = job.key
@@ -188,7 +190,7 @@ def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
     path = results.path_of(tmp_path, "camvid_study", "cpu")
     path.parent.mkdir(parents=True)
     camvid_study.write(path, study.finished, {"versions": {"torch": "2"}})
-    row = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
+    row: Json = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
     row |= dict.fromkeys(("estimated_px", "best_px", "head_ratio", "headless_ratio"), 2.0)
     row |= {"size": [448, 896], "tiles": 9}
     (path.parent / "camvid_errors.json").write_text(
