@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 
@@ -21,65 +21,102 @@ SAME = 0.02  # of the loss: rounding, and TF32 in the network's convolutions
 T = TypeVar("T")
 
 
-def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -> list[dict[str, Any]]:
-    """Whole training steps, a row for each provider.
+class _Row(TypedDict):
+    provider: str
+    status: str  # "measured", or why not; what follows is there only if it was measured
 
-    Returns:
-        ``provider``; ``status``: ``"measured"``, or why not; then, if measured, ``ms`` and ``iqr_ms`` of a step (median
-        and interquartile range over the rounds); ``phases_ms``: medians of ``PHASES``, each with a wait for the device
-        at its end; ``images_per_second``; ``peak_bytes``: the most that tensors take in a step. Weights, the
-        optimizer's state and the C++ kernels' scratch memory (4 MB per thread) are excluded. The host's time for
-        targets is in ``ms`` and in the phase *data*.
-    """
-    device = torch.device(setting.device)
-    clock = clock_of(device)
-    steps, rows = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
+
+class StepRow(_Row, total=False):
+    """A whole training step; the host's time for targets is in ``ms`` and in the phase *data*."""
+
+    ms: float  # median over the rounds
+    iqr_ms: float
+    phases_ms: dict[str, float]  # medians of PHASES, each with a wait for the device at its end
+    images_per_second: float
+    peak_bytes: int  # of tensors, without the weights, the optimizer's state and the C++ kernels' 4 MB per thread
+
+
+class LossRow(_Row, total=False):
+    """The loss alone, with its gradients."""
+
+    ms: float  # median over the rounds
+    iqr_ms: float
+    peak_bytes: int  # of tensors, without the logits, labels and targets
+    targets_ms: float  # what the loss wants of the data loader takes on the host: 0 for all but the release
+    value: float  # of the loss, which must be the reference's for "compiled" and "fused"
+
+
+def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -> list[StepRow]:
+    """Whole training steps, a row for each provider."""
+    clock = clock_of(torch.device(setting.device))
+    steps, statuses = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
     times = in_turns({name: partial(_step_times, step, clock) for name, step in steps.items()}, rounds)
-    for row in rows:
-        if row["provider"] in steps:
-            whole = [seconds for seconds, _ in times[row["provider"]]]
-            phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times[row["provider"]]), strict=True)
-            row |= _milliseconds(whole)
-            row["phases_ms"] = {n: 1e3 * spread(p).median for n, p in zip(PHASES, phases, strict=True)}
-            targets_ms = 1e3 * steps[row["provider"]].targets_seconds
-            row["ms"] += targets_ms
-            row["phases_ms"]["data"] += targets_ms
-            row["images_per_second"] = 1e3 * setting.batch_size / row["ms"]
-            row["peak_bytes"] = peak_bytes(steps[row["provider"]].run, device)
-    return rows
+    return [
+        _step_row(name, steps[name], times[name]) if name in steps else {"provider": name, "status": statuses[name]}
+        for name in providers
+    ]
 
 
-def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) -> list[dict[str, Any]]:
-    """The loss alone, of random logits, with its gradients: a row for each provider.
+def _step_times(step: Step, clock: Clock) -> tuple[float, list[float]]:
+    """Seconds of a whole step; and what the clock says at the begin and the ends of the phases of another one."""
+    return timed(step.run, clock), step.run(clock)
 
-    Returns:
-        ``provider`` and ``status`` as above; ``ms``, ``iqr_ms``, ``peak_bytes`` (logits, labels and targets not
-        counted); ``targets_ms``: what the loss wants of the data loader, on the host, 0 for all but the release;
-        ``value``: of the loss, which must be the reference's for ``compiled`` and ``fused``.
-    """
+
+def _step_row(name: str, step: Step, times: Sequence[tuple[float, list[float]]]) -> StepRow:
+    setting, targets_ms = step.setting, 1e3 * step.targets_seconds
+    whole = spread([seconds for seconds, _ in times])
+    phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times), strict=True)
+    phases_ms = {phase: 1e3 * spread(seconds).median for phase, seconds in zip(PHASES, phases, strict=True)}
+    ms = 1e3 * whole.median + targets_ms
+    return {
+        "provider": name,
+        "status": "measured",
+        "ms": ms,
+        "iqr_ms": 1e3 * whole.iqr,
+        "phases_ms": phases_ms | {"data": phases_ms["data"] + targets_ms},
+        "images_per_second": 1e3 * setting.batch_size / ms,
+        "peak_bytes": peak_bytes(step.run, step.device),
+    }
+
+
+def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) -> list[LossRow]:
+    """The loss alone, of random logits, with its gradients: a row for each provider."""
     device = torch.device(setting.device)
     clock = clock_of(device)
-    losses = {}
+    losses: dict[str, Loss] = {}
 
     def prepare(provider: str) -> Callable[[], torch.Tensor]:
         losses[provider] = Loss(setting, provider)
         return losses[provider].alone()
 
-    calls, rows = _prepared(prepare, lambda call: call(), providers)
+    calls, statuses = _prepared(prepare, lambda call: call(), providers)
     times = in_turns(
         {name: partial(timed, call, clock, repeats_of(call, clock)) for name, call in calls.items()}, rounds
     )
-    values = {provider: float(call()) for provider, call in calls.items()}
-    for row in rows:
-        name = row["provider"]
-        if name not in calls:
-            continue
-        row |= _milliseconds(times[name]) | {"peak_bytes": peak_bytes(calls[name], device), "value": values[name]}
-        row["targets_ms"] = 1e3 * losses[name].targets_seconds
-        true = values.get("reference")
-        if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
-            row["status"] = f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
+    values = {name: float(call()) for name, call in calls.items()}
+    rows: list[LossRow] = []
+    for name in providers:
+        row: LossRow = {"provider": name, "status": statuses[name]}
+        if name in calls:
+            whole = spread(times[name])
+            row |= {
+                "status": _judged(name, values),
+                "ms": 1e3 * whole.median,
+                "iqr_ms": 1e3 * whole.iqr,
+                "peak_bytes": peak_bytes(calls[name], device),
+                "targets_ms": 1e3 * losses[name].targets_seconds,
+                "value": values[name],
+            }
+        rows.append(row)
     return rows
+
+
+def _judged(name: str, values: Mapping[str, float]) -> str:
+    """The status of a loss that was measured, by its value and the reference's."""
+    true = values.get("reference")
+    if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
+        return f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
+    return "measured"
 
 
 def largest(setting: Setting, provider: str, limit: int | None = None, at_most: int = 1024) -> int:
@@ -112,39 +149,29 @@ def largest(setting: Setting, provider: str, limit: int | None = None, at_most: 
 
 def _prepared(
     make: Callable[[str], T], call: Callable[[T], object], providers: Sequence[str]
-) -> tuple[dict[str, T], list[dict[str, Any]]]:
-    """What ``make`` makes of each provider, warmed up; and the row of every provider, with its status."""
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What ``make`` makes of each provider that runs, warmed up; and the status of every provider."""
     free_memory()
-    ready, rows = {}, []
+    ready: dict[str, T] = {}
+    statuses: dict[str, str] = {}
     for provider in providers:
         try:
             ready[provider] = make(provider)
             for _ in range(WARM_UP):
                 call(ready[provider])
-            status = "measured"
+            statuses[provider] = "measured"
         except Unavailable as error:
-            status = f"cannot run here: {error}"
+            statuses[provider] = f"cannot run here: {error}"
         except ValueError:  # a setting that is wrong for all of them
             raise
         except Exception as error:  # torch.compile without a compiler, say: the others go on
-            status = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            statuses[provider] = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if is_out_of_memory(error):
-                status = "out of memory"
-        if status != "measured":
+                statuses[provider] = "out of memory"
+        if statuses[provider] != "measured":
             ready.pop(provider, None)
             free_memory()
-        rows.append({"provider": provider, "status": status})
-    return ready, rows
-
-
-def _step_times(step: Step, clock: Clock) -> tuple[float, list[float]]:
-    """Seconds of a whole step; and what the clock says at the begin and the ends of the phases of another one."""
-    return timed(step.run, clock), step.run(clock)
-
-
-def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    median, iqr = spread(seconds)
-    return {"ms": 1e3 * median, "iqr_ms": 1e3 * iqr}
+    return ready, statuses
 
 
 def is_out_of_memory(error: Exception) -> bool:
