@@ -145,8 +145,9 @@ def test_table_of_ops() -> None:
 
     cases = [case("b", "both", "reference", 30.0), case("b", "both", "fused", 4.0), case("b", "forward", "fused", 1.0)]
     cases += [case("a", "forward", "release", 8.0), case("a", "both", "fused", 9.0, status="skipped")]
+    cases.append(case("b", "both", "fused", 5.0) | {"case": "uint8"})  # the second of its op
     cases += [case("so3", "both", "fused", 1.0), case("so3", "both", "roma", 9.0)]  # on a page of its own
-    text = ops.op_table({"machine": {"device": "a CPU"}, "cases": cases})
+    text = ops.op_table({"machine": {"device": "a CPU"}, "cases": cases}, first_only=True)
     assert text.splitlines()[2:] == [
         "| `a` | float32: 2x3 | 8 ± 0.5 | - | - | - | - |",
         "| `b` | float32: 2x3 | - | 30 ± 0.5 | - | 4 ± 0.5 | 7.5 |",

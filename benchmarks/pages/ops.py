@@ -34,11 +34,12 @@ def op_table(summary: Json, first_only: bool = False) -> str:
     for case in measured:
         if case["pass"] == ("both" if case["op"] in both else "forward"):
             lines.setdefault((case["op"], case["case"]), {})[case["provider"]] = case
-    # Rotations have other peers, and are compared on a page of their own, docs/design/so3.md.
-    compared = {key: cases for key, cases in lines.items() if cases.keys() & {"release", "reference"}}
-    first = {op: key for op, key in ((key[0], key) for key in reversed(compared))}
-    shown = [key for key in sorted(compared) if not first_only or first[key[0]] == key]
-    return rows_table(HEAD, [_row(*key, compared[key]) for key in shown])
+    if first_only:
+        # Rotations have other peers, and are compared on a page of their own, docs/design/so3.md.
+        compared = [key for key, cases in lines.items() if cases.keys() & {"release", "reference"}]
+        first = {key[0]: key for key in reversed(compared)}
+        lines = {key: lines[key] for key in first.values()}
+    return rows_table(HEAD, [_row(*key, cases) for key, cases in sorted(lines.items())])
 
 
 def _row(op: str, name: str, cases: dict[str, Json]) -> list[str]:
