@@ -7,11 +7,11 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.common.paths import ROOT
+from benchmarks.common.results import Json
 from inverseform_fast.bench.timing import clock_of, timed
 
 PACKAGES = (
@@ -22,7 +22,7 @@ ON_GPU = torch.cuda.is_available()
 BANDWIDTH = {"H200": 4.3e12, "H100": 3.35e12}  # bytes per second: copied by an H200, nominal for an H100
 
 
-def machine(on_gpu: bool = ON_GPU) -> dict[str, Any]:
+def machine(on_gpu: bool = ON_GPU) -> Json:
     """The machine, as every result has it; says on the terminal which packages are missing."""
     versions = {package: _version(package) for package in PACKAGES}
     missing = [package for package, found in versions.items() if found is None]

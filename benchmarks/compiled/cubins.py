@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -26,6 +25,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.common import paths
+from benchmarks.common.results import Json
 from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.align import align, align_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
@@ -64,8 +64,8 @@ class Launch:
 
     case: str
     kernel: JITFunction
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
+    arguments: tuple[object, ...]
+    options: dict[str, object]
 
     @property
     def name(self) -> str:
@@ -73,10 +73,10 @@ class Launch:
 
 
 @contextmanager
-def recorded(case: str, launches: dict[Any, Launch]) -> Iterator[None]:
+def recorded(case: str, launches: dict[object, Launch]) -> Iterator[None]:
     """Note the launches of Triton kernels within the block, each once; none of them runs."""
 
-    def record(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+    def record(kernel: JITFunction, *arguments: object, grid: object, warmup: bool, **options: object) -> None:
         described = tuple(x.dtype if isinstance(x, torch.Tensor) else x for x in (*arguments, *options.items()))
         launches.setdefault((kernel, described), Launch(case, kernel, arguments, options))
 
@@ -86,7 +86,7 @@ def recorded(case: str, launches: dict[Any, Launch]) -> Iterator[None]:
 
 def production_launches() -> list[Launch]:
     """Every kernel with the arguments of a usual step: 8 images of 1024 x 2048, 19 classes, logits of a quarter."""
-    launches: dict[Any, Launch] = {}
+    launches: dict[object, Launch] = {}
     n, full, low, tiled = 8, (1024, 2048), (256, 512), (1120, 2016)
     for dtype in (torch.uint8, torch.int64):
         labels = torch.empty(n, *full, dtype=dtype)
@@ -157,7 +157,7 @@ def compile_for(launch: Launch, capability: int) -> triton.compiler.CompiledKern
     return triton.compile(source, target=target, options=options.__dict__)
 
 
-def inspect(compiled: triton.compiler.CompiledKernel) -> dict[str, Any]:
+def inspect(compiled: triton.compiler.CompiledKernel) -> Json:
     """Registers and stack of a thread, shared memory of a program, static instructions by kind, widths in bits."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -203,7 +203,7 @@ def run(tool: str, *arguments: str, cwd: str | None = None) -> str:
     return subprocess.run([TOOLS / tool, *arguments], check=True, capture_output=True, text=True, cwd=cwd).stdout
 
 
-def table() -> list[dict[str, Any]]:
+def table() -> list[Json]:
     """Of every production launch and compute capability, in order."""
     return [
         {"kernel": launch.name, "case": launch.case, "sm": capability, **inspect(compile_for(launch, capability))}
@@ -212,7 +212,7 @@ def table() -> list[dict[str, Any]]:
     ]
 
 
-def as_markdown(rows: list[dict[str, Any]], capability: int) -> str:
+def as_markdown(rows: list[Json], capability: int) -> str:
     """The rows of one compute capability."""
     lines = [
         "| kernel | case | registers | shared bytes | warps | load bits | store bits | static instructions |",
@@ -231,7 +231,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
-def write(results: Path, document: Path, rows: list[dict[str, Any]]) -> None:
+def write(results: Path, document: Path, rows: list[Json]) -> None:
     """The rows as JSON, and those of sm_90 between the marks of a document."""
     write_atomically(results, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
     before, _, rest = document.read_text().partition(BEGIN)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import inverseform_fast
 from benchmarks.common import paths
+from benchmarks.common.results import Json
 from benchmarks.compiled import cubins
 
 RESULTS = paths.RESULTS / "extension_cubins.json"
@@ -30,7 +30,7 @@ def binary() -> Path | None:
     return next(Path(inverseform_fast.__file__).parent.glob("_C_cuda.*so"), None)
 
 
-def table() -> list[dict[str, Any]]:
+def table() -> list[Json]:
     """One row per kernel, dtype and compute capability; none if the extension was built without CUDA."""
     path = binary()
     if path is None:
@@ -41,7 +41,7 @@ def table() -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["kernel"], row["case"], row["sm"]))
 
 
-def of_cubin(file: Path) -> list[dict[str, Any]]:
+def of_cubin(file: Path) -> list[Json]:
     capability = int(cubins.found(r"sm_(\d+)", file.name)[1])
     usage = re.findall(r"Function (\S+):\s+(REG.*)", cubins.run("cuobjdump", "-res-usage", str(file)))
     sass = dict(

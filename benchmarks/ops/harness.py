@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import cycle, product
-from typing import Any
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from torch._functorch import config as functorch
 
 import inverseform_fast as iff
 from benchmarks.common.machine import ON_GPU, bandwidth
+from benchmarks.common.results import Json
 from benchmarks.ops.inputs import DEVICE
 from benchmarks.ops.workload import Call, Workload, calls
 from inverseform_fast.bench.memory import peak_bytes
@@ -139,12 +139,12 @@ def _device_ms(turns: list[Call]) -> float:
     return statistics.median(times)
 
 
-def _copy(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _copy(arguments: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in arguments)
 
 
 @contextmanager
-def recorded(case: dict[str, Any]) -> Iterator[None]:
+def recorded(case: Json) -> Iterator[None]:
     """Append the case to the record, whether or not it comes to its end."""
     case |= dict.fromkeys(("dtype", "size", "bytes", "reason", "gate", "median_ms", "iqr_ms", "rounds", "repeats"))
     case |= dict.fromkeys(("device_ms", "roofline_ms", "share_of_roofline", "peak_bytes"))

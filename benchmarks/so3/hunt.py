@@ -14,13 +14,13 @@ import secrets
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import inverseform_fast as iff
 from benchmarks.common import results
+from benchmarks.common.results import Json
 from inverseform_fast import functional
 
 CHUNK = 250_000
@@ -43,11 +43,11 @@ def main() -> None:
     sys.exit(0 if result["passed"] else 1)
 
 
-def hunt(matrices: int, seed: int, device: str) -> dict[str, Any]:
+def hunt(matrices: int, seed: int, device: str) -> Json:
     generator = torch.Generator(device).manual_seed(seed)
     eye = torch.eye(3, dtype=torch.float64, device=device)
-    worst: dict[str, Any] = dict.fromkeys(LIMITS, 0)
-    where: dict[str, Any] = {}
+    worst: Json = dict.fromkeys(LIMITS, 0)
+    where: Json = {}
     posed = 0
     for start in range(0, matrices, CHUNK):
         matrix = hard_matrices(min(CHUNK, matrices - start), generator)

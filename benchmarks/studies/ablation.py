@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class Study:
     maps: int = 128
     pairs: int = 1024
     recipes: Mapping[str, Json] = field(default_factory=lambda: RECIPES)
-    short: Mapping[str, Any] = field(default_factory=lambda: SHORT)
+    short: Json = field(default_factory=lambda: SHORT)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -170,7 +169,7 @@ class Study:
     def results(self) -> Json:
         """Of the finished arms: networks by name, and for each loss a list over the seeds."""
 
-        def found(kind: str, names: Iterable[str], seeds: str = "") -> dict[str, list[Any]]:
+        def found(kind: str, names: Iterable[str], seeds: str = "") -> dict[str, list[Json]]:
             files = {name: sorted((self.runs / kind).glob(f"{name}{seeds}/{RESULT}")) for name in names}
             return {name: [json.loads(file.read_text()) for file in each] for name, each in files.items() if each}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from scipy.stats import binomtest
@@ -58,13 +57,13 @@ def agreement(predicted: Tensor, truth: Truth) -> dict[str, float]:
 @dataclass(frozen=True)
 class Version:
     outcome: Callable[[Loss, Starts, float, int], Json]
-    merit: Callable[[Json], Any]  # of an outcome: what chooses the rate
+    merit: Callable[[Json], tuple[float, ...]]  # of an outcome: what chooses the rate
     displacements: tuple[int, ...]  # of the corners on average, in pixels
     rates: tuple[float, ...]
 
 
 WARP = Version(warp_outcome, lambda o: (o["home"], -o["left_px"]), (2, 4, 6, 8, 12, 16, 20, 24), (0.5, 1.0, 2.0))
-PIXEL = Version(pixel_outcome, lambda o: o["f_1px"], (4, 12), (0.1, 0.3, 1.0))
+PIXEL = Version(pixel_outcome, lambda o: (o["f_1px"],), (4, 12), (0.1, 0.3, 1.0))
 
 
 def run(version: Version, name: str, loss: Loss, batches: Mapping[int, Starts], held_out: Starts, steps: int) -> Json:
