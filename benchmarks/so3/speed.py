@@ -1,8 +1,8 @@
 """geodesic_distance against its peers on one CPU thread: ``python -m benchmarks.so3.speed --out FILE.json``.
 
-All take turns in one run, so that whatever else the machine does befalls them alike. Times are of distance and gradient
-together, medians over the turns; ``svd`` is torch.linalg.svd of the same matrices M, and nothing else. Where there is a
-GPU, hide it: ``CUDA_VISIBLE_DEVICES=``.
+All take turns in one run, so that other work on the machine slows all of them alike. A time is the median over the
+turns, of distance and gradient together; ``svd`` is torch.linalg.svd of the same matrices M, and nothing else. Where
+there is a GPU, hide it: ``CUDA_VISIBLE_DEVICES=``.
 """
 
 from __future__ import annotations

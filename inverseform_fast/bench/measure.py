@@ -1,4 +1,4 @@
-"""Measures ways to compute the loss side by side: they take turns, so that what else the machine does befalls all."""
+"""Measures ways to compute the loss in turns, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LossRow(_Row, total=False):
     ms: float  # median over the rounds
     iqr_ms: float
     peak_bytes: int  # of tensors, without the logits, labels and targets
-    targets_ms: float  # what the loss wants of the data loader takes on the host: 0 for all but the release
+    targets_ms: float  # the host's time to make the targets: 0 for all but the release
     value: float  # of the loss, which must be the reference's for "compiled" and "fused"
 
 

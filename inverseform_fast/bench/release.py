@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from inverseform_fast import InverseTransformNet
 from inverseform_fast.nets.paper import Dense
 
-SIZE, TILE = (672, 1344), 224  # what its network is nailed to
+SIZE, TILE = (672, 1344), 224  # the only sizes that its network takes
 
 
 def boundary_map(labels: Tensor, radius: int = 2, classes: int = 19) -> Tensor:

@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 
 class Loss:
-    """A provider's loss, and the targets that it wants of the data loader.
+    """A provider's loss, and the targets that a data loader must make for it.
 
     Raises:
         ValueError: no such provider. Unavailable: it cannot run here.
@@ -67,9 +67,10 @@ class Loss:
         return iff.set_backend(kernels if self.provider == "fused" else "reference")
 
     def targets(self, labels: Tensor) -> tuple[list[Tensor], float]:
-        """The release's boundaries of ``labels (N, H, W)``, for the others nothing; and the host's seconds for them.
+        """What a data loader must make of ``labels (N, H, W)``, and the seconds that the host takes for it.
 
-        The time is N times that of the median image, of three at least.
+        Only the release needs something: its boundary maps. Their time is N times that of the median image, of at least
+        three images.
         """
         if self.provider != "release":
             return [], 0.0
@@ -81,7 +82,7 @@ class Loss:
         return [torch.cat(maps[: len(labels)])], len(labels) * statistics.median(seconds)
 
     def alone(self) -> Callable[[], Tensor]:
-        """The loss of random logits and its gradients by them, as a call; targets are ready-made."""
+        """A call that computes the loss of random logits and its gradients; the targets are made before."""
         setting, generator = self.setting, torch.Generator().manual_seed(1)
         _, labels = batch(setting)
         size = [-(-side // 4) for side in setting.crop]
@@ -99,7 +100,7 @@ class Loss:
             with self.backend():
                 loss = self.criterion(segmentation, labels, *boundary, *targets)
                 loss.backward()
-            for each in logits:  # at the end: gradients are part of what the call, not what was before it, holds
+            for each in logits:  # at the end, so that the gradients count as memory of this call
                 each.grad = None
             return loss.detach()
 
@@ -125,9 +126,9 @@ class Step:
         self.targets, self.targets_seconds = self.loss.targets(self.labels)
 
     def run(self, clock: Clock = float) -> list[float]:
-        """One step; what the clock says at its begin and after each of ``PHASES``.
+        """Do one step; return what the clock says at its begin and after each of ``PHASES``.
 
-        *Data* is the way to the device; what the loss wants of the data loader is ready, in ``targets_seconds``.
+        *Data* is the transfer to the device. The targets were made before, in ``targets_seconds``.
         """
         amp = AMP[self.setting.amp]
         with self.loss.backend():

@@ -1,4 +1,4 @@
-"""One clock for every benchmark: it waits for the device. Calls are timed by it, and samples summed up."""
+"""One clock for every benchmark, which waits for the device; what times a call by it; and what sums up the times."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def repeats_of(call: Callable[[], object], clock: Clock, at_least: int = 1) -> i
 
 
 def in_turns(measures: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """What each measure returns in each round. They take turns, so that what else the machine does befalls all."""
+    """What each measure returns in each round. They take turns, so that other work slows all alike."""
     results: dict[str, list[T]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
