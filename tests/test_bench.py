@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,16 +27,9 @@ from inverseform_fast.bench.timing import spread
 
 MIB = 2**20
 Row = TypeVar("Row", StepRow, LossRow)
+pytestmark = pytest.mark.usefixtures("quick_garbage_collection")
 CPU = torch.device("cpu")
 TINY = Setting(crop=(64, 64), classes=5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported_modules_are_no_garbage() -> Iterator[None]:
-    """Each measurement collects garbage, which takes 0.2 s where all that is imported is searched for it."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from inverseform_fast.bench.steps import PHASES
 
 MIB = 2**20
 TINY = Setting(crop=(64, 64), classes=5)
+pytestmark = pytest.mark.usefixtures("quick_garbage_collection")
 
 
 def made_up(provider: str, factor: float, largest_batch: int | None = None) -> BenchRow:

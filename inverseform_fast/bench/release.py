@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inverseform_fast import InverseTransformNet
-from inverseform_fast.nets.paper import Dense
+from .. import InverseTransformNet
+from ..nets.paper import Dense
 
 SIZE, TILE = (672, 1344), 224  # the only sizes that its network takes
 
