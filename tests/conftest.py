@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,20 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("net") / "net.safetensors"
     Align(tile=32).save(path)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def quick_garbage_collection() -> Iterator[None]:
+    """Each measurement collects garbage, which takes 0.2 s where all that is imported is searched for it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw nothing: their pictures take longer than a few small steps, and have tests of their own."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
 
 
 @pytest.fixture

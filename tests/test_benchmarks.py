@@ -11,10 +11,16 @@ import fastjsonschema
 import pytest
 import torch
 
-from benchmarks import bench_so3, bench_training, gpu, harness, hunt_so3, schema
+from benchmarks import gpu
+from benchmarks.common import machine, results
+from benchmarks.common.paths import RESULTS, ROOT
+from benchmarks.ops import bench_so3, inputs, summary
+from benchmarks.ops.workload import Workload, calls
+from benchmarks.so3.hunt import hunt
+from benchmarks.training.__main__ import SCHEMA as TRAINING
 from inverseform_fast import functional, reference
 
-BENCHES = gpu.ROOT / "benchmarks"
+BENCHES = ROOT / "benchmarks/ops"
 RELEASES = [  # file, workload, pass
     ("boundary_map", "street-uint8-1", "forward"),
     ("extract_tiles", "float32", "both"),
@@ -28,19 +34,21 @@ RELEASES = [  # file, workload, pass
 ]
 WORKING = """
 import torch
-from benchmarks import harness
+from benchmarks.ops import harness, inputs
+from benchmarks.ops.workload import Workload
 
 def workload(name):
-    x = torch.ones(3, device=harness.DEVICE, requires_grad=True)
+    x = torch.ones(3, device=inputs.DEVICE, requires_grad=True)
     wrong = lambda x: x + 1
-    return harness.Workload(torch.exp, torch.exp, (x,), {"forward": 24}, wrong)
+    return Workload(torch.exp, torch.exp, (x,), {"forward": 24}, wrong)
 
 test_exp = harness.cases("exp", workload, ["ones"], ["forward"], ["release", "reference"])
 """
 
 
-def workload(op: str, name: str) -> harness.Workload:
-    return importlib.import_module(f"benchmarks.bench_{op}").workload(name)
+def workload(op: str, name: str) -> Workload:
+    made: Workload = importlib.import_module(f"benchmarks.ops.bench_{op}").workload(name)
+    return made
 
 
 @pytest.mark.parametrize("op", functional.__all__)
@@ -52,7 +60,7 @@ def test_every_op_has_its_file(op: str) -> None:
 @pytest.mark.parametrize(("op", "name", "direction"), RELEASES)
 def test_release_equals_reference(op: str, name: str, direction: str) -> None:
     work = workload(op, name)
-    work.check(harness.calls(work.release, work.arguments, direction)(), direction, "release")
+    work.check(calls(work.provider("release"), work.arguments, direction)(), direction, "release")
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
@@ -62,12 +70,12 @@ def test_so3_peers_equal_reference(name: str, direction: str, provider: str) -> 
     if provider == "roma":
         pytest.importorskip("roma")
     for work in (bench_so3.workload(name), bench_so3.workload(f"{name}-pair"), bench_so3.projection(name)):
-        work.check(harness.calls(work.provider(provider), work.arguments, direction)(), direction, provider)
+        work.check(calls(work.provider(provider), work.arguments, direction)(), direction, provider)
 
 
 def test_gate_of_a_peer_leaves_out_no_more_than_its_share() -> None:
     work = bench_so3.workload("float32-near-1000")
-    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs = calls(work.reference, work.arguments, "forward")()
     outputs[0][:10] = float("nan")
     work.check(outputs, "forward", "naive")
     outputs[0][10] = float("nan")
@@ -76,16 +84,16 @@ def test_gate_of_a_peer_leaves_out_no_more_than_its_share() -> None:
 
 
 def test_hunt_finds_a_small_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hunt_so3.hunt(1000, 0, "cpu")["passed"]
+    assert hunt(1000, 0, "cpu")["passed"]
     tilt = torch.linalg.matrix_exp(torch.tensor([[0.0, 1e-4, 0], [-1e-4, 0, 0], [0, 0, 0]]))
     monkeypatch.setattr(functional, "project_to_so3", lambda m: tilt @ reference.project_to_so3(m))
-    assert not hunt_so3.hunt(1000, 0, "cpu")["passed"]
+    assert not hunt(1000, 0, "cpu")["passed"]
 
 
 def test_forward_needs_the_fewest_bytes() -> None:
     """Inputs read once and outputs written once, of an op whose every byte counts."""
     work = workload("extract_tiles", "bfloat16")
-    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs = calls(work.reference, work.arguments, "forward")()
     assert work.bytes["forward"] == sum(t.nbytes for t in (*work.arguments[:2], *outputs))
 
 
@@ -93,7 +101,7 @@ def test_forward_needs_the_fewest_bytes() -> None:
 def test_gate(wrong: Any) -> None:
     work = workload("homography_warp", "float32")
     work.tolerance = None
-    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs = calls(work.reference, work.arguments, "forward")()
     work.check(outputs, "forward", "reference")
     with pytest.raises(AssertionError, match="result 0"):
         work.check([wrong(outputs[0])], "forward", "fused")
@@ -101,14 +109,14 @@ def test_gate(wrong: Any) -> None:
 
 def test_gate_of_whole_numbers_is_exact() -> None:
     work = workload("boundary_map", "noise-uint8")
-    outputs = harness.calls(work.reference, work.arguments, "forward")()
+    outputs = calls(work.reference, work.arguments, "forward")()
     outputs[0][0, 0, 0] ^= 1
     with pytest.raises(AssertionError, match="off by"):
         work.check(outputs, "forward", "fused")
 
 
 def test_labels_are_like_a_street() -> None:
-    labels = harness.street_labels(torch.int64)
+    labels = inputs.street_labels(torch.int64)
     same = (labels[:, 1:] == labels[:, :-1]).float().mean()
     assert same > 0.8
     assert 0.005 < (labels == 255).float().mean() < 0.1
@@ -123,17 +131,17 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     tests.mkdir()
     (tests / "test_one.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_it(): assert False")
     out = tmp_path / "out"
-    gpu.run(out, 5, tmp_path, [tests])
+    gpu.run(out, 5, [tests], sorted(tmp_path.glob("bench_*.py")), {})
 
     assert {path.name for path in out.iterdir()} == {"summary.json", "summary.md", "raw.json", "tests.xml", "log.txt"}
-    summary = json.loads((out / "summary.json").read_text())
-    fastjsonschema.validate(gpu.SCHEMA, summary)
-    assert summary["tests"]["status"] == "some failed"
-    assert summary["tests"]["failures"] == ["test_one::test_it"]
-    files = {file["file"]: file["status"] for file in summary["files"]}
+    written = json.loads((out / "summary.json").read_text())
+    fastjsonschema.validate(summary.SCHEMA, written)
+    assert written["tests"]["status"] == "some failed"
+    assert written["tests"]["failures"] == ["test_one::test_it"]
+    files = {file["file"]: file["status"] for file in written["files"]}
     assert files["bench_crashing.py"].startswith("crashed")
     assert files["bench_broken.py"] == "could not be read"
-    cases = {case["provider"]: case for case in summary["cases"]}
+    cases = {case["provider"]: case for case in written["cases"]}
     assert cases["reference"]["status"] == "measured"
     assert cases["reference"]["gate"] == "passed"
     assert cases["release"]["status"] == "failed"
@@ -147,71 +155,77 @@ def test_steps_and_study_come_last_with_their_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[list[str], float]] = []
-    monkeypatch.setattr(
-        gpu, "execute", lambda command, seconds, *_, **__: ran.append((command, seconds)) or ("passed", 1)
-    )
-    summary = gpu.run(tmp_path / "out", 10, BENCHES, [], study=tmp_path)
-    (*_, ops), (steps, steps_seconds), (study, study_seconds) = ran[-3], ran[-2], ran[-1]
-    assert steps == ["-m", "benchmarks.bench_training", "--out", str(tmp_path / "out/training.json")]
-    assert study[:2] == ["-m", "benchmarks.camvid_study"]
-    assert study[2:] == ["--root", str(tmp_path), "--out", str(tmp_path / "out/camvid_study.json")]
-    assert ops < 0.25 * 600
+
+    def execute(command: list[str], seconds: float, *_: object, **__: object) -> tuple[str, float]:
+        ran.append((command, seconds))
+        return "passed", 1.0
+
+    monkeypatch.setattr(gpu, "execute", execute)
+    out = tmp_path / "out"
+    written = gpu.run(out, 10, [], sorted(BENCHES.glob("bench_*.py")), gpu.programs(out, tmp_path))
+    (_, ops_seconds), (steps, steps_seconds), (study, study_seconds) = ran[-3:]
+    assert steps == ["-m", "benchmarks.training", "--out", str(out / "training.json")]
+    assert study[:2] == ["-m", "benchmarks.studies.camvid_study"]
+    assert study[2:] == ["--root", str(tmp_path), "--out", str(out / "camvid_study.json")]
+    assert ops_seconds < 0.25 * 600
     assert steps_seconds == pytest.approx(0.5 * 600, abs=5)  # nothing took any time before it
     assert study_seconds == pytest.approx(600, abs=5)
-    files = [file["file"] for file in summary["files"]]
-    assert files[-2:] == ["bench_training.py", "camvid_study.py"]
-    assert files.count("bench_training.py") == 1
-    assert not any("bench_training.py" in word for command, _ in ran[:-2] for word in command)
+    assert [file["file"] for file in written["files"]][-2:] == ["training", "camvid_study"]
+    assert gpu.programs(out, None).keys() == {"training"}
 
 
 def test_out_of_time(tmp_path: Path) -> None:
     (tmp_path / "bench_late.py").write_text(WORKING)
-    summary = gpu.run(tmp_path / "out", 0, tmp_path, [tmp_path])
-    assert [file["status"] for file in summary["files"]] == ["not run: out of time"]
-    assert summary["tests"]["status"] == "not run: out of time"
+    written = gpu.run(tmp_path / "out", 0, [tmp_path], [tmp_path / "bench_late.py"], {})
+    assert [file["status"] for file in written["files"]] == ["not run: out of time"]
+    assert written["tests"]["status"] == "not run: out of time"
 
 
 def test_hanging_file_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "bench_hanging.py").write_text("while True: pass")
     with (tmp_path / "log").open("w") as log:
-        result, cases, raw = gpu.run_bench(tmp_path / "bench_hanging.py", tmp_path, 0.5, log)
-    assert result["status"].startswith("stopped after")
+        status, _, cases, raw = gpu.run_bench(tmp_path / "bench_hanging.py", tmp_path, 0.5, log)
+    assert status.startswith("stopped after")
     assert cases == []
     assert raw is None
 
 
-def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu, "_version", lambda package: None if package in ("pytest-benchmark", "scipy") else "1")
-    with pytest.raises(SystemExit, match="without pytest-benchmark"):
-        gpu.machine()
-    assert capsys.readouterr().out == "missing: pytest-benchmark, scipy\n"
+def test_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "_version", lambda package: None if package in ("roma", "scipy") else "1")
+    assert machine.machine()["missing"] == ["scipy", "roma"]
+    assert capsys.readouterr().out == "missing: scipy, roma\n"
+    monkeypatch.setattr(gpu, "find_spec", lambda module: None if module == "pytest_benchmark" else module)
+    with pytest.raises(SystemExit, match="without pytest_benchmark"):
+        gpu.run(tmp_path, 1, [], [], {})
 
 
 def test_ratios() -> None:
     case = {"op": "o", "case": "c", "pass": "both", "median_ms": 4.0, "peak_bytes": 10}
     cases = [case | {"provider": "release"}, case | {"provider": "fused", "median_ms": 1.0, "peak_bytes": 0}]
-    fused = gpu.compared({"cases": cases})["cases"][1]
+    fused = summary.compared({"cases": cases})["cases"][1]
     assert (fused["time_ratio"], fused["memory_ratio"]) == (0.25, 0.0)
 
 
-@pytest.mark.parametrize("path", sorted((BENCHES / "results").glob("*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
 def test_committed_results_keep_the_schema(path: Path) -> None:
-    results = json.loads(path.read_text())
-    schemas = {each["properties"]["schema"]["const"]: each for each in (gpu.SCHEMA, bench_training.SCHEMA)}
-    if isinstance(results, dict) and results.get("schema") in schemas:
-        fastjsonschema.validate(schemas[results["schema"]], results)
-    assert path.stem.rpartition("_")[0] not in ("ops", "training") or results["schema"] in schemas
+    written = json.loads(path.read_text())
+    schemas = {each["properties"]["schema"]["const"]: each for each in (summary.SCHEMA, TRAINING)}
+    if isinstance(written, dict) and written.get("schema") in schemas:
+        fastjsonschema.validate(schemas[written["schema"]], written)
+    assert path.stem.rpartition("_")[0] not in ("ops", "training") or written["schema"] in schemas
 
 
 def test_without_the_validator_results_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="data must contain"):
-        schema.check(gpu.SCHEMA, {})
-    monkeypatch.setattr(schema, "find_spec", lambda _: None)
-    schema.check(gpu.SCHEMA, {})
+        results.check(summary.SCHEMA, {})
+    monkeypatch.setattr(results, "find_spec", lambda _: None)
+    results.check(summary.SCHEMA, {})
 
 
 def test_a_summary_that_breaks_the_schema_loses_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the summary breaks the schema, see .*invalid\.json"):
-        gpu.write(tmp_path, {"cases": []}, {"kept": 1})
+        summary.write(tmp_path, {"cases": []}, {"kept": 1})
     assert json.loads((tmp_path / "invalid.json").read_text()) == {"cases": []}
     assert json.loads((tmp_path / "raw.json").read_text()) == {"kept": 1}

@@ -1,4 +1,4 @@
-"""benchmarks/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
+"""benchmarks/studies/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import camvid_errors
+from benchmarks.common.results import Json
+from benchmarks.studies import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.scenes.street import label_maps
@@ -15,10 +16,12 @@ from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
 from inverseform_fast.segmentation.training import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def true() -> torch.Tensor:
-    maps = label_maps(3, 224, 224, torch.Generator().manual_seed(3))
+    maps = label_maps(2, 224, 224, torch.Generator().manual_seed(3))
     return (boundary_map(maps.long()) == 1).float()[:, None]
 
 
@@ -71,7 +74,7 @@ def test_gradients_are_compared_with_those_of_the_losses(true: torch.Tensor) -> 
 
 
 def test_a_trained_model_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"size": [224, 224], "length": 2}
+    options: Json = {"size": [224, 224], "length": 2}
     train(TrainConfig(out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce"))
     monkeypatch.setattr(camvid_errors, "SIZES", ((224, 224),))
     monkeypatch.setattr(camvid_errors, "build_dataset", lambda *_: build_dataset("scenes", "test", **options))

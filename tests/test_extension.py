@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import inverseform_fast as iff
-from benchmarks import extension_cubins
+from benchmarks.compiled import extension_cubins
 from inverseform_fast.ops import backend
 
 PACKAGE = Path(iff.__file__).parent
@@ -93,7 +93,7 @@ def test_cubins(row: dict[str, object]) -> None:
     assert "local" not in row["instructions"]
     committed = json.loads(extension_cubins.RESULTS.read_text())
     same = [r for r in committed if all(r[key] == row[key] for key in ("kernel", "case", "sm"))]
-    assert same == [row], "run python -m benchmarks.extension_cubins"
+    assert same == [row], "run python -m benchmarks.compiled.extension_cubins"
 
 
 @cuda_code

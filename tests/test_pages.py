@@ -7,10 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-from benchmarks import cost_page, gpu, ops_page, pages, worth_page
+from benchmarks.common.markdown import filled
+from benchmarks.common.paths import ROOT
+from benchmarks.common.results import Json
+from benchmarks.pages import build, cost, ops, worth
+from benchmarks.pages.cost_pictures import draw_scaling, draw_steps
+from inverseform_fast.bench.steps import PHASES
 
 SETTING = {
     "backbone": "b", "model": "pyramid", "crop": [64, 128], "classes": 19, "batch_size": 2, "amp": "none",
@@ -19,17 +26,17 @@ SETTING = {
 
 
 def test_nothing_is_stale() -> None:
-    assert pages.stale() == []
+    assert build.stale() == []
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A copy of what the pages are made of, and of the pages."""
-    for path in [*pages.pages(), *(picture.path for picture in pages.pictures())]:
-        copy = tmp_path / path.relative_to(gpu.ROOT)
+    for path in [*build.pages(), *(picture.path for picture in build.pictures())]:
+        copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    shutil.copytree(gpu.ROOT / "benchmarks/results", tmp_path / "benchmarks/results")
+    shutil.copytree(ROOT / "benchmarks/results", tmp_path / "benchmarks/results")
     return tmp_path
 
 
@@ -41,7 +48,7 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page: str, picture: str) -> None:
-    assert pages.stale(root) == []
+    assert build.stale(root) == []
     path = root / "benchmarks/results" / file
     results = json.loads(path.read_text())
     if "steps" in results:
@@ -49,11 +56,11 @@ def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page
     else:
         next(run for run in results["runs"] if run["stage"] == "test")["metrics"]["miou"] += 0.1
     path.write_text(json.dumps(results))
-    assert {root / page, root / "README.md", root / picture} <= set(pages.stale(root))
+    assert {root / page, root / "README.md", root / picture} <= set(build.stale(root))
 
 
 def test_a_picture_is_drawn_with_the_digest_of_its_results(root: Path) -> None:
-    picture = next(each for each in pages.pictures(root) if each.path.name == "results_scores_cpu.png")
+    picture = next(each for each in build.pictures(root) if each.path.name == "results_scores_cpu.png")
     picture.path.unlink()
     assert picture.is_stale()
     picture.write()
@@ -62,14 +69,24 @@ def test_a_picture_is_drawn_with_the_digest_of_its_results(root: Path) -> None:
         assert image.width > 500
 
 
-def row(provider: str, ms: float, peak: int, **more: Any) -> dict[str, Any]:
+def test_a_page_without_the_marks() -> None:
+    with pytest.raises(ValueError, match="the page must hold <!-- a: begin --> and <!-- a: end -->"):
+        filled("<!-- a: begin -->", "a", "text")
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(cost.summary(ROOT).splitlines()) <= 8
+    assert len(worth.summary(ROOT).splitlines()) <= 6
+
+
+def row(provider: str, ms: float, peak: int, **more: Any) -> Json:
     return {"provider": provider, "status": "measured", "ms": ms, "iqr_ms": 1.0, "peak_bytes": peak, **more}
 
 
 @pytest.fixture
-def result() -> dict[str, Any]:
+def result() -> Json:
     """Ours is slower than stock and smaller, and faster than the release; fused cannot run."""
-    phases = {"phases_ms": dict.fromkeys(cost_page.PHASES, 20.0), "images_per_second": 5.0}
+    phases: Json = {"phases_ms": dict.fromkeys(PHASES, 20.0), "images_per_second": 5.0}
     times = {"stock": (100.0, 4 << 20), "release": (800.0, 16 << 20), "reference": (150.0, 2 << 20)}
     fused = {"provider": "fused", "status": "cannot run here"}
     steps = [*(row(name, *each, **phases) for name, each in times.items()), fused]
@@ -86,23 +103,25 @@ def result() -> dict[str, Any]:
     }
 
 
-def test_tables_of_costs(result: dict[str, Any]) -> None:
-    name = "b, 2 x 64x128, C 19"
-    assert f"| {name} | reference | 150.0 ± 1.0 | 1.50 | 20.0 |" in cost_page.step_tables(result)
-    assert "fused" not in cost_page.step_tables(result) + cost_page.loss_tables(result)
-    assert "1 thread; 3 rounds; commit c; torch 2. fused cannot run here." in cost_page.conditions(result)
-    assert f"| {name} | reference | 150.0 ± 1.0 | 1.5 | 0.0 | 0.15 | 2.0 | 0.5 |" in cost_page.loss_tables(result)
-    assert f"| {name} | release | 800.0 ± 1.0 | 8 | 200.0 | 1 | 16.0 | 4 |" in cost_page.loss_tables(result)
-    assert "| reference | 5 | 0.50 |" in cost_page.largest_table(result)
-    assert "in 1 GiB of tensors" in cost_page.largest_table(result)
-    assert "| images in the batch, stock | 1 to 4 | 5.0 | 10.00 | 1.000 |" in cost_page.scaling_table(result)
-    assert "| 0.2 | 0.15 | met |" in cost_page.goal_table(result)
+def test_tables_of_costs(result: Json) -> None:
+    name = "b, 2 x 64x128, 19 classes"
+    steps, losses = (make(result, result["steps"]) for make in (cost.step_table, cost.loss_table))
+    assert f"| {name} | reference | 150.0 ± 1.0 | 1.50 | 20.0 |" in steps
+    assert "fused" not in steps + losses
+    assert "median of 3 rounds on 1 thread, measured at commit c with torch 2." in cost.conditions(result)
+    assert "The fused loss cannot run here." in cost.conditions(result)
+    assert f"| {name} | reference | 150.0 ± 1.0 | 1.5 | 0.0 | 0.15 | 2.0 | 0.5 |" in losses
+    assert f"| {name} | release | 800.0 ± 1.0 | 8 | 200.0 | 1 | 16.0 | 4 |" in losses
+    assert "| reference | 5 | 0.50 |" in cost.largest_table(result)
+    assert "must fit into 1 GiB." in cost.largest_table(result)
+    assert "| images in the batch, stock | 1 to 4 | 5.0 | 10.00 | 1.000 |" in cost.scaling_table(result)
+    assert "| 0.2 | 0.15 | met |" in cost.goal_table(result)
     result["steps"][0]["losses"] = []
-    assert "| 0.2 | not measured | - |" in cost_page.goal_table(result)
+    assert "| 0.2 | not measured | - |" in cost.goal_table(result)
 
 
-def test_losing_cases_are_those_and_no_others(result: dict[str, Any]) -> None:
-    lines = cost_page.losing_cases(result).splitlines()[4:]
+def test_losing_cases_are_those_and_no_others(result: Json) -> None:
+    lines = cost.losing_cases(result, cost.OURS).splitlines()[4:]
     assert [line.split("|")[2:5] for line in lines] == [
         [" reference to stock ", " time of the step ", " 1.50 "],
         [" reference to stock ", " time of the loss alone ", " 1.50 "],
@@ -112,13 +131,13 @@ def test_losing_cases_are_those_and_no_others(result: dict[str, Any]) -> None:
     for step in result["steps"]:
         for rows in (step["steps"], step["losses"]):
             rows[0]["ms"] = 200.0
-    assert "None." in cost_page.losing_cases(result)
+    assert "There are none." in cost.losing_cases(result, cost.OURS)
     result["steps"][0]["losses"].append({"provider": "compiled", "status": "wrong: 2, the reference has 1"})
-    assert "wrong: 2" in cost_page.losing_cases(result)
+    assert "wrong: 2" in cost.losing_cases(result, cost.OURS)
 
 
 def test_table_of_ops() -> None:
-    def case(op: str, direction: str, provider: str, ms: float, status: str = "measured") -> dict[str, Any]:
+    def case(op: str, direction: str, provider: str, ms: float, status: str = "measured") -> Json:
         return {
             "op": op, "case": "float32", "pass": direction, "provider": provider, "size": "2x3", "status": status,
             "median_ms": ms, "iqr_ms": 0.5,
@@ -126,29 +145,32 @@ def test_table_of_ops() -> None:
 
     cases = [case("b", "both", "reference", 30.0), case("b", "both", "fused", 4.0), case("b", "forward", "fused", 1.0)]
     cases += [case("a", "forward", "release", 8.0), case("a", "both", "fused", 9.0, status="skipped")]
-    text = ops_page.op_table({"machine": {"device": "a CPU"}, "cases": cases})
-    assert text.splitlines()[4:] == [
+    cases.append(case("b", "both", "fused", 5.0) | {"case": "uint8"})  # the second of its op
+    cases += [case("so3", "both", "fused", 1.0), case("so3", "both", "roma", 9.0)]  # on a page of its own
+    text = ops.op_table({"machine": {"device": "a CPU"}, "cases": cases}, first_only=True)
+    assert text.splitlines()[2:] == [
         "| `a` | float32: 2x3 | 8 ± 0.5 | - | - | - | - |",
         "| `b` | float32: 2x3 | - | 30 ± 0.5 | - | 4 ± 0.5 | 7.5 |",
     ]
 
 
 def test_pairs_of_both_hosts_are_taken_together() -> None:
-    def runs(*miou: float) -> list[dict[str, Any]]:
-        scores = [dict.fromkeys(worth_page.COLUMNS, 0.0) | {"miou": value} for value in miou]
+    def runs(*miou: float) -> list[Json]:
+        scores = [dict.fromkeys(worth.COLUMNS, 0.0) | {"miou": value} for value in miou]
         return [{"seed": seed, "metrics": metrics} for seed, metrics in enumerate(scores)]
 
     arms = {"boundary": runs(0.1, 0.2), "log": runs(0.11, 0.23), "headless-boundary": runs(0.5, 0.5)}
-    name = "InverseForm at gamma 0.3, less none, with a head and headless"
-    assert name not in worth_page.paired(arms)
-    (line,) = (x for x in worth_page.paired(arms | {"headless-default": runs(0.52)}).splitlines() if name in x)
+    name = worth.BOTH_HOSTS
+    assert name not in worth.paired(arms)
+    (line,) = (x for x in worth.paired(arms | {"headless-default": runs(0.52)}).splitlines() if name in x)
     assert line.startswith(f"| {name} | 3 | +2.00 ± 1.00 | +0.00 ± 0.00 |")
 
 
-def test_pictures_of_costs(result: dict[str, Any]) -> None:
-    panels = cost_page.draw_steps(result).axes
-    assert sorted({round(bar.get_width()) for bar in panels[0].patches}) == [20]
-    assert len(panels[0].patches) == 3 * len(cost_page.PHASES)
-    lines = cost_page.draw_scaling(result).axes[0].lines
-    assert list(lines[0].get_ydata()) == [15, 25, 45]
-    assert list(lines[1].get_ydata()) == pytest.approx([15, 45])
+def test_pictures_of_costs(result: Json) -> None:
+    panels = draw_steps(result).axes
+    bars = [bar for bar in panels[0].patches if isinstance(bar, Rectangle)]
+    assert sorted({round(bar.get_width()) for bar in bars}) == [20]
+    assert len(bars) == 3 * len(PHASES)
+    lines = draw_scaling(result).axes[0].lines
+    assert np.array_equal(lines[0].get_ydata(), [15, 25, 45])
+    assert np.asarray(lines[1].get_ydata()) == pytest.approx([15, 45])

@@ -1,4 +1,4 @@
-"""What the paper's release does, as benchmarks/release.py rewrites it, against our reference where the two must agree.
+"""What the paper's release does, as bench/release.py rewrites it, against our reference where the two must agree.
 
 Then what is measured side by side is the same mathematics, but for the defect that makes its InverseForm train nothing.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverseform_fast as iff
-from benchmarks import release
 from inverseform_fast import functional, reference
+from inverseform_fast.bench import release
 from inverseform_fast.nets.paper import Dense
 
 BLOB = 6  # pixels

@@ -1,82 +1,122 @@
-"""Measures ways to compute the loss side by side: they take turns, so that what else the machine does befalls all."""
+"""Measures ways to compute the loss in turns, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
 import gc
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 
 from .memory import largest_batch, peak_bytes
-from .steps import PHASES, Loss, Setting, Step, Unavailable
+from .setting import Setting
+from .steps import PHASES, Loss, Step, Unavailable
+from .timing import Clock, clock_of, in_turns, repeats_of, spread, timed
 
 WARM_UP = 2  # calls; the first one compiles
-SHORTEST = 0.02  # seconds of a measurement: drowns the wait for the device at its end
 SAME = 0.02  # of the loss: rounding, and TF32 in the network's convolutions
 T = TypeVar("T")
 
 
-def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -> list[dict[str, Any]]:
-    """Whole training steps, a row for each provider.
-
-    Returns:
-        ``provider``; ``status``: ``"measured"``, or why not; then, if measured, ``ms`` and ``iqr_ms`` of a step (median
-        and interquartile range over the rounds); ``phases_ms``: medians of ``PHASES``, each with a wait for the device
-        at its end; ``images_per_second``; ``peak_bytes``: the most that tensors take in a step, weights and optimiser
-        not counted. The host's time for targets is in ``ms`` and in the phase *data*.
-    """
-    clock, device = clock_of(setting), torch.device(setting.device)
-    steps, rows = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
-    times = _in_turns(lambda step: (timed(step.run, clock), step.run(clock)), steps, rounds)
-    for row in rows:
-        if row["provider"] in steps:
-            whole = [seconds for seconds, _ in times[row["provider"]]]
-            phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times[row["provider"]]), strict=True)
-            row |= spread(whole) | {"phases_ms": {n: spread(p)["ms"] for n, p in zip(PHASES, phases, strict=True)}}
-            targets_ms = 1e3 * steps[row["provider"]].targets_seconds
-            row["ms"] += targets_ms
-            row["phases_ms"]["data"] += targets_ms
-            row["images_per_second"] = 1e3 * setting.batch_size / row["ms"]
-            row["peak_bytes"] = peak_bytes(steps[row["provider"]].run, device)
-    return rows
+class _Row(TypedDict):
+    provider: str
+    status: str  # "measured", or why not; what follows is there only if it was measured
 
 
-def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) -> list[dict[str, Any]]:
-    """The loss alone, of random logits, with its gradients: a row for each provider.
+class StepRow(_Row, total=False):
+    """A whole training step; the host's time for targets is in ``ms`` and in the phase *data*."""
 
-    Returns:
-        ``provider`` and ``status`` as above; ``ms``, ``iqr_ms``, ``peak_bytes`` (logits, labels and targets not
-        counted); ``targets_ms``: what the loss wants of the data loader, on the host, 0 for all but the release;
-        ``value``: of the loss, which must be the reference's for ``compiled`` and ``fused``.
-    """
-    clock, device = clock_of(setting), torch.device(setting.device)
-    losses = {}
+    ms: float  # median over the rounds
+    iqr_ms: float
+    phases_ms: dict[str, float]  # medians of PHASES, each with a wait for the device at its end
+    images_per_second: float
+    peak_bytes: int  # of tensors, without the weights, the optimizer's state and the C++ kernels' 4 MB per thread
+
+
+class LossRow(_Row, total=False):
+    """The loss alone, with its gradients."""
+
+    ms: float  # median over the rounds
+    iqr_ms: float
+    peak_bytes: int  # of tensors, without the logits, labels and targets
+    targets_ms: float  # the host's time to make the targets: 0 for all but the release
+    value: float  # of the loss, which must be the reference's for "compiled" and "fused"
+
+
+def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -> list[StepRow]:
+    """Whole training steps, a row for each provider."""
+    clock = clock_of(torch.device(setting.device))
+    steps, statuses = _prepared(lambda provider: Step(setting, provider), Step.run, providers)
+    times = in_turns({name: partial(_step_times, step, clock) for name, step in steps.items()}, rounds)
+    return [
+        _step_row(name, steps[name], times[name]) if name in steps else {"provider": name, "status": statuses[name]}
+        for name in providers
+    ]
+
+
+def _step_times(step: Step, clock: Clock) -> tuple[float, list[float]]:
+    """Seconds of a whole step; and what the clock says at the begin and the ends of the phases of another one."""
+    return timed(step.run, clock), step.run(clock)
+
+
+def _step_row(name: str, step: Step, times: Sequence[tuple[float, list[float]]]) -> StepRow:
+    setting, targets_ms = step.setting, 1e3 * step.targets_seconds
+    whole = spread([seconds for seconds, _ in times])
+    phases = zip(*([b - a for a, b in pairwise(marks)] for _, marks in times), strict=True)
+    phases_ms = {phase: 1e3 * spread(seconds).median for phase, seconds in zip(PHASES, phases, strict=True)}
+    ms = 1e3 * whole.median + targets_ms
+    return {
+        "provider": name,
+        "status": "measured",
+        "ms": ms,
+        "iqr_ms": 1e3 * whole.iqr,
+        "phases_ms": phases_ms | {"data": phases_ms["data"] + targets_ms},
+        "images_per_second": 1e3 * setting.batch_size / ms,
+        "peak_bytes": peak_bytes(step.run, step.device),
+    }
+
+
+def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) -> list[LossRow]:
+    """The loss alone, of random logits, with its gradients: a row for each provider."""
+    device = torch.device(setting.device)
+    clock = clock_of(device)
+    losses: dict[str, Loss] = {}
 
     def prepare(provider: str) -> Callable[[], torch.Tensor]:
         losses[provider] = Loss(setting, provider)
         return losses[provider].alone()
 
-    calls, rows = _prepared(prepare, lambda call: call(), providers)
-    repeats = {provider: repeats_of(call, clock) for provider, call in calls.items()}
-    times = _in_turns(
-        lambda provider: timed(calls[provider], clock, repeats[provider]), {name: name for name in calls}, rounds
+    calls, statuses = _prepared(prepare, lambda call: call(), providers)
+    times = in_turns(
+        {name: partial(timed, call, clock, repeats_of(call, clock)) for name, call in calls.items()}, rounds
     )
-    values = {provider: float(call()) for provider, call in calls.items()}
-    for row in rows:
-        name = row["provider"]
-        if name not in calls:
-            continue
-        row |= spread(times[name]) | {"peak_bytes": peak_bytes(calls[name], device), "value": values[name]}
-        row["targets_ms"] = 1e3 * losses[name].targets_seconds
-        true = values.get("reference")
-        if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
-            row["status"] = f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
+    values = {name: float(call()) for name, call in calls.items()}
+    rows: list[LossRow] = []
+    for name in providers:
+        row: LossRow = {"provider": name, "status": statuses[name]}
+        if name in calls:
+            whole = spread(times[name])
+            row |= {
+                "status": _judged(name, values),
+                "ms": 1e3 * whole.median,
+                "iqr_ms": 1e3 * whole.iqr,
+                "peak_bytes": peak_bytes(calls[name], device),
+                "targets_ms": 1e3 * losses[name].targets_seconds,
+                "value": values[name],
+            }
+        rows.append(row)
     return rows
+
+
+def _judged(name: str, values: Mapping[str, float]) -> str:
+    """The status of a loss that was measured, by its value and the reference's."""
+    true = values.get("reference")
+    if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
+        return f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
+    return "measured"
 
 
 def largest(setting: Setting, provider: str, limit: int | None = None, at_most: int = 1024) -> int:
@@ -93,7 +133,7 @@ def largest(setting: Setting, provider: str, limit: int | None = None, at_most: 
         free_memory()
         try:
             step = Step(replace(setting, batch_size=batch_size), provider)
-            step.run()  # the optimiser's state is made in the first step, and belongs to what must fit
+            step.run()  # the optimizer's state is made in the first step, and belongs to what must fit
             peak = peak_bytes(step.run, device)
             return limit is None or peak <= limit
         except RuntimeError as error:
@@ -109,70 +149,29 @@ def largest(setting: Setting, provider: str, limit: int | None = None, at_most: 
 
 def _prepared(
     make: Callable[[str], T], call: Callable[[T], object], providers: Sequence[str]
-) -> tuple[dict[str, T], list[dict[str, Any]]]:
-    """What ``make`` makes of each provider, warmed up; and the row of every provider, with its status."""
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What ``make`` makes of each provider that runs, warmed up; and the status of every provider."""
     free_memory()
-    ready, rows = {}, []
+    ready: dict[str, T] = {}
+    statuses: dict[str, str] = {}
     for provider in providers:
         try:
             ready[provider] = make(provider)
             for _ in range(WARM_UP):
                 call(ready[provider])
-            status = "measured"
+            statuses[provider] = "measured"
         except Unavailable as error:
-            status = f"cannot run here: {error}"
+            statuses[provider] = f"cannot run here: {error}"
         except ValueError:  # a setting that is wrong for all of them
             raise
         except Exception as error:  # torch.compile without a compiler, say: the others go on
-            status = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            statuses[provider] = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if is_out_of_memory(error):
-                status = "out of memory"
-        if status != "measured":
+                statuses[provider] = "out of memory"
+        if statuses[provider] != "measured":
             ready.pop(provider, None)
             free_memory()
-        rows.append({"provider": provider, "status": status})
-    return ready, rows
-
-
-def _in_turns(measure: Callable[[Any], T], what: dict[str, Any], rounds: int) -> dict[str, list[T]]:
-    results: dict[str, list[T]] = {name: [] for name in what}
-    for _ in range(rounds):
-        for name, each in what.items():
-            results[name].append(measure(each))
-    return results
-
-
-def timed(call: Callable[[], object], clock: Callable[[], float], repeats: int = 1) -> float:
-    """Seconds of one call."""
-    begin = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - begin) / repeats
-
-
-def repeats_of(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    repeats = 1
-    while timed(call, clock, repeats) * repeats < SHORTEST:
-        repeats *= 2
-    return repeats
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and interquartile range in milliseconds."""
-    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [0.0] * 3
-    return {"ms": 1e3 * statistics.median(seconds), "iqr_ms": 1e3 * (quartiles[2] - quartiles[0])}
-
-
-def clock_of(setting: Setting) -> Callable[[], float]:
-    """The time at which the device has finished what it was given."""
-    device = torch.device(setting.device)
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock
+    return ready, statuses
 
 
 def is_out_of_memory(error: Exception) -> bool:

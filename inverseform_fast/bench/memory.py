@@ -18,9 +18,9 @@ _CPU = 0  # a device type in the profiler's records
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors on the device, at any time during the call, above those that were there before.
+    """The most bytes of tensors that the device holds at any time during the call, less those that it held before.
 
-    What the call frees of those makes room for nothing on a CPU: the profiler does not know its size.
+    On a CPU, what the call frees of those does not count: the profiler does not know its size.
     """
     if device.type != "cuda":
         return _peak_on_a_cpu(call)
@@ -52,7 +52,7 @@ def _peak_on_a_cpu(call: Callable[[], object]) -> int:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without what the profiler writes to stderr: that there is no GPU, and that tensors were there before it."""
+    """Hide what the profiler writes to stderr: that there is no GPU, and that there were tensors before it."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:

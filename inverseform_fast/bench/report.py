@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ..devices import choose_device
-from .measure import compare_losses, compare_steps, largest
-from .steps import PHASES, PROVIDERS, Setting
+from .measure import LossRow, StepRow, compare_losses, compare_steps, largest
+from .setting import PROVIDERS, Setting
+from .steps import PHASES
+
+CAPTION = (
+    "Times are medians ± interquartile ranges. MiB is the peak memory of tensors.\n"
+    "Excluded: weights, optimizer state, and the C++ kernels' scratch memory (4 MB per thread)."
+)
+
+
+class BenchRow(TypedDict):
+    provider: str
+    step: StepRow
+    loss: LossRow
+    largest_batch: int | None  # None if it was not asked for
 
 
 def bench(
     setting: Setting, providers: Sequence[str] | None = None, rounds: int = 5, memory_gib: float | None = None
-) -> list[dict[str, Any]]:
-    """A row for each provider: ``provider``; ``step`` and ``loss``, see ``compare_steps`` and ``compare_losses``;
-    ``largest_batch``, None if not asked for.
+) -> list[BenchRow]:
+    """All figures of a setting, a row for each provider.
 
     Args:
         providers: all of ``PROVIDERS`` if not given, but for ``compiled`` on a CPU, where compiling takes minutes.
@@ -34,28 +46,26 @@ def bench(
         raise ValueError(f"memory_gib must be above 0, or 0 on a GPU, got {memory_gib} on device {setting.device!r}")
     providers = list(providers or (name for name in PROVIDERS if on_gpu or name != "compiled"))
     limit = int(memory_gib * 2**30) if memory_gib else None
+
+    def largest_batch(step: StepRow) -> int | None:
+        wanted = memory_gib is not None and step["status"] == "measured"
+        return largest(setting, step["provider"], limit) if wanted else None
+
     steps, losses = compare_steps(setting, providers, rounds), compare_losses(setting, providers, rounds)
     return [
-        {
-            "provider": provider,
-            "step": step,
-            "loss": loss,
-            "largest_batch": largest(setting, provider, limit)
-            if memory_gib is not None and step["status"] == "measured"
-            else None,
-        }
-        for provider, step, loss in zip(providers, steps, losses, strict=True)
+        {"provider": step["provider"], "step": step, "loss": loss, "largest_batch": largest_batch(step)}
+        for step, loss in zip(steps, losses, strict=True)
     ]
 
 
-def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table:
+def table(setting: Setting, rows: Sequence[BenchRow]) -> Table:
     """A column for each provider that ran; the caption says why the others did not."""
     height, width = setting.crop
     title = (
         f"{setting.backbone} on {setting.device}: {setting.batch_size} x {height}x{width}, {setting.classes} classes"
     )
     ran = [row for row in rows if row["step"]["status"] == row["loss"]["status"] == "measured"]
-    notes = ["ms: median ± interquartile range; MiB: most that tensors take, weights not counted"]
+    notes = [CAPTION]
     for row in rows:
         if row not in ran:
             status = next(s for s in (row["step"]["status"], row["loss"]["status"]) if s != "measured")
@@ -68,15 +78,15 @@ def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table:
     return result
 
 
-def _milliseconds(row: dict[str, float]) -> str:
+def _milliseconds(row: StepRow | LossRow) -> str:
     return f"{row['ms']:.1f} ± {row['iqr_ms']:.1f}"
 
 
-def _phase(name: str, row: dict[str, Any]) -> str:
+def _phase(name: str, row: BenchRow) -> str:
     return f"{row['step']['phases_ms'][name]:.1f}"
 
 
-_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
+_LINES: dict[str, Callable[[BenchRow], str]] = {
     "step, ms": lambda row: _milliseconds(row["step"]),
     **{f"  {phase}": partial(_phase, phase) for phase in PHASES},
     "images/s": lambda row: f"{row['step']['images_per_second']:.2f}",

@@ -6,68 +6,22 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import inverseform_fast as iff
 
-from ..scenes.street import label_maps
 from ..segmentation.models import build_model
 from . import release
+from .setting import AMP, PROVIDERS, Setting
+from .street import street_labels
+from .timing import Clock
 
-PROVIDERS = {
-    "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
-    "release": "what the paper's public release does in a step",
-    "reference": "BoundaryAwareLoss in plain PyTorch",
-    "compiled": "BoundaryAwareLoss by torch.compile",
-    "fused": "BoundaryAwareLoss by our kernels: Triton on a GPU, C++ on a CPU",
-}
 PHASES = ("data", "forward", "loss", "backward", "update")
-AMP = {"none": torch.float32, "bf16": torch.bfloat16}
 SCENES = 4  # different ones in a batch
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a step trains.
-
-    Attributes:
-        backbone, model: of the registry of models.
-        crop: (height, width) in pixels.
-        classes: of the model and the labels.
-        batch_size: images.
-        amp: mixed precision of the model, a key of ``AMP``.
-        headless: no boundary head, but for the release, which needs one.
-        resize: (height, width) of InverseForm's maps, multiples of 224; None: the nearest to the crop.
-        device: of the step.
-
-    Raises:
-        ValueError: a value out of its range; the message names it.
-    """
-
-    backbone: str = "test_resnet"
-    model: str = "pyramid"
-    crop: tuple[int, int] = (512, 1024)
-    classes: int = 19
-    batch_size: int = 1
-    amp: str = "none"
-    headless: bool = False
-    resize: tuple[int, int] | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("classes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be a positive (height, width), got {self.crop}")
-        if self.amp not in AMP:
-            raise ValueError(f"amp must be one of {', '.join(AMP)}, got {self.amp!r}")
 
 
 class Unavailable(Exception):
@@ -75,7 +29,7 @@ class Unavailable(Exception):
 
 
 class Loss:
-    """A provider's loss, and the targets that it wants of the data loader.
+    """A provider's loss, and the targets that a data loader must make for it.
 
     Raises:
         ValueError: no such provider. Unavailable: it cannot run here.
@@ -108,14 +62,15 @@ class Loss:
 
         return torch.compile(total) if self.provider == "compiled" else total
 
-    def backend(self) -> AbstractContextManager[Any]:
+    def backend(self) -> AbstractContextManager[object]:
         kernels = "triton" if torch.device(self.setting.device).type == "cuda" else "cpu"
         return iff.set_backend(kernels if self.provider == "fused" else "reference")
 
     def targets(self, labels: Tensor) -> tuple[list[Tensor], float]:
-        """The release's boundaries of ``labels (N, H, W)``, for the others nothing; and the host's seconds for them.
+        """What a data loader must make of ``labels (N, H, W)``, and the seconds that the host takes for it.
 
-        The time is N times that of the median image, of three at least.
+        Only the release needs something: its boundary maps. Their time is N times that of the median image, of at least
+        three images.
         """
         if self.provider != "release":
             return [], 0.0
@@ -127,7 +82,7 @@ class Loss:
         return [torch.cat(maps[: len(labels)])], len(labels) * statistics.median(seconds)
 
     def alone(self) -> Callable[[], Tensor]:
-        """The loss of random logits and its gradients by them, as a call; targets are ready-made."""
+        """A call that computes the loss of random logits and its gradients; the targets are made before."""
         setting, generator = self.setting, torch.Generator().manual_seed(1)
         _, labels = batch(setting)
         size = [-(-side // 4) for side in setting.crop]
@@ -145,7 +100,7 @@ class Loss:
             with self.backend():
                 loss = self.criterion(segmentation, labels, *boundary, *targets)
                 loss.backward()
-            for each in logits:  # at the end: gradients are part of what the call, not what was before it, holds
+            for each in logits:  # at the end, so that the gradients count as memory of this call
                 each.grad = None
             return loss.detach()
 
@@ -153,7 +108,7 @@ class Loss:
 
 
 class Step:
-    """Model, optimiser and one batch on the host, under a :class:`Loss`.
+    """Model, optimizer and one batch on the host, under a :class:`Loss`.
 
     Raises:
         ValueError: see :class:`Loss` and :func:`~inverseform_fast.segmentation.models.build_model`.
@@ -170,10 +125,10 @@ class Step:
         self.images, self.labels = batch(setting)
         self.targets, self.targets_seconds = self.loss.targets(self.labels)
 
-    def run(self, clock: Callable[[], float] = float) -> list[float]:
-        """One step; what the clock says at its begin and after each of ``PHASES``.
+    def run(self, clock: Clock = float) -> list[float]:
+        """Do one step; return what the clock says at its begin and after each of ``PHASES``.
 
-        *Data* is the way to the device; what the loss wants of the data loader is ready, in ``targets_seconds``.
+        *Data* is the transfer to the device. The targets were made before, in ``targets_seconds``.
         """
         amp = AMP[self.setting.amp]
         with self.loss.backend():
@@ -202,15 +157,9 @@ def _boundary(predictions: dict[str, Tensor]) -> list[Tensor]:
 def batch(setting: Setting) -> tuple[Tensor, Tensor]:
     """Images float32 (N, 3, H, W) and labels int64 (N, H, W) of ``setting.classes`` classes, void included."""
     generator = torch.Generator().manual_seed(0)
-    height, width = setting.crop
-    scenes = label_maps(min(SCENES, setting.batch_size), height, width, generator).long()
-    # The scenes have fewer classes than some data sets: what class a part of a scene is differs from scene to scene.
-    classes = torch.stack([torch.randint(setting.classes, (256,), generator=generator) for _ in scenes])
-    labels = torch.stack([row[scene] for row, scene in zip(classes, scenes, strict=True)])
-    void = torch.rand(len(labels), -(-height // 16), -(-width // 16), generator=generator) < 0.03
-    labels[void.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]] = 255
+    labels = street_labels(min(SCENES, setting.batch_size), setting.crop, setting.classes, generator)
     copies = -(-setting.batch_size // len(labels))
     labels = labels.repeat(copies, 1, 1)[: setting.batch_size]
-    images = torch.randn(setting.batch_size, 3, height, width, generator=generator)
+    images = torch.randn(setting.batch_size, 3, *setting.crop, generator=generator)
     pin = torch.cuda.is_available()
     return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)

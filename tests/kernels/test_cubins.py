@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cubins
+from benchmarks.compiled import cubins
 from inverseform_fast import kernels
 
 COMMITTED = {(row["kernel"], row["case"], row["sm"]): row for row in json.loads(cubins.RESULTS.read_text())}
@@ -22,7 +22,7 @@ def test_compiles_without_spills_as_the_table_says(launch: cubins.Launch, capabi
     assert found["stack"] == 0
     assert "local" not in found["instructions"]
     row = COMMITTED[launch.name, launch.case, capability]
-    assert {key: row[key] for key in found} == found, "run python -m benchmarks.cubins"
+    assert {key: row[key] for key in found} == found, "run python -m benchmarks.compiled.cubins"
 
 
 def test_the_table_holds_every_launch_and_nothing_else() -> None:

@@ -1,0 +1,43 @@
+"""Results are JSON that keeps to a schema: checked as it is written, and by a test."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from inverseform_fast.files import write_atomically
+
+Json = dict[str, Any]
+
+
+def read(path: Path) -> Json:
+    result: Json = json.loads(path.read_text())
+    return result
+
+
+def by_kind(root: Path, name: str) -> dict[str, Json]:
+    """What was measured, by kind of machine: ``gpu``, ``cpu``, each in a file of its own."""
+    paths = {kind: path_of(root, name, kind) for kind in ("gpu", "cpu")}
+    return {kind: read(path) for kind, path in paths.items() if path.exists()}
+
+
+def path_of(root: Path, name: str, kind: str) -> Path:
+    return root / f"benchmarks/results/{name}_{kind}.json"
+
+
+def write(path: Path, result: object) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(result, indent=1).encode()))
+
+
+def check(schema: Json, results: object) -> None:
+    """Hold results, as read from JSON, to a schema.
+
+    Raises:
+        ValueError: they break it; the message says where.
+    """
+    if find_spec("fastjsonschema"):  # without it nothing that a borrowed machine has measured is lost
+        import fastjsonschema
+
+        fastjsonschema.validate(schema, results)

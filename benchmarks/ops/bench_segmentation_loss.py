@@ -1,0 +1,29 @@
+"""segmentation_loss: logits of a quarter's resolution, upsampled, against full-resolution labels."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.ops import harness, inputs
+from benchmarks.ops.workload import Workload
+from inverseform_fast import functional, reference
+from inverseform_fast.bench import release
+
+
+def workload(name: str) -> Workload:
+    """``logits-labels``: their dtypes."""
+    dtype, label_dtype = (getattr(torch, part) for part in name.split("-"))
+    logits, labels = inputs.logits(dtype), inputs.street_labels(label_dtype)
+    forward = logits.nbytes + labels.nbytes
+    return Workload(
+        function=functional.segmentation_loss,
+        reference=reference.segmentation_loss,
+        release=release.segmentation_loss,
+        arguments=(logits, labels),
+        # Logits and labels read; a gradient made in the forward pass read, scaled and written; in one go only written.
+        bytes={"forward": forward, "backward": 2 * logits.nbytes, "both": forward + logits.nbytes},
+    )
+
+
+test_segmentation_loss = harness.cases("segmentation_loss", workload, ["bfloat16-int64", "float32-int64"])
+test_uint8 = harness.cases("segmentation_loss", workload, ["bfloat16-uint8"], providers=harness.PROVIDERS[:3])

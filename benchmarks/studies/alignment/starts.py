@@ -1,0 +1,73 @@
+"""Where a descent begins: tiles of true boundaries, displaced by random homographies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
+from torch import Generator, Tensor
+
+from inverseform_fast import homography
+from inverseform_fast.functional import boundary_map, homography_warp
+
+TILE, MARGIN = 224, 48  # a displaced tile shows what lies around the true one, as far as the margin reaches
+HALF, SQUARE = TILE / 2, TILE + 2 * MARGIN
+
+
+class Truth(NamedTuple):
+    """A true boundary ``(N, 1, TILE, TILE)`` of 0 and 1, and its :func:`distances`."""
+
+    boundary: Tensor
+    outside: Tensor
+    inside: Tensor
+
+
+class Starts(NamedTuple):
+    squares: Tensor  # (N, 1, SQUARE, SQUARE): the boundary and what lies around
+    truth: Truth
+    a: Tensor  # (N, 8)
+
+
+def make_starts(label_maps: Tensor, displacements: Tensor, generator: Generator) -> Starts:
+    """Tiles from random places of label maps, displaced in random directions by ``displacements (N,)`` in pixels."""
+    squares: list[Tensor] = []
+    while len(squares) < len(displacements):
+        labels = label_maps[torch.randint(len(label_maps), (1,), generator=generator)]
+        y, x = (int(torch.randint(edge - SQUARE + 1, (), generator=generator)) for edge in labels.shape[1:])
+        square = (boundary_map(labels[:, y : y + SQUARE, x : x + SQUARE]) == 1).float()
+        # Where a quarter of the tile is empty, many a motion cannot be seen.
+        if F.adaptive_max_pool2d(square[..., MARGIN:-MARGIN, MARGIN:-MARGIN], 2).all():
+            squares.append(square)
+    stacked = torch.stack(squares)
+    a = torch.randn(len(displacements), 8, generator=generator)
+    a = a / a.norm(dim=1, keepdim=True) * (displacements / HALF)[:, None]
+    for _ in range(5):  # the corners move in proportion to a, nearly
+        a = a * (displacements / corners(a))[:, None]
+    true = stacked[..., MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
+    return Starts(stacked, Truth(true, *distances(true)), a)
+
+
+def corners(a: Tensor) -> Tensor:
+    """Mean displacement (N,) of the tile's corners in pixels."""
+    return homography.corner_displacement(homography.exp(a)) * HALF
+
+
+def warped(squares: Tensor, a: Tensor) -> Tensor:
+    view = torch.tensor([TILE / SQUARE, TILE / SQUARE, 1.0]).diag()
+    return homography_warp(squares, view @ homography.exp(a), (TILE, TILE))
+
+
+def distances(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pixels outside a mask ``(N, 1, H, W)`` from it, and of those inside from the ground; 0 where there is none."""
+    fields = [
+        [distance_transform_edt(side) * bool(mask.any()) for side in (~mask, mask)] for mask in masks.bool().numpy()
+    ]
+    outside, inside = torch.from_numpy(np.array(fields, dtype=np.float32)).unbind(1)
+    return outside, inside
+
+
+def displaced(starts: Starts) -> Tensor:
+    return warped(starts.squares, starts.a) > 0.5
