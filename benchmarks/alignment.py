@@ -35,7 +35,7 @@ from benchmarks.so3_speed import cpu
 from inverseform_fast import InverseFormLoss, homography
 from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map, homography_warp
-from inverseform_fast.inverse_net.training import collect_label_maps
+from inverseform_fast.inverse_net.label_maps import collect_label_maps
 from inverseform_fast.nets import WEIGHTS
 
 TILE, MARGIN = 224, 48  # a displaced tile shows what lies around the true one, as far as the margin reaches

@@ -22,12 +22,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import inverseform_fast as iff
-from inverseform_fast import cli, reference
+from inverseform_fast import reference
 from inverseform_fast.bench import measure, steps
 from inverseform_fast.bench.measure import compare_losses, compare_steps, largest
 from inverseform_fast.bench.memory import largest_batch, peak_bytes
 from inverseform_fast.bench.report import bench, table
 from inverseform_fast.bench.steps import PHASES, PROVIDERS, Loss, Setting, Step, batch
+from inverseform_fast.cli.app import app
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -350,7 +351,7 @@ def test_command_line(tmp_path: Path) -> None:
     arguments = "bench --crop 64 96 --classes 5 --batch-size 2 --rounds 1 --device cpu --memory-gib 0.004 --threads 1"
     providers = [word for name in ("stock", "reference", "fused") for word in ("--provider", name)]
     result = CliRunner().invoke(
-        cli.app, [*arguments.split(), *providers, "--json", str(path)], env={"COLUMNS": "120"}, catch_exceptions=False
+        app, [*arguments.split(), *providers, "--json", str(path)], env={"COLUMNS": "120"}, catch_exceptions=False
     )
     assert result.exit_code == 0
     written = json.loads(path.read_text())

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +18,7 @@ import inverseform_fast as iff
 from ..scenes.street import label_maps
 from ..segmentation.models import build_model
 from . import release
+from .setting import AMP, Setting
 
 PROVIDERS = {
     "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
@@ -28,46 +28,7 @@ PROVIDERS = {
     "fused": "BoundaryAwareLoss by our kernels: Triton on a GPU, C++ on a CPU",
 }
 PHASES = ("data", "forward", "loss", "backward", "update")
-AMP = {"none": torch.float32, "bf16": torch.bfloat16}
 SCENES = 4  # different ones in a batch
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a step trains.
-
-    Attributes:
-        backbone, model: of the registry of models.
-        crop: (height, width) in pixels.
-        classes: of the model and the labels.
-        batch_size: images.
-        amp: mixed precision of the model, a key of ``AMP``.
-        headless: no boundary head, but for the release, which needs one.
-        resize: (height, width) of InverseForm's maps, multiples of 224; None: the nearest to the crop.
-        device: of the step.
-
-    Raises:
-        ValueError: a value out of its range; the message names it.
-    """
-
-    backbone: str = "test_resnet"
-    model: str = "pyramid"
-    crop: tuple[int, int] = (512, 1024)
-    classes: int = 19
-    batch_size: int = 1
-    amp: str = "none"
-    headless: bool = False
-    resize: tuple[int, int] | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("classes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be a positive (height, width), got {self.crop}")
-        if self.amp not in AMP:
-            raise ValueError(f"amp must be one of {', '.join(AMP)}, got {self.amp!r}")
 
 
 class Unavailable(Exception):

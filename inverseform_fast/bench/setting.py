@@ -1,0 +1,41 @@
+"""What a measured step trains; the fields are options of ``inverseform-fast bench``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+AMP = {"none": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a step trains, and on which ``device``.
+
+    Raises:
+        ValueError: a value out of its range; the message names it.
+    """
+
+    backbone: Annotated[str, "Backbone of the model."] = "test_resnet"
+    model: Annotated[str, "Model of the registry."] = "pyramid"
+    crop: Annotated[tuple[int, int], "Height and width of the images."] = (512, 1024)
+    classes: Annotated[int, "Classes of the labels."] = 19
+    batch_size: Annotated[int, "Images per step."] = 1
+    amp: Annotated[str, "Mixed precision of the model: none or bf16."] = "none"
+    headless: Annotated[bool, "No boundary head where none is needed."] = False
+    resize: Annotated[
+        tuple[int, int] | None,
+        "Height and width of InverseForm's maps, multiples of 224; nearest to the crop if not given.",
+    ] = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.crop) < 1:
+            raise ValueError(f"crop must be a positive (height, width), got {self.crop}")
+        if self.amp not in AMP:
+            raise ValueError(f"amp must be one of {', '.join(AMP)}, got {self.amp!r}")
