@@ -127,7 +127,12 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
         (["convert", "nowhere.pth", __file__], "out must be a new file, but"),
-        (["train-net", "--architecture", "vgg"], "architecture must be one of align, compact, dense, aet, got 'vgg'"),
+        (["train-net", "--architecture", "vgg"], "architecture must be one of align"),
+        (["train-net", "--threads", "0"], "threads must be positive, got 0"),
+        (["train-stn", "--threads", "-2"], "threads must be positive, got -2"),
+        (["bench", "--threads", "0"], "threads must be positive, got 0"),
+        (["bench", "--amp", "fp8"], "amp must be one of none, bf16, got 'fp8'"),
+        (["train-stn", "--kind", "rigid"], "kind must be one of affine, homography, got 'rigid'"),
         (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),
     ],
 )

@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from ..bench.setting import Setting
 from ..devices import choose_device
 from ..files import write_atomically
-from .options import Device, Threads, options_of
+from .options import Device, Threads, options_of, use_threads
 
 
 @options_of(Setting, headless="--headless")
@@ -41,8 +40,7 @@ def bench(
     from ..bench.report import table
 
     setting = Setting(**given, device=str(choose_device(device)))
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     rows = measure(setting, provider, rounds, memory_gib)
     Console().print(table(setting, rows))
     if json_file:

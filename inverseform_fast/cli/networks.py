@@ -6,12 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from ..devices import choose_device
 from ..inverse_net.config import MapsConfig, NetConfig, StnConfig
-from .options import Device, Threads, options_of
+from .options import Device, Threads, options_of, use_threads
 
 
 @options_of(MapsConfig, NetConfig)
@@ -35,8 +34,7 @@ def train_net(
     maps, config = MapsConfig(**given_maps), NetConfig(**given)
     where = choose_device(device)
     check_out(out, resume)  # before the label maps are made
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=shapes, seed=config.seed)
     net = run_training(label_maps, config, out, resume=resume, device=where)
     scores = evaluate(net, label_maps.to(where), count=512, seed=config.seed + 1)
@@ -65,8 +63,7 @@ def train_stn(
     maps, config = MapsConfig(**given_maps), StnConfig(**given)
     where = choose_device(device)
     check_stn_out(out)  # before the label maps are made
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=0, seed=config.seed)
     run_training(label_maps, config, out, device=where)
     typer.echo(f"Weights: {out / WEIGHTS}; use them with train-net --transforms stn --stn ...")

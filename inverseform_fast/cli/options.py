@@ -9,10 +9,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import torch
 import typer
 
 Device = Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")]
+
+
+def use_threads(threads: int | None) -> None:
+    """Lets PyTorch use so many CPU threads; None: as many as it does by itself."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be positive, got {threads}")
+        torch.set_num_threads(threads)
 
 
 def options_of(*configs: type, **flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -75,10 +75,11 @@ def main() -> None:
 def _domains(camvid: Path, samples: Path | None, generator: torch.Generator) -> dict[str, Tensor]:
     """The label maps ``(M, H, W)`` to measure on, by the name of the data set; CamVid comes first."""
     domains = {"CamVid test": collect_label_maps("camvid", "test", camvid, SIZE, 0, 0, 0)}
-    for name, folder in SAMPLES.items() if samples else ():
-        maps = read_label_maps(samples / folder)
-        fitted = [resize(labels[None], list(SIZE), InterpolationMode.NEAREST_EXACT) for labels in maps]
-        domains[f"{name} ({len(maps)})"] = torch.cat(fitted)
+    if samples:
+        for name, folder in SAMPLES.items():
+            maps = read_label_maps(samples / folder)
+            fitted = [resize(labels[None], list(SIZE), InterpolationMode.NEAREST_EXACT) for labels in maps]
+            domains[f"{name} ({len(maps)})"] = torch.cat(fitted)
     domains["procedural scenes of another seed"] = street.label_maps(128, *SIZE, generator)
     domains["procedural shapes of another seed"] = shapes.label_maps(128, *SIZE, generator)
     return domains
