@@ -19,7 +19,7 @@ from rich.console import Console
 
 from inverseform_fast import cli
 from inverseform_fast.cli.app import app
-from inverseform_fast.nets import InverseTransformNet
+from inverseform_fast.nets import ARCHITECTURES, InverseTransformNet
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.demo import run_demo
@@ -127,7 +127,10 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
         (["convert", "nowhere.pth", __file__], "out must be a new file, but"),
-        (["train-net", "--architecture", "vgg"], "architecture must be one of align"),
+        (
+            ["train-net", "--architecture", "vgg"],
+            "architecture must be one of " + ", ".join(ARCHITECTURES) + ", got 'vgg'",
+        ),
         (["train-net", "--threads", "0"], "threads must be positive, got 0"),
         (["train-stn", "--threads", "-2"], "threads must be positive, got -2"),
         (["bench", "--threads", "0"], "threads must be positive, got 0"),

@@ -18,6 +18,7 @@ class Oven:
     mode: Annotated[Literal["fan", "grill"], "What heats."] = "fan"
     size: Annotated[tuple[int, int] | None, "Height and width."] = None
     door: Annotated[bool, "With a door."] = True
+    count: Annotated[int, "Left to the command, which has an argument of this name."] = 5
     secret: str = "not an option"
 
 

@@ -29,7 +29,7 @@ from inverseform_fast.inverse_net.pairs import Pairs, both_orders, make_pairs
 from inverseform_fast.inverse_net.pictures import draw_pairs
 from inverseform_fast.inverse_net.state import STATE
 from inverseform_fast.inverse_net.training import PICTURE, train_net, training_history
-from inverseform_fast.nets import Align, Dense
+from inverseform_fast.nets import ARCHITECTURES, Align, Dense
 from inverseform_fast.scenes import street
 
 TINY = NetConfig(tile=32, steps=6, batch_size=4, max_pixels=4.0)
@@ -230,7 +230,7 @@ def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "vgg"}, "architecture must be one of align, .*, got 'vgg'"),
+        ({"architecture": "vgg"}, f"architecture must be one of {', '.join(ARCHITECTURES)}, got 'vgg'"),
         ({"distance": "l2"}, "distance must be one of"),
         ({"steps": 0}, "steps must be positive, got 0"),
         ({"tile": 0}, "tile must be positive, got 0"),

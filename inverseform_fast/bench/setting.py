@@ -1,4 +1,4 @@
-"""What a measured step trains; the fields are options of ``inverseform-fast bench``."""
+"""What a measured training step trains, in one dataclass, and the names of the ways to compute its loss."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Annotated
 
 import torch
 
+PROVIDERS = {
+    "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
+    "release": "what the paper's public release does in a step",
+    "reference": "BoundaryAwareLoss in plain PyTorch",
+    "compiled": "BoundaryAwareLoss by torch.compile",
+    "fused": "BoundaryAwareLoss by our kernels: Triton on a GPU, C++ on a CPU",
+}
 AMP = {"none": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step trains, and on which ``device``.
+    """What a step trains. Sizes are (height, width) in pixels.
 
     Raises:
-        ValueError: a value out of its range; the message names it.
+        ValueError: a value out of its range; the message names the field.
     """
 
     backbone: Annotated[str, "Backbone of the model."] = "test_resnet"
@@ -27,9 +34,9 @@ class Setting:
     headless: Annotated[bool, "No boundary head where none is needed."] = False
     resize: Annotated[
         tuple[int, int] | None,
-        "Height and width of InverseForm's maps, multiples of 224; nearest to the crop if not given.",
+        "Height and width of InverseForm's maps, multiples of 224; the nearest ones to the crop if not given.",
     ] = None
-    device: str = "cpu"
+    device: Annotated[str, "Device of the step."] = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("classes", "batch_size"):

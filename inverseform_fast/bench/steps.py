@@ -18,15 +18,8 @@ import inverseform_fast as iff
 from ..scenes.street import label_maps
 from ..segmentation.models import build_model
 from . import release
-from .setting import AMP, Setting
+from .setting import AMP, PROVIDERS, Setting
 
-PROVIDERS = {
-    "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
-    "release": "what the paper's public release does in a step",
-    "reference": "BoundaryAwareLoss in plain PyTorch",
-    "compiled": "BoundaryAwareLoss by torch.compile",
-    "fused": "BoundaryAwareLoss by our kernels: Triton on a GPU, C++ on a CPU",
-}
 PHASES = ("data", "forward", "loss", "backward", "update")
 SCENES = 4  # different ones in a batch
 

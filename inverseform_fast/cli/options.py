@@ -29,23 +29,25 @@ def options_of(*configs: type, **flags: str) -> Callable[[Callable[..., None]], 
 
     The command's first arguments are dicts, one for each dataclass, of the fields that are given on the command line.
     A field that is a dict becomes a repeatable option in the singular: ``data_options``: ``--data-option NAME=VALUE``.
+    A field that is called like another argument of the command is left to the command.
 
     Args:
         configs: the dataclasses.
         flags: by field, the flags of an option that is not called what the field is.
     """
-    options = [_options(config, flags) for config in configs]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = list(inspect.signature(command, eval_str=True).parameters.values())[len(configs) :]
+        own = {parameter.name for parameter in parameters}
+        options = [_options(config, own, flags) for config in configs]
+
         def wrapper(context: typer.Context, **values: Any) -> None:
             given = [
                 {name: option.read(values[name]) for name, option in group.items() if _is_given(context, name)}
                 for group in options
             ]
-            own = {name: value for name, value in values.items() if not any(name in group for group in options)}
-            command(*given, **own)
+            command(*given, **{name: values[name] for name in own})
 
-        parameters = list(inspect.signature(command, eval_str=True).parameters.values())[len(configs) :]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         fields = [option.parameter for group in options for option in group.values()]
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -60,12 +62,12 @@ class _Option(NamedTuple):
     read: Callable[[Any], Any] = lambda value: value  # from what typer gives to what the field holds
 
 
-def _options(config: type, flags: dict[str, str]) -> dict[str, _Option]:
+def _options(config: type, without: set[str], flags: dict[str, str]) -> dict[str, _Option]:
     """The option of each field that has a help text, by the field's name."""
     hints = get_type_hints(config, include_extras=True)
     options = {}
     for field in dataclasses.fields(config):
-        if get_origin(hints[field.name]) is Annotated:
+        if get_origin(hints[field.name]) is Annotated and field.name not in without:
             kind, text, *_ = get_args(hints[field.name])
             options[field.name] = _option(field, kind, text, flags.get(field.name))
     return options
