@@ -206,8 +206,8 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(
     shutil.copy(trained / STATE, tmp_path)
     with pytest.raises(FileExistsError, match="holds a training: resume it"):
         train_net(label_maps, TINY, tmp_path, console=quiet())
-    with pytest.raises(ValueError, match="must keep its configuration"):
-        train_net(label_maps, NetConfig(tile=32, steps=7), tmp_path, resume=True, console=quiet())
+    with pytest.raises(ValueError, match="must keep its configuration: steps was 6, now 7; lr was 0.002, now 0.1$"):
+        train_net(label_maps, dataclasses.replace(TINY, steps=7, lr=0.1), tmp_path, resume=True, console=quiet())
     (tmp_path / STATE).write_bytes(b"PK damaged")
     with pytest.raises(ValueError, match="must be a complete training state"):
         train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())

@@ -49,8 +49,12 @@ def read_state(out: Path, config: NetConfig) -> State:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} must be a complete training state, but cannot be read: {error}") from error
-    if NetConfig(**state["config"]) != config:  # not as dicts: an older state lacks newer fields
-        raise ValueError(f"a resumed training must keep its configuration {state['config']}, got {asdict(config)}")
+    before = asdict(NetConfig(**state["config"]))  # an older state lacks newer fields, which get their defaults
+    changes = [
+        f"{name} was {before[name]!r}, now {new!r}" for name, new in asdict(config).items() if new != before[name]
+    ]
+    if changes:
+        raise ValueError(f"a resumed training must keep its configuration: {'; '.join(changes)}")
     return state
 
 
