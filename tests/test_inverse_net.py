@@ -28,7 +28,7 @@ from inverseform_fast.inverse_net.label_maps import collect_label_maps
 from inverseform_fast.inverse_net.pairs import Pairs, both_orders, make_pairs
 from inverseform_fast.inverse_net.pictures import draw_pairs
 from inverseform_fast.inverse_net.state import STATE
-from inverseform_fast.inverse_net.training import PICTURE, train_net, training_history
+from inverseform_fast.inverse_net.training import PICTURE, learning_rate, train_net, training_history
 from inverseform_fast.nets import ARCHITECTURES, Align, Dense
 from inverseform_fast.scenes import street
 
@@ -206,7 +206,7 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(
     shutil.copy(trained / STATE, tmp_path)
     with pytest.raises(FileExistsError, match="holds a training: resume it"):
         train_net(label_maps, TINY, tmp_path, console=quiet())
-    with pytest.raises(ValueError, match="must keep its configuration: steps was 6, now 7; lr was 0.002, now 0.1$"):
+    with pytest.raises(ValueError, match=r"must keep its configuration: steps was 6, now 7; lr was 0\.002, now 0\.1$"):
         train_net(label_maps, dataclasses.replace(TINY, steps=7, lr=0.1), tmp_path, resume=True, console=quiet())
     (tmp_path / STATE).write_bytes(b"PK damaged")
     with pytest.raises(ValueError, match="must be a complete training state"):
@@ -241,6 +241,15 @@ def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp
 def test_bad_configuration(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetConfig(**options)
+
+
+def test_learning_rate_warms_up_and_decays_to_zero() -> None:
+    config = NetConfig(steps=1000, lr=1.0)
+    rates = [learning_rate(config, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert 0.97 < rates[99] == max(rates) < 1
+    assert rates[500] == pytest.approx(0.5)
+    assert rates[999] == pytest.approx(0, abs=1e-5)
 
 
 def test_label_maps_are_made_by_the_seed() -> None:
