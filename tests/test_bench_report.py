@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from inverseform_fast import cli
 from inverseform_fast.bench.measure import LossRow, StepRow
 from inverseform_fast.bench.report import BenchRow, table
 from inverseform_fast.bench.setting import Setting
 from inverseform_fast.bench.steps import PHASES
+from inverseform_fast.cli.app import app
 
 MIB = 2**20
 TINY = Setting(crop=(64, 64), classes=5)
@@ -91,7 +91,7 @@ def test_command_line(tmp_path: Path) -> None:
     arguments = "bench --crop 64 96 --classes 5 --batch-size 2 --rounds 1 --device cpu --memory-gib 0.004 --threads 1"
     providers = [word for name in ("stock", "reference") for word in ("--provider", name)]
     result = CliRunner().invoke(
-        cli.app, [*arguments.split(), *providers, "--json", str(path)], env={"COLUMNS": "120"}, catch_exceptions=False
+        app, [*arguments.split(), *providers, "--json", str(path)], env={"COLUMNS": "120"}, catch_exceptions=False
     )
     assert result.exit_code == 0
     written = json.loads(path.read_text())

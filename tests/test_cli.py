@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from PIL import Image
 from rich.console import Console
 
 from inverseform_fast import cli
-from inverseform_fast.nets import InverseTransformNet
+from inverseform_fast.cli.app import app
+from inverseform_fast.nets import ARCHITECTURES, InverseTransformNet
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.demo import run_demo
@@ -38,6 +40,16 @@ TINY = [
     "--device",
     "cpu",
 ]
+COMMANDS: Any = typer.main.get_command(app)
+# What each command cannot do without, and where it finds nothing: all of them must first say that the device is bad.
+NOTHING_THERE = {
+    "train": ["--data", "folder", "--root", "nowhere"],
+    "evaluate": ["nowhere"],
+    "train-net": ["--data", "folder", "--root", "nowhere"],
+    "train-stn": ["--data", "folder", "--root", "nowhere"],
+    "calibrate": ["--labels", "nowhere"],
+    "bench": ["--backbone", "nowhere"],
+}
 
 
 @pytest.fixture
@@ -107,15 +119,23 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["train", "--data", "folder", "--root", "nowhere"], "nowhere"),
         (["train", "--backbone", "resnet17", *TINY], "did you mean"),
         (["train", "--net", "nowhere.safetensors", *TINY], "no weight file at nowhere.safetensors"),
-        (["train", "--device", "warp", *TINY[:-2]], "device must be one that this machine has, got 'warp'"),
         (["train", "--steps", "0"], "steps must be positive, got 0"),
         (["train", "--data-option", "size"], "data-option must be NAME=VALUE, got 'size'"),
+        (["train", "--data-option", "=3"], "data-option must be NAME=VALUE, got '=3'"),
         (["train", "--config", "nowhere.json"], "nowhere.json"),
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
         (["convert", "nowhere.pth", __file__], "out must be a new file, but"),
-        (["train-net", "--architecture", "vgg"], "architecture must be one of align, compact, dense, aet, got 'vgg'"),
+        (
+            ["train-net", "--architecture", "vgg"],
+            "architecture must be one of " + ", ".join(ARCHITECTURES) + ", got 'vgg'",
+        ),
+        (["train-net", "--threads", "0"], "threads must be positive, got 0"),
+        (["train-stn", "--threads", "-2"], "threads must be positive, got -2"),
+        (["bench", "--threads", "0"], "threads must be positive, got 0"),
+        (["bench", "--amp", "fp8"], "amp must be one of none, bf16, got 'fp8'"),
+        (["train-stn", "--kind", "rigid"], "kind must be one of affine, homography, got 'rigid'"),
         (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),
     ],
 )
@@ -129,6 +149,21 @@ def test_an_error_is_one_readable_line(
     assert message in errors
     assert len(errors.splitlines()) == 1
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, c in COMMANDS.commands.items() if "device" in [p.name for p in c.params]]
+)
+def test_a_device_that_is_not_there_is_said_before_any_work(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, printed, errors = call(name, *NOTHING_THERE[name], "--device", "nosuch")
+    assert code == 1
+    assert errors.startswith("error: device must be one that this machine has, got 'nosuch': ")
+    assert len(errors.splitlines()) == 1
+    assert not printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,18 +188,36 @@ def test_help_has_every_option_with_its_default(call: Any) -> None:
     assert "test_resnet" in printed
 
 
-@pytest.mark.parametrize("missing", ["typer", "timm"])
-def test_a_missing_extra_is_one_line_that_says_what_to_install(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from inverseform_fast.cli import main; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "evaluate", "nowhere"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
+def test_without_the_training_extra_help_is_there_and_the_rest_is_one_line() -> None:
+    """In a process of its own: --help imports nothing of the extra but typer and what it prints with."""
+    code = """
+import contextlib, sys
+from inverseform_fast.cli import _EXTRA_MODULES, main
+sys.modules |= dict.fromkeys(_EXTRA_MODULES - {"typer", "rich"})
+for command in ([], ["train"], ["train-net"], ["bench"]):
+    sys.argv = ["inverseform-fast", *command, "--help"]
+    with contextlib.suppress(SystemExit):
+        main()
+sys.argv = ["inverseform-fast", "evaluate", "nowhere"]
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.count("Usage: ") == 4
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert "pip install 'inverseform-fast[train]'" in result.stderr
+    assert "pip install 'inverseform-fast[train]' (" in result.stderr
+
+
+def test_without_typer_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("inverseform_fast.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == (
+        "error: this needs the training extra: pip install 'inverseform-fast[train]' (typer is missing)"
+    )
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net: str) -> None:
@@ -179,8 +232,10 @@ def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net
         device="cpu",
         out=str(tmp_path / "demo"),
     )
-    for _ in range(2):  # the second replaces the first
-        picture = run_demo(config, Console(file=printed, width=120))
+    for loss in ("ce", "inverseform"):  # an earlier demo, which this one replaces
+        (tmp_path / "demo" / loss).mkdir(parents=True)
+        (tmp_path / "demo" / loss / "last.pt").write_bytes(b"earlier")
+    picture = run_demo(config, Console(file=printed, width=120))
     with Image.open(picture) as image:
         assert image.width > image.height > 100
     for loss in ("ce", "inverseform"):

@@ -13,8 +13,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import inverseform_fast as iff
-from inverseform_fast import cli, homography
-from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net
+from inverseform_fast import homography
+from inverseform_fast.cli.app import app
+from inverseform_fast.inverse_net.config import NetConfig
+from inverseform_fast.inverse_net.state import STATE
+from inverseform_fast.inverse_net.training import train_net
 from inverseform_fast.nets.paper import Aet, Dense
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
@@ -154,7 +157,7 @@ def test_convert_reads_a_checkpoint_of_the_release(generator: torch.Generator, t
     parallel = {f"module.{name}": value for name, value in weights.items()}
     release, out = tmp_path / "release.pth", tmp_path / "net.safetensors"
     torch.save({"state_dict": parallel, "epoch": 3}, release)
-    result = CliRunner().invoke(cli.app, ["convert", str(release), str(out)])
+    result = CliRunner().invoke(app, ["convert", str(release), str(out)])
     assert result.exit_code == 0
     assert str(out) in result.output
     net = iff.InverseTransformNet.from_file(out)

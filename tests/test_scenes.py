@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 
-from inverseform_fast.scenes.street import _DRAWS, Painter, _compose
+from inverseform_fast.scenes.street import _DRAWS, CLASSES, Painter, _compose, label_maps
 from inverseform_fast.segmentation.datasets import Scenes
-from inverseform_fast.segmentation.datasets.scenes import CLASSES, label_maps
 
 
 def maps(count: int, height: int = 120, width: int = 160, seed: int = 0) -> Tensor:
@@ -104,14 +104,15 @@ def test_the_same_scene_at_another_resolution() -> None:
 
 
 def test_a_map_depends_on_the_generator_alone() -> None:
-    python, numpy, torch_state = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     first = maps(6)
     assert torch.equal(first, maps(6))
     assert torch.equal(first[:2], maps(2))
     assert not torch.equal(first, maps(6, seed=1))
     assert len({labels.numpy().tobytes() for labels in first}) == 6
     assert python == random.getstate()
-    assert np.array_equal(numpy, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
@@ -145,7 +146,7 @@ def test_a_few_per_cent_are_void_and_the_rest_are_classes(scenes: Scenes) -> Non
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone(scenes: Scenes) -> None:
-    def make(split: str = "train", **options: int) -> Scenes:
+    def make(split: str = "train", **options: Any) -> Scenes:
         return Scenes(split, size=(96, 128), length=4, **options)
 
     torch.manual_seed(123)
@@ -192,6 +193,6 @@ def test_transform_is_applied() -> None:
         ({"split": "val", "length": 0}, "length must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments(options: dict, message: str) -> None:
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scenes(**options)

@@ -30,8 +30,11 @@ from benchmarks.common.results import Json
 from benchmarks.common.scores import COLUMNS
 from inverseform_fast import InverseTransformNet
 from inverseform_fast.homography import DISTANCES
+from inverseform_fast.inverse_net.config import NetConfig
 from inverseform_fast.inverse_net.evaluation import evaluate, says_nothing
-from inverseform_fast.inverse_net.training import STATE, NetConfig, collect_label_maps, train_net, training_history
+from inverseform_fast.inverse_net.label_maps import collect_label_maps
+from inverseform_fast.inverse_net.state import STATE
+from inverseform_fast.inverse_net.training import train_net, training_history
 from inverseform_fast.nets import WEIGHTS
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.training import train

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import matplotlib
 import torch
@@ -16,7 +16,6 @@ from ..files import write_atomically
 from ..functional import boundary_map, extract_tiles, homography_warp
 from ..losses import nearest_multiples
 from ..nets import InverseTransformNet
-from ..segmentation.datasets.base import parallel_map, read_label
 from .evaluation import degrade
 
 matplotlib.use("Agg")
@@ -26,75 +25,89 @@ DISPLACEMENTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24)  # of pixels of the tile; 
 QUANTILES = (5, 25, 50, 75, 95)
 
 
-def read_label_maps(folder: Path, limit: int = 128) -> list[Tensor]:
-    """Label maps ``(H, W)`` uint8, of any sizes, from a folder of PNG files of class ids and its sub-folders.
+class Side(TypedDict):
+    """What the loss says of one kind of boundaries, by displacement; quantiles over the views, by per cent."""
 
-    Of more than ``limit`` files, every second or third and so on is read.
+    value: dict[str, list[float]]  # the loss |a|, in pixels
+    match: float  # the median value at displacement 0
+    direction_error: dict[str, list[float | None]]  # degrees between descent and the way home; null at 0
 
-    Raises:
-        FileNotFoundError: there is no such folder, or no PNG in it. ValueError: a file cannot be read or has other than
-        one 8-bit channel; the message names it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"labels must be a folder of PNG label maps: no folder {folder}")
-    paths = sorted(folder.rglob("*.png"))
-    if not paths:
-        raise FileNotFoundError(f"labels must hold PNG files whose pixel values are class ids: none below {folder}")
-    return parallel_map(read_label, paths[:: -(-len(paths) // limit)])
+
+class Calibration(TypedDict):
+    """The result of :func:`calibrate`."""
+
+    tile: int
+    views: int  # those with a boundary
+    displacement: list[int]  # true |a|, in pixels
+    crisp: Side  # the true boundaries, displaced
+    degraded: Side  # the same, damaged by evaluation.degrade
 
 
 def calibrate(
-    net: InverseTransformNet, label_maps: Sequence[Tensor], *, count: int = 128, seed: int = 0
-) -> dict[str, Any]:
+    net: InverseTransformNet, label_maps: Sequence[Tensor], *, views: int = 128, seed: int = 0
+) -> Calibration:
     """The loss and its gradient for true boundaries displaced by known amounts in random directions.
 
     As in :class:`inverseform_fast.InverseFormLoss`, boundaries are resized to the nearest multiple of the network's
-    tile, at least one tile (smaller maps are enlarged), cut into tiles, and void counts on neither side. Pixels are
+    tile, at least one tile (so smaller maps are enlarged), cut into tiles, and void counts on neither side. Pixels are
     those of the tiles. It takes some minutes on a CPU.
 
     Args:
         net: the network; computes on its device.
         label_maps: each ``(H, W)`` of integer class ids, 255 void, of any size.
-        count: views, spread evenly over the maps, each of a random tile with a boundary; maps without one give none.
+        views: how many to measure, spread evenly over the maps. Each is a random tile that has a boundary; maps without
+            one give no view.
         seed: of the tiles, the directions and the damage.
 
     Returns:
-        What :func:`write` can write: ``tile``, ``views`` (used), ``displacement`` (K,) ``|a|`` in pixels, and for
-        ``"crisp"`` boundaries and for ``"degraded"`` ones (see :func:`.evaluation.degrade`): ``value``, the loss
-        ``|a|`` in pixels, and ``direction_error``, the angle in degrees between descent by the eight coefficients of
-        the displacement and the way home (90 by chance; null at 0), each ``(K,)`` by ``QUANTILES`` over the views in
-        per cent; and ``match``, the median value at displacement 0.
+        What :func:`write` can write. The direction error is the angle between descent by the eight coefficients of the
+        displacement and the way home; it is 90 degrees by chance.
 
     Raises:
         ValueError: there are no label maps, or none shows a boundary.
     """
     if len(label_maps) == 0:
         raise ValueError("label_maps must hold at least one label map, got none")
+    if views < 1:
+        raise ValueError(f"views must be at least 1, got {views}")
     generator = Generator().manual_seed(seed)
     device = next(net.parameters()).device
-    views = [
+    measured = [
         view
-        for index in range(count)
-        if (view := _view(net, label_maps[index * len(label_maps) // count].to(device), generator)) is not None
+        for index in range(views)
+        if (view := _view(net, label_maps[index * len(label_maps) // views].to(device), generator)) is not None
     ]
-    if not views:
+    if not measured:
         raise ValueError(
-            f"label_maps must show a boundary between two classes, but none of {min(count, len(label_maps))} does: "
+            f"label_maps must show a boundary between two classes, but none of {min(views, len(label_maps))} does: "
             "they are of one class, or void (255) parts the classes everywhere"
         )
-    result: dict[str, Any] = {"tile": net.tile, "views": len(views), "displacement": list(DISPLACEMENTS)}
-    for name, measured in zip(("crisp", "degraded"), torch.stack(views).unbind(1), strict=True):
-        value, angle = measured.unbind(1)  # (views, K)
-        result[name] = {
-            "value": _quantiles(value),
-            "match": value[:, 0].median().item(),
-            "direction_error": {name: [None, *row] for name, row in _quantiles(angle[:, 1:]).items()},
-        }
-    return result
+    crisp, degraded = (_side(side) for side in torch.stack(measured).unbind(1))
+    return {
+        "tile": net.tile,
+        "views": len(measured),
+        "displacement": list(DISPLACEMENTS),
+        "crisp": crisp,
+        "degraded": degraded,
+    }
+
+
+def _side(measured: Tensor) -> Side:
+    """Quantiles over views of the values and the direction errors, ``measured (views, 2, K)``."""
+    value, angle = measured.unbind(1)
+    return {
+        "value": _quantiles(value),
+        "match": value[:, 0].median().item(),
+        "direction_error": {percent: [None, *row] for percent, row in _quantiles(angle[:, 1:]).items()},
+    }
 
 
 def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Tensor | None:
-    """Value in pixels and direction error in degrees, ``(2, 2, K)``, crisp and degraded, at a random tile."""
+    """Value in pixels and direction error in degrees at a random tile of ``labels (H, W)``, crisp and degraded.
+
+    Returns:
+        ``(2, 2, K)`` (side, quantity, displacement), on the CPU; None if no tile has a boundary.
+    """
     target = boundary_map(labels[None])[:, None]
     boundary = (target == 1).float()
     size = nearest_multiples(target, net.tile)
@@ -108,7 +121,7 @@ def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Ten
     a = a.to(labels.device).requires_grad_()
     theta = _place(chosen, size[0] // net.tile, size[1] // net.tile).to(a) @ homography.exp(a)
     moved = homography_warp(boundary, theta[None], (net.tile, net.tile), padding="border")[0] * valid[chosen]
-    # The first displacement is 0: the true tile, sampled as the displaced ones are.
+    # The first displacement is 0, so this is the true tile, sampled as the displaced ones are.
     match = moved[:1].detach().expand_as(moved)
     rows = []
     for predicted in (moved, degrade(moved.cpu(), generator).to(moved)):
@@ -120,34 +133,43 @@ def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Ten
 
 
 def _place(index: int, rows: int, columns: int) -> Tensor:
-    """From the coordinates of a tile of the grid to those of the map, ``(3, 3)``."""
+    """The homography ``(3, 3)`` from the coordinates of tile ``index`` of a grid to those of the whole map."""
     row, column = divmod(index, columns)
     x, y = (2 * column + 1) / columns - 1, (2 * row + 1) / rows - 1
     return torch.tensor([[1 / columns, 0, x], [0, 1 / rows, y], [0, 0, 1]])
 
 
 def _quantiles(values: Tensor) -> dict[str, list[float]]:
+    """``QUANTILES`` of ``values (views, K)`` over the views, each of length K."""
     rows = values.quantile(torch.tensor(QUANTILES) / 100, dim=0).tolist()
     return {str(percent): row for percent, row in zip(QUANTILES, rows, strict=True)}
 
 
-def write(result: dict[str, Any], path: Path) -> None:
-    """The result of :func:`calibrate` as JSON, atomically."""
+def write(result: Calibration, path: Path) -> None:
+    """Write the result of :func:`calibrate` as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(json.dumps(result, indent=2).encode()))
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """The result of :func:`calibrate` as a PNG, atomically: value above, direction error below, crisp and degraded."""
+def draw(result: Calibration, path: Path) -> None:
+    """Draw the result of :func:`calibrate` as a PNG, atomically: values above, direction errors below."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey="row", layout="constrained")
     displacement = result["displacement"]
-    titles = {"crisp": "the true boundary, displaced", "degraded": "the same, broken, blurred, faded and noisy"}
-    for (name, title), (top, bottom) in zip(titles.items(), axes.T, strict=True):
-        _bands(top, displacement, result[name]["value"])
-        _bands(bottom, displacement[1:], {q: row[1:] for q, row in result[name]["direction_error"].items()})
+    sides = result["crisp"], result["degraded"]
+    titles = "the true boundary, displaced", "the same, broken, blurred, faded and noisy"
+    for side, title, (top, bottom) in zip(sides, titles, axes.T, strict=True):
+        _bands(top, displacement, side["value"])
+        _bands(
+            bottom,
+            displacement[1:],
+            {
+                percent: [degrees for degrees in row if degrees is not None]
+                for percent, row in side["direction_error"].items()
+            },
+        )
         top.plot(displacement, displacement, color="black", linestyle="--", linewidth=1)
         bottom.axhline(90, color="black", linestyle="--", linewidth=1)
-        match = result[name]["match"]
+        match = side["match"]
         arrow = {"arrowstyle": "-", "shrinkB": 0}
         top.annotate(f"at the match: {match:.2g} px", (0, match), (6, 0.5), va="bottom", arrowprops=arrow)
         top.set_title(title)
@@ -163,7 +185,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _bands(axis: plt.Axes, x: Sequence[float], quantiles: dict[str, list[float]]) -> None:
+def _bands(axis: plt.Axes, x: Sequence[float], quantiles: Mapping[str, Sequence[float]]) -> None:
     axis.plot(x, quantiles["50"], color="#0072b2", marker=".", label="median")
     for low, high, alpha, label in (("25", "75", 0.35, "half of the views"), ("5", "95", 0.18, "90 % of the views")):
         axis.fill_between(x, quantiles[low], quantiles[high], color="#0072b2", alpha=alpha, linewidth=0, label=label)

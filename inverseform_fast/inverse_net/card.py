@@ -1,4 +1,4 @@
-"""The card of the shipped weights: what they were trained on, and what was measured on boundaries that they never saw.
+"""The card of the shipped weights: what they were trained on, and how they do on boundaries that they never saw.
 
 ``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by COMMAND`` writes ``weights/compact.md``,
 ``docs/measured/displacement.png``, ``docs/measured/calibration.png`` and ``docs/measured/pairs.png``.
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,22 @@ from torchvision.transforms.v2.functional import resize
 
 from .. import InverseTransformNet
 from ..nets import WEIGHTS
-from ..scenes.shapes import label_maps as shape_labels
-from ..scenes.street import label_maps as scene_labels
-from .calibration import calibrate, read_label_maps
+from ..scenes import shapes, street
+from .calibration import Calibration, calibrate
 from .calibration import draw as draw_calibration
 from .curves import MOTIONS, displacement_curves
 from .evaluation import aperture_bound, evaluate, says_nothing, true_tiles
+from .label_maps import collect_label_maps, read_label_maps
 from .pairs import make_pairs
 from .pictures import draw_pairs
-from .training import collect_label_maps, training_history
+from .training import training_history
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PICTURE, CALIBRATION, PAIRS = (Path(f"docs/measured/{name}.png") for name in ("displacement", "calibration", "pairs"))
 SIZE = (360, 480)  # height and width of the label maps
-# Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, so nothing is boundary.
+# Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, which hides boundaries.
 SAMPLES = {
     "NYUv2, rooms": "nyud/seg40",
     "PASCAL Context": "pascal_context/labels",
@@ -46,74 +47,85 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--camvid", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--samples", type=Path, help=f"folder of label maps in {', '.join(SAMPLES.values())}")
-    parser.add_argument("--trained-by", required=True, help="the command that trained the weights")
+    parser.add_argument("--trained-by", required=True, help="the commands that trained the weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
     net = InverseTransformNet.compact()
-    test = collect_label_maps("camvid", "test", options.camvid, SIZE, 0, 0, 0)
-    domains = {"CamVid test": test}
-    if options.samples:
-        for name, folder in SAMPLES.items():
-            maps = read_label_maps(options.samples / folder)
-            fitted = [resize(m[None], list(SIZE), InterpolationMode.NEAREST_EXACT) for m in maps]
-            domains[f"{name} ({len(maps)})"] = torch.cat(fitted)
     generator = torch.Generator().manual_seed(2**20)
-    domains["procedural scenes of another seed"] = scene_labels(128, *SIZE, generator)
-    domains["procedural shapes of another seed"] = shape_labels(128, *SIZE, generator)
+    domains = _domains(options.camvid, options.samples, generator)
+    test, scenes = domains["CamVid test"], domains["procedural scenes of another seed"]
     curves = {kind: displacement_curves(net, test, kind) for kind in MOTIONS}
     draw(curves, PICTURE)
     calibration = calibrate(net, list(test))
     draw_calibration(calibration, CALIBRATION)
-    scenes = domains["procedural scenes of another seed"]
     draw_pairs(net, make_pairs(scenes, 6, net.tile, 2 * 24 / net.tile, generator)).savefig(PAIRS, dpi=90)
-    (WEIGHTS / "compact.md").write_text(card(net, domains, curves, calibration, options.trained_by))
+    text = card(
+        net,
+        training_history(WEIGHTS / "compact.safetensors"),
+        options.trained_by,
+        accuracy_table(net, domains),
+        nothing_table(net, test),
+        "\n\n".join(curve_table(kind, curve) for kind, curve in curves.items()),
+        curves["shift"]["bce"].shape[1],
+        calibration,
+    )
+    (WEIGHTS / "compact.md").write_text(text)
+
+
+def _domains(camvid: Path, samples: Path | None, generator: torch.Generator) -> dict[str, Tensor]:
+    """The label maps ``(M, H, W)`` to measure on, by the name of the data set; CamVid comes first."""
+    domains = {"CamVid test": collect_label_maps("camvid", "test", camvid, SIZE, 0, 0, 0)}
+    if samples:
+        for name, folder in SAMPLES.items():
+            maps = read_label_maps(samples / folder)
+            fitted = [resize(labels[None], list(SIZE), InterpolationMode.NEAREST_EXACT) for labels in maps]
+            domains[f"{name} ({len(maps)})"] = torch.cat(fitted)
+    domains["procedural scenes of another seed"] = street.label_maps(128, *SIZE, generator)
+    domains["procedural shapes of another seed"] = shapes.label_maps(128, *SIZE, generator)
+    return domains
 
 
 def card(
     net: InverseTransformNet,
-    domains: dict[str, Tensor],
-    curves: dict[str, dict[str, Tensor]],
-    calibration: dict[str, Any],
+    stages: Sequence[dict[str, Any]],
     trained_by: str,
-    count: int = 768,
+    accuracy: str,
+    nothing: str,
+    curves: str,
+    curve_views: int,
+    calibration: Calibration,
 ) -> str:
-    """The card as Markdown; measures as it writes, on ``count`` pairs a row. ``curves`` and ``calibration``: of CamVid.
+    """The card as Markdown.
 
-    ``domains``: name and label maps ``(M, H, W)`` of each data set, CamVid first.
+    Args:
+        net: the network that the card is about.
+        stages: the configurations that it was trained with, see :func:`.training.training_history`.
+        trained_by: the commands that trained it.
+        accuracy, nothing, curves: tables of what was measured, as Markdown; ``curves`` are of ``curve_views`` views.
+        calibration: what :func:`calibrate` says of CamVid.
     """
-    stages = training_history(WEIGHTS / "compact.safetensors")
+    parameters = sum(parameter.numel() for parameter in net.parameters())
     training = "\n".join(
         f"| {s['steps']} | {s['batch_size']} | {s['lr']} | {s['max_pixels']:g} px | {s['distance']} | {s['seed']} |"
         for s in stages
     )
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    camvid = next(iter(domains.values()))
-    accuracy = "\n".join(
-        [
-            *(accuracy_row(name, net, maps, count) for name, maps in domains.items()),
-            accuracy_row("CamVid test, views turned, flipped and zoomed", net, camvid, count, turn=True),
-        ]
-    )
-    nothing = "\n".join(
-        f"| {name} | {s['median']:.2f} | {s['p95']:.2f} | {s['gradient']:.2f} |"
-        for name, s in says_nothing(net, camvid, count=min(count, 256)).items()
-    )
-    tables = "\n\n".join(curve_table(kind, curve) for kind, curve in curves.items())
     return f"""# compact: the inverse-transformation network shipped with inverseform_fast
 
-Two boundary tiles of {net.tile} x {net.tile} in, the homography between them out. {parameters:,} parameters, float32,
-safetensors; architecture `{net.architecture}`.
+The network reads two boundary tiles of {net.tile} x {net.tile} and estimates the homography between them. It has
+{parameters:,} parameters in float32, stored as safetensors; its architecture is `{net.architecture}`.
 
-**Trained** on procedural label maps only (street-like ones of `inverseform_fast.segmentation.datasets.scenes`, abstract
-ones of `inverseform_fast.scenes.shapes`), so the weights carry nobody's terms, with AdamW, linear warm-up and
-cosine decay; number of stages: {len(stages)}, each from the weights of the one before:
+**Training.** The network saw procedural label maps only, so the weights carry nobody's terms: street scenes
+(`inverseform_fast.scenes.street`) and abstract shapes (`inverseform_fast.scenes.shapes`). It was trained with AdamW,
+linear warm-up and cosine decay. The number of stages was {len(stages)}; each started from the weights of the one
+before it:
 
 | steps | pairs a step | peak learning rate | largest displacement | distance | seed |
 |---:|---:|---:|---:|---|---:|
 {training}
 
-The predicted side is drawn thin or thick; every other tile is also broken, blurred, faded, haunted by other lines and
-noisy; on 5 % of the pairs it says nothing (constant or noise) and the answer to learn is "no displacement". Commands:
+The lines of the predicted side are thin or thick. Every other predicted tile is also broken, blurred, faded, overlaid
+with other lines and noisy. In 5 % of the pairs the prediction says nothing (it is constant, or noise), and the answer
+to learn is "no displacement". These commands trained the network:
 
 ```
 {trained_by}
@@ -121,62 +133,84 @@ noisy; on 5 % of the pairs it says nothing (constant or noise) and the answer to
 
 ## Accuracy
 
-Tiles from random places of the label maps ({SIZE[1]} x {SIZE[0]}), at their own scale and upright as the loss sees
-them, moved by random homographies: `|a|` uniform up to 16 px of the {net.tile} px tile, direction uniform over the
-eight generators. Other data than procedural took no part in the training.
+The tiles come from random places of the label maps ({SIZE[1]} x {SIZE[0]}). They are upright and at the maps' own
+scale, as the loss sees them. Random homographies move them: `|a|` is uniform up to 16 px of the {net.tile} px tile, and
+the direction is uniform over the eight generators. Only procedural data took part in the training.
 
-The corner error is the mean over pairs of the mean over the tile's four corners; shares are of the error of predicting
-no displacement. *Degraded*: the predicted side with gaps in 20 % of the line, blurred to 5 px wide, faded to 0.5, with
-noise of 0.1. *Bound*: what the aperture problem leaves, by a linear-Gaussian model with 0.5 px of noise at every fourth
-boundary pixel of a crisp tile. Rank correlations are Spearman's, of the loss's value, the estimated `|a|`, with the
-true `|a|`, and with the true mean displacement of the corners (another number: a perfect network has 0.97).
+The corner error is averaged over the pairs and over the four corners of the tile. Percentages are shares of the error
+of predicting no displacement. *Degraded* means that the predicted side has gaps in 20 % of the line, is blurred to 5 px
+wide, is faded to 0.5 and has noise of 0.1. *Bound* is what the aperture problem leaves, by a linear-Gaussian model with
+0.5 px of noise at every fourth boundary pixel of a crisp tile. *Rank* is Spearman's rank correlation of the loss's
+value, the estimated `|a|`, with the true `|a|`. *Corners* is that with the true mean displacement of the corners, which
+is another quantity: a perfect network has 0.97 there.
 
-| boundaries | pairs | no displacement, px | crisp, px | crisp | bound | degraded | rank, crisp | degraded \
-| corners, crisp | degraded |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {accuracy}
 
 ![Pairs of boundary tiles as they are, and with the target moved by the estimate](../../{PAIRS})
 
-Procedural scenes of another seed, every other prediction damaged as in training; where the estimate is right the lines
-of the lower row lie on each other (`{PAIRS}` in the repository; `train-net` draws the same of its own pairs).
+The pairs are of procedural scenes of another seed, with every other prediction damaged as in training. Where the
+estimate is right, the lines of the lower row lie on each other. The picture is `{PAIRS}` in the
+repository; `train-net` draws the same of its own pairs.
 
 ## What the loss says of a prediction that says nothing
 
-Against true CamVid boundaries: `|a|` in pixels over tiles, and the norm of the gradient of the mean `|a|` by the logits
-as a share of that at the first row.
+The predictions are compared with true CamVid boundaries. The table has `|a|` in pixels over the tiles, and the norm of
+the gradient of the mean `|a|` with respect to the logits, as a share of that in the first row.
 
-| prediction | median, px | 95 %, px | gradient |
-|---|---:|---:|---:|
 {nothing}
 
 ## What the loss says of a known displacement
 
 ![Value and direction of the gradient against a known displacement](../../{CALIBRATION})
 
-CamVid test tiles as the loss cuts them, displaced in random directions ({calibration["views"]} views; `inverseform-fast
-calibrate` draws the same for other label maps). At the match the median value is
-{calibration["crisp"]["match"]:.2g} px, degraded {calibration["degraded"]["match"]:.2g} px; the picture is
-`{CALIBRATION}` in the repository.
+The tiles are those of CamVid test as the loss cuts them, displaced in random directions ({calibration["views"]} views).
+At the match the median value is {calibration["crisp"]["match"]:.2g} px, and {calibration["degraded"]["match"]:.2g} px
+if the prediction is degraded. The picture is `{CALIBRATION}` in the repository;
+`inverseform-fast calibrate` draws the same for other label maps.
 
 ![Value and gradient against a known displacement, beside balanced BCE](../../{PICTURE})
 
-True CamVid test boundaries against copies of themselves, displaced (the paper's Figure 2, answered): the
-loss `|a|` in pixels and the class-balanced BCE of the same pair. *Home* is the share of views, in per cent, on which
-descending the gradient by the displacement leads back to the match. Means over {curves["shift"]["bce"].shape[1]}
-views; the picture is `{PICTURE}` in the repository. At 0 the copy still differs by its resampling (soft
-against thresholded edges); two identical maps give exactly 0.
+Here true CamVid test boundaries are compared with displaced copies of themselves, as in the paper's Figure 2. The
+tables have the loss `|a|` in pixels and the class-balanced BCE of the same pair, averaged over {curve_views} views.
+*Home* is the share of views, in per cent, in which descending the gradient with respect to the displacement leads back
+to the match. At 0 the copy still differs by its resampling (soft against thresholded edges); two identical maps give
+exactly 0. The picture is `{PICTURE}` in the repository.
 
-{tables}
+{curves}
 
-Limits: a tile with few directions of boundary cannot show some motions (the aperture problem), so single values are
-noisy.
-Displacements beyond {max(s["max_pixels"] for s in stages):g} px were never seen in training.
+**Limits.** A tile with few directions of boundary cannot show some motions (the aperture problem), so single values are
+noisy. Displacements beyond {max(s["max_pixels"] for s in stages):g} px were never seen in training.
 """
 
 
+def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: int = 768) -> str:
+    """A row of ``count`` pairs for each data set, ``(M, H, W)``, and one for turned views of the first."""
+    first = next(iter(domains))
+    return "\n".join(
+        [
+            "| boundaries | pairs | no displacement, px | crisp, px | crisp | bound | degraded "
+            "| rank, crisp | degraded | corners, crisp | degraded |",
+            "|---|" + "---:|" * 10,
+            *(accuracy_row(name, net, maps, count) for name, maps in domains.items()),
+            accuracy_row(f"{first}, views turned, flipped and zoomed", net, domains[first], count, turn=True),
+        ]
+    )
+
+
+def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256) -> str:
+    """What :func:`says_nothing` finds on ``count`` tiles of ``label_maps (M, H, W)``."""
+    scores = says_nothing(net, label_maps, count=count)
+    return "\n".join(
+        [
+            "| prediction | median, px | 95 %, px | gradient |",
+            "|---|---:|---:|---:|",
+            *(f"| {name} | {s['median']:.2f} | {s['p95']:.2f} | {s['gradient']:.2f} |" for name, s in scores.items()),
+        ]
+    )
+
+
 def accuracy_row(name: str, net: InverseTransformNet, label_maps: Tensor, count: int, turn: bool = False) -> str:
-    """A row of the table of accuracy: crisp and degraded measures, and the bound on 128 tiles at most."""
+    """A row of the table of accuracy on ``label_maps (M, H, W)``; the bound is of 128 tiles at most."""
     crisp, degraded = (
         evaluate(net, label_maps, count=count, batch=min(count, 64), degraded=degraded, turn=turn)
         for degraded in (False, True)
@@ -198,15 +232,17 @@ def curve_table(kind: str, curve: dict[str, Tensor]) -> str:
         "|---:|---:|---:|---:|---:|",
     ]
     for value in amount[amount >= 0]:
-        at = amount.abs() == value
-        home = [100 * _homeward(curve, name)[at].mean() for name in ("inverseform", "bce")]
+        rows = amount.abs() == value
+        home = [100 * _homeward(curve, name)[rows].mean() for name in ("inverseform", "bce")]
         shares = "| - | - |" if value == 0 else f"| {home[0]:.0f} | {home[1]:.0f} |"
-        lines.append(f"| {value:g} | {curve['inverseform'][at].mean():.2f} | {curve['bce'][at].mean():.3f} {shares}")
+        lines.append(
+            f"| {value:g} | {curve['inverseform'][rows].mean():.2f} | {curve['bce'][rows].mean():.3f} {shares}"
+        )
     return "\n".join(lines)
 
 
 def draw(curves: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """Value (above) and share of views whose gradient points home (below), one column per motion."""
+    """Draw a column for each motion: the values above, and below the share of views whose gradient points home."""
     figure, axes = plt.subplots(2, len(curves), figsize=(11, 5.2), sharex="col", layout="constrained")
     for column, (kind, curve) in enumerate(curves.items()):
         top, bottom = axes[:, column]
@@ -236,6 +272,7 @@ def draw(curves: dict[str, dict[str, Tensor]], path: Path) -> None:
 
 
 def _homeward(curve: dict[str, Tensor], name: str) -> Tensor:
+    """``(K, n)``: 1 where descent of the loss ``name`` leads back to the match, else 0."""
     return (curve["amount"].sign()[:, None] * curve[f"{name}_slope"] > 0).float()
 
 

@@ -20,7 +20,7 @@ MOTIONS = {
 
 
 def motion(kind: str, amount: Tensor, tile: int) -> Tensor:
-    """Homographies ``(N, 3, 3)`` that shift x by pixels, turn by degrees or scale by per cent, ``amount (N,)``."""
+    """Homographies ``(N, 3, 3)`` that shift x by ``amount (N,)`` pixels, turn by degrees, or scale by per cent."""
     zero, one = torch.zeros_like(amount), torch.ones_like(amount)
     if kind == "shift":
         entries = (one, zero, amount * 2 / tile, zero, one, zero)
@@ -36,18 +36,19 @@ def motion(kind: str, amount: Tensor, tile: int) -> Tensor:
 def displacement_curves(
     net: InverseTransformNet, label_maps: Tensor, kind: str, *, count: int = 64, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Losses of true boundaries against copies of themselves displaced by known amounts, and their slopes.
+    """Two losses of true boundaries against copies of themselves, displaced by known amounts; and their slopes.
 
     Args:
         net: the inverse-transformation network.
         label_maps: ``(M, H, W)`` integer class ids, 255 void.
         kind: ``"shift"`` (along x), ``"turn"`` or ``"scale"``; amounts and units are those of ``MOTIONS``.
-        count: random views, each of one tile; those without a boundary are left out.
+        count: number of random views, each of one tile; those without a boundary are left out.
+        seed: of the views.
 
     Returns:
         ``amount (K,)``; ``inverseform``, ``bce (K, n)``: ``|a|`` in pixels and the class-balanced BCE of each view;
-        ``inverseform_slope``, ``bce_slope (K, n)``: their derivatives by the amount, of the amount's own sign where
-        descent leads home.
+        ``inverseform_slope``, ``bce_slope (K, n)``: their derivatives by the amount. Where one has the sign of the
+        amount, descent leads back to the match.
     """
     generator = Generator().manual_seed(seed)
     chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator)]
@@ -70,11 +71,12 @@ def displacement_curves(
 
 
 def _displacement(net: InverseTransformNet, predicted: Tensor, target: Tensor) -> Tensor:
+    """The loss ``|a| (N,)`` in pixels, of tiles ``(N, 1, S, S)``."""
     return homography.distance(net.pair(predicted, target)) * net.tile / 2
 
 
 def _balanced_bce(predicted: Tensor, target: Tensor) -> Tensor:
-    """Tile by tile, of probabilities: boundary_loss takes logits and averages over the batch."""
+    """``(N,)`` of probabilities and tiles ``(N, 1, S, S)``; ``boundary_loss`` takes logits and averages over tiles."""
     share = target.mean((1, 2, 3), keepdim=True)
     weight = torch.where(target > 0, 1 - share, share)
     bce = torch.nn.functional.binary_cross_entropy(predicted.clamp(0.02, 0.98), target, weight, reduction="none")

@@ -25,7 +25,7 @@ def evaluate(
     seed: int = 0,
     batch: int = 64,
 ) -> dict[str, float]:
-    """Accuracy on tiles from random places of label maps, moved by random homographies of ``|a|`` up to ``max_pixels``.
+    """How accurate the network is on tiles from random places of label maps, moved by random homographies.
 
     Tiles without a boundary are left out, as the loss leaves them out.
 
@@ -35,21 +35,23 @@ def evaluate(
         count: number of pairs, rounded up to whole batches.
         max_pixels: largest ``|a|``, in pixels of the tile.
         degraded: damage the predicted side by :func:`degrade`.
-        turn: turn, flip and zoom (by up to 10 per cent) the views, too.
+        turn: turn, flip and zoom the views, too; the zoom is by up to 10 per cent.
         seed: of the pairs.
         batch: pairs at a time.
 
     Returns:
-        ``corner_error`` and ``identity_corner_error`` (mean over pairs of the mean over the four corners, in pixels of
-        the tile, of the network and of predicting no displacement), their ratio ``relative_corner_error``,
-        ``spearman`` (rank correlation of the loss's value, the estimated ``|a|``, with the true ``|a|``),
-        ``spearman_corners`` (of the estimated ``|a|`` with the true mean corner displacement: another number, so a
-        perfect network has 0.9705) and ``pairs``.
+        - ``corner_error``: the network's error, in pixels of the tile, averaged over pairs and the four corners;
+        - ``identity_corner_error``: the same of predicting no displacement;
+        - ``relative_corner_error``: the ratio of the two;
+        - ``spearman``: rank correlation of the loss's value, the estimated ``|a|``, with the true ``|a|``;
+        - ``spearman_corners``: that of the estimated ``|a|`` with the true mean displacement of the corners. The two
+          are different quantities, so a perfect network has 0.9705;
+        - ``pairs``: how many had a boundary.
 
     Raises:
         ValueError: no tile has a boundary.
     """
-    # Two, so that crisp and degraded pairs are the same ones.
+    # There are two generators, so that crisp and degraded pairs are the same ones.
     generator, damage = (Generator(label_maps.device).manual_seed(s) for s in (seed, seed + 1))
     half = net.tile / 2
     estimates, truths = [], []
@@ -84,10 +86,10 @@ def evaluate(
 
 
 def degrade(tiles: Tensor, generator: Generator) -> Tensor:
-    """A fixed damage to measure with: gaps in 20 % of each tile's line, 5 px wide, at half strength, 0.1 of noise.
+    """A fixed damage to measure with: lines with gaps in 20 % of their length, blurred, faded by half, with noise.
 
-    The width is that at half the height, of a line of radius 2 blurred by 1.7 px; fading comes after the blur, so that
-    an unbroken line reaches 0.37; the noise is Gaussian, on every pixel, and cut to [0, 1].
+    A line of radius 2 blurred by 1.7 px is 5 px wide at half its height. It is faded after the blur, so an unbroken
+    line reaches 0.37. The noise is Gaussian with a standard deviation of 0.1 on every pixel; values are cut to [0, 1].
 
     Args:
         tiles: ``(N, 1, S, S)`` boundary probabilities, floating point.
@@ -104,10 +106,10 @@ def degrade(tiles: Tensor, generator: Generator) -> Tensor:
 
 
 def true_tiles(label_maps: Tensor, tile: int, count: int, seed: int = 0) -> Tensor:
-    """Boundaries ``(n, 1, tile, tile)`` of 0 and 1 at random upright places; of ``count``, those that have one.
+    """Boundaries ``(n, 1, tile, tile)`` of 0 and 1: those of ``count`` random upright tiles that have a boundary.
 
     Raises:
-        ValueError: none has.
+        ValueError: no tile has one.
     """
     generator = Generator(label_maps.device).manual_seed(seed)
     target = make_pairs(label_maps, count, tile, 1, generator, damage_every=0, zoom=(1.0, 1.0), turn=False).target
@@ -119,10 +121,11 @@ def true_tiles(label_maps: Tensor, tile: int, count: int, seed: int = 0) -> Tens
 def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, every: int = 4) -> dict[str, float]:
     """The corner error that remains if each boundary pixel shows its motion across the line only, and with noise.
 
-    A tile with few directions of boundary cannot show some motions (the aperture problem). The linear-Gaussian model:
-    a pixel at p with normal n measures ``n . velocity(p) a`` with Gaussian noise, and a is Gaussian of the covariance
-    that it has in :func:`evaluate`; the error is the expectation under the posterior. A yardstick rather than a strict
-    bound: the true a is not Gaussian, and ends and corners of lines show motion along them, too.
+    A tile with few directions of boundary cannot show some motions (the aperture problem). This is a linear-Gaussian
+    model of it: a pixel at p with normal n measures ``n . velocity(p) a`` with Gaussian noise, the prior of a is a
+    Gaussian with the covariance that a has in :func:`evaluate`, and the error is the expectation under the posterior.
+    It is a yardstick rather than a strict bound: the true a is not Gaussian, and the ends and corners of lines show
+    motion along them, too.
 
     Args:
         targets: ``(N, 1, S, S)`` of 0 and 1, each with a boundary.
@@ -131,15 +134,15 @@ def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, ev
         every: one in so many boundary pixels measures independently; a line of radius 2 is four pixels thick.
 
     Returns:
-        ``corner_error`` in pixels of the tile (mean over tiles and corners), and ``relative_corner_error``, its share
-        of that of predicting no displacement.
+        ``corner_error`` in pixels of the tile, averaged over tiles and corners, and ``relative_corner_error``, its
+        ratio to the error of predicting no displacement.
     """
     half = targets.shape[-1] / 2
     along = (torch.arange(targets.shape[-1], device=targets.device) + 0.5) / half - 1
     y, x = torch.meshgrid(along, along, indexing="ij")
     velocity = homography.velocity(torch.stack((x, y), -1).flatten(0, 1)).double() * half  # px per unit: (S^2, 8, 2)
     corners = homography.velocity(torch.tensor(homography.CORNERS, device=targets.device)).double() * half
-    # E|z| of z ~ N(0, C) in the plane is sqrt(pi / 2) times the mean of sqrt(u^T C u) over directions u.
+    # For z ~ N(0, C) in the plane, E|z| is sqrt(pi / 2) times the mean of sqrt(u^T C u) over directions u.
     angle = torch.arange(32, device=targets.device) * (math.pi / 32)
     directions = (corners @ torch.stack((angle.cos(), angle.sin())).double()).mT.flatten(0, 1)  # (4 * 32, 8)
     prior = (max_pixels / half) ** 2 / 3 / 8
@@ -158,7 +161,7 @@ def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, ev
 
 
 def _normals(maps: Tensor) -> Tensor:
-    """Unit normals ``(N, 2, S, S)`` (x, y) of lines, by a structure tensor."""
+    """Unit normals ``(N, 2, S, S)``, (x, y), of the lines in ``maps (N, 1, S, S)``, by a structure tensor."""
     sigma = torch.tensor(2.0, device=maps.device)
     dy, dx = torch.gradient(blur(maps, sigma), dim=(2, 3))
     xx, xy, yy = (blur(product, sigma) for product in (dx * dx, dx * dy, dy * dy))
@@ -169,18 +172,19 @@ def _normals(maps: Tensor) -> Tensor:
 def says_nothing(
     net: InverseTransformNet, label_maps: Tensor, *, count: int = 64, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """What the loss makes of predictions that say nothing, against true boundaries: it should make little of them.
+    """What the loss says of predictions without information, against true boundaries: it should say little.
 
     Args:
         net: the network, on the label maps' device.
         label_maps: ``(M, H, W)`` integer class ids, 255 void.
-        count: tiles; those without a boundary are left out.
+        count: number of tiles; those without a boundary are left out.
         seed: of the tiles and the noise.
 
     Returns:
-        For constant probabilities, for logits of standard normal noise, and first, to compare with, for the true
-        boundary (as probabilities 0.05 and 0.95) displaced by 8 px: ``median`` and ``p95`` over tiles of ``|a|`` in
-        pixels, and ``gradient``, the norm of the gradient of the mean ``|a|`` by the logits as a share of the first's.
+        Scores by prediction. The first is the true boundary, of probabilities 0.05 and 0.95, displaced by 8 px, to
+        compare with; then come constant probabilities, and logits of standard normal noise. The scores are ``median``
+        and ``p95`` over tiles of ``|a|`` in pixels, and ``gradient``, the norm of the gradient of the mean ``|a|`` by
+        the logits, as a share of that at the first prediction.
 
     Raises:
         ValueError: no tile has a boundary.

@@ -13,16 +13,16 @@ from torch import Generator, Tensor
 from .. import homography
 from ..functional import boundary_map, homography_warp
 
-# Target tiles (N, 1, tile, tile), and the source of randomness, to coefficients (N, 8) in half tiles.
+# From target tiles (N, 1, tile, tile) and the source of randomness to coefficients (N, 8), in half tiles.
 Transforms = Callable[[Tensor, Generator], Tensor]
 
 
 class Pairs(NamedTuple):
-    """Boundary tiles ``(N, 1, tile, tile)`` with ``predicted(p) = target(exp(a) p)`` but for damage; ``a (N, 8)``."""
+    """Boundary tiles with ``predicted(p) = target(exp(a) p)``, but for the damage to ``predicted``."""
 
-    predicted: Tensor
-    target: Tensor
-    a: Tensor
+    predicted: Tensor  # (N, 1, tile, tile)
+    target: Tensor  # (N, 1, tile, tile)
+    a: Tensor  # (N, 8), in half tiles
 
 
 def make_pairs(
@@ -37,16 +37,16 @@ def make_pairs(
     turn: bool = True,
     transforms: Transforms | None = None,
 ) -> Pairs:
-    """Sample a view of a label map and a homography, warp the labels by both, and take the boundaries of either.
+    """Sample views of label maps and homographies, and take the boundaries of the views before and after the move.
 
     Args:
         label_maps: ``(M, H, W)`` integer; 255 is void.
         count: number of pairs.
         tile: edge of the tiles in pixels.
-        max_displacement: of ``|a|``, in half tiles.
+        max_displacement: largest ``|a|``, in half tiles.
         generator: source of all randomness, on the label maps' device.
-        damage_every: make the predicted side look like a network's: lines thin or thick, and every so many-th tile also
-            blurred, broken, faded and noisy. Crisp tiles teach the most geometry; 0: both sides as they are.
+        damage_every: one in so many predicted tiles is blurred, broken, faded and noisy, as a network's predictions
+            are, and the lines of all of them are thin or thick. Crisp tiles teach the most geometry. 0: no damage.
         zoom: range of the view's size, label pixels per tile pixel.
         turn: turn and flip the views, too.
         transforms: gives the homographies of target tiles, scaled down to ``max_displacement`` where they exceed it;
@@ -75,7 +75,7 @@ def make_pairs(
 
 
 def both_orders(pairs: Pairs) -> Pairs:
-    """``2 N`` pairs: these, and the same with their sides exchanged and the sign of ``a`` turned.
+    """``2 N`` pairs: these, and the same with their sides exchanged and ``a`` negated.
 
     Networks that are not antisymmetric need it: without it, the ReLUs of the dense one die before it learns anything.
     """
@@ -84,24 +84,32 @@ def both_orders(pairs: Pairs) -> Pairs:
 
 
 def draw(label_maps: Tensor, count: int, generator: Generator) -> Tensor:
-    """``(count, 1, H, W)`` of ``label_maps (M, H, W)``, with repetition."""
+    """``count`` of ``label_maps (M, H, W)``, drawn with replacement, as ``(count, 1, H, W)``."""
     return label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=label_maps.device)][:, None]
 
 
 def labels_in(maps: Tensor, view: Tensor, tile: int) -> Tensor:
-    """Labels ``(N, tile, tile)`` of ``maps (N, 1, H, W)`` in views ``(N, 3, 3)``, from tile to map coordinates."""
+    """What ``maps (N, 1, H, W)`` show in a ``view (N, 3, 3)``, from tile to map coordinates: ``(N, tile, tile)``."""
     return homography_warp(maps, view, (tile, tile), mode="nearest", padding="border")[:, 0]
 
 
 def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool, generator: Generator) -> Tensor:
-    """Similarities ``(N, 3, 3)`` from tile to map coordinates: place, zoom, and turn (20 degrees, quarters), flip."""
+    """Random similarities ``(N, 3, 3)`` from tile to map coordinates.
+
+    Args:
+        maps: ``(N, 1, H, W)``; only their number and size matter.
+        tile: edge of the tiles in pixels.
+        zoom: range of the view's size, label pixels per tile pixel.
+        turn: turn the views by up to 20 degrees and by quarter turns, and flip them, too.
+        generator: source of all randomness.
+    """
     count, device = len(maps), maps.device
     height, width = maps.shape[-2:]
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=generator, device=device) * (high - low) + low
 
-    # In pixels of the map; never more than the map, or the border would fill the view.
+    # The view is never larger than the map, or the border would fill it. Sizes are in pixels of the map.
     largest = min(zoom[1], min(height, width) / tile)
     size = tile * uniform(math.log(min(zoom[0], largest)), math.log(largest)).exp()
     quarter = torch.randint(4, (count,), generator=generator, device=device) * (torch.pi / 2)
@@ -121,27 +129,33 @@ def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool,
 
 
 def boundaries(labels: Tensor, radius: int) -> Tensor:
-    """``(N, 1, H, W)`` of 0 and 1, void 0, of ``labels (N, H, W)``."""
+    """The boundary maps ``(N, 1, H, W)`` of ``labels (N, H, W)``, of 0 and 1; void is 0."""
     return (boundary_map(labels, radius) == 1).float()[:, None]
 
 
 def _random_thickness(labels: Tensor) -> Tensor:
-    """Boundaries of radius 2, 1, 2 and 3, a quarter of the tiles each: they are independent, so place may decide."""
+    """Boundaries of radius 2, 1, 2 and 3, a quarter of the tiles each.
+
+    The tiles are independent of each other, so their place in the batch may decide.
+    """
     quarters = zip(labels.tensor_split(4), (2, 1, 2, 3), strict=True)
     return torch.cat([boundaries(part, radius) for part, radius in quarters])
 
 
 def _on_share(share: float, maps: Tensor, generator: Generator, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """``maps`` with a random share of the tiles changed; the rest costs nothing."""
+    """``maps (N, 1, S, S)`` with a random share of them changed; those left alone cost nothing."""
     chosen = torch.randperm(len(maps), generator=generator, device=maps.device)[: round(share * len(maps))]
     return maps.index_copy(0, chosen, change(maps[chosen]))
 
 
 def _degrade(maps: Tensor, generator: Generator) -> Tensor:
-    """Drop-outs, blur, fading, ghosts of other lines and noise, each on a share of the tiles and of random strength."""
+    """``maps (N, 1, S, S)`` broken, blurred, faded, with ghosts of other lines and with noise.
 
-    def number(like: Tensor, low: float, high: float) -> Tensor:
-        return torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device) * (high - low) + low
+    Each damage is done to a share of the maps, with random strength.
+    """
+
+    def number(tiles: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(len(tiles), 1, 1, 1, generator=generator, device=tiles.device) * (high - low) + low
 
     def drop(tiles: Tensor) -> Tensor:
         return tiles * (blobs(tiles, 12, generator) > number(tiles, -1.2, -0.4))
@@ -165,13 +179,16 @@ def _degrade(maps: Tensor, generator: Generator) -> Tensor:
 
 
 def blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:
-    """Smooth random fields of unit variance at ``cells`` knots per side."""
+    """Smooth random fields, one for each of ``maps (N, 1, S, S)``, from ``cells`` knots of unit variance per side."""
     knots = torch.randn(len(maps), 1, cells, cells, generator=generator, device=maps.device)
     return F.interpolate(knots, size=maps.shape[-2:], mode="bicubic", align_corners=False)
 
 
 def blur(tiles: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of ``sigma (N, 1, 1, 1)`` pixels, a matrix along each axis: faster than one-channel convolution."""
+    """``tiles (N, 1, S, S)`` under a Gaussian of ``sigma (N, 1, 1, 1)`` pixels.
+
+    It is a matrix product along each axis, which is faster than a convolution of one channel.
+    """
     place = torch.arange(tiles.shape[-1], device=tiles.device)
     weight = torch.exp(-((place[:, None] - place) / sigma).square() / 2)
     weight = weight / weight.sum(-1, keepdim=True)

@@ -16,15 +16,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# What either map takes from white paper; Okabe and Ito's vermillion and blue, and black where both are.
-_PREDICTED, _TARGET = (1 - torch.tensor(colour) for colour in ((0.84, 0.37, 0.0), (0.0, 0.45, 0.70)))
+# Ink is what a map takes from white paper: Okabe and Ito's vermillion or blue, and black where both maps are 1.
+_PREDICTED, _TARGET = (1 - torch.tensor(color) for color in ((0.84, 0.37, 0.0), (0.0, 0.45, 0.70)))
 
 
 @torch.no_grad()
 def draw_pairs(net: InverseTransformNet, pairs: Pairs) -> Figure:
-    """A column per pair: both maps as they are, and with the target moved as the network says the prediction was.
+    """A column for each pair: above both maps as they are, below with the target moved by the network's estimate.
 
-    Where the estimate is right the lines of the lower row lie on each other. ``pairs``: on the network's device.
+    Where the estimate is right, the lines of the lower row lie on each other. The pairs are on the network's device.
     """
     estimate = net.algebra(pairs.predicted, pairs.target)
     moved = homography_warp(pairs.target, homography.exp(estimate))
@@ -46,6 +46,6 @@ def draw_pairs(net: InverseTransformNet, pairs: Pairs) -> Figure:
 
 
 def _overlay(predicted: Tensor, target: Tensor) -> np.ndarray:
-    """Two maps ``(1, S, S)`` as an image ``(S, S, 3)``."""
+    """``predicted`` and ``target (1, S, S)`` as one image ``(S, S, 3)``."""
     ink = predicted[0, ..., None].cpu() * _PREDICTED + target[0, ..., None].cpu() * _TARGET
     return (1 - ink.clamp(0, 1)).numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,41 +16,13 @@ from torch import Generator, Tensor, nn
 
 from .. import homography
 from ..functional import homography_warp
-from ..nets.spatial_transformer import SpatialTransformer, check_kind, small_network
+from ..nets.spatial_transformer import SpatialTransformer, small_network
+from .config import StnConfig
+from .label_maps import class_ids
 from .pairs import boundaries, draw, labels_in, make_pairs, random_views
-from .training import classes_of, require_positive
 
 WEIGHTS = "stn.safetensors"
 CELLS = 4  # per side of a view
-
-
-@dataclass(frozen=True)
-class StnConfig:
-    """What decides the weights, the label maps apart.
-
-    Attributes:
-        tile: edge of the tiles in pixels.
-        kind: "affine" or "homography".
-        max_pixels: largest ``|a|``, in pixels of the tile, of the displacements to undo and of the transformer's.
-        steps, batch_size, lr, seed: of AdamW with cosine decay.
-    """
-
-    tile: int = 224
-    kind: str = "homography"
-    max_pixels: float = 24.0
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 3e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_kind(self.kind)
-        require_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
-
-    @property
-    def max_displacement(self) -> float:
-        """``max_pixels`` in half tiles."""
-        return 2 * self.max_pixels / self.tile
 
 
 def train_stn(
@@ -63,21 +35,27 @@ def train_stn(
 ) -> SpatialTransformer:
     """Train a spatial transformer of boundary tiles, and write it to ``out / "stn.safetensors"``.
 
-    Behind it, a small classifier says which classes are in each of 4 x 4 cells of a view, from the view's boundaries
-    alone. They come displaced by a random homography, through the transformer, and undisplaced, past it: so undoing
-    the displacement pays. The file's metadata holds the configuration and what :func:`evaluate_stn` says, which the
-    console prints.
+    A small classifier behind it says which classes are in each of 4 x 4 cells of a view, from the view's boundaries
+    alone. It sees every view twice: displaced by a random homography and then moved by the transformer, and as it was.
+    So the transformer lowers the loss by undoing the displacement. The file's metadata holds the configuration and the
+    scores of :func:`evaluate_stn`, which the console shows, too.
 
     Args:
         label_maps: ``(M, H, W)`` integer class ids, 255 void, which counts as no class.
+        config: what is trained, and how.
+        out: folder of the file.
+        device: where the transformer is trained.
+        console: where progress is shown.
 
     Raises:
-        FileExistsError: ``out`` holds a spatial transformer. ValueError: the label maps hold fewer than two classes.
+        FileExistsError: ``out`` holds a spatial transformer.
+        ValueError: the label maps hold fewer than two classes.
+        FloatingPointError: the loss is no longer finite.
     """
     check_stn_out(out)
     console = console or Console()
     label_maps = label_maps.to(device)
-    classes = classes_of(label_maps)
+    classes = class_ids(label_maps)
     torch.manual_seed(config.seed)
     stn = SpatialTransformer(1, config.kind, config.max_displacement).to(device)
     classifier = small_network(1, len(classes) * CELLS**2).to(device)
@@ -85,12 +63,7 @@ def train_stn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     generator = Generator(label_maps.device).manual_seed(config.seed)
     for _ in track(range(config.steps), "transformer", console=console):
-        views = sample_views(label_maps, classes, config, generator)
-        a = stn.algebra(views.displaced)
-        seen = homography_warp(views.displaced, homography.exp(a))
-        # A move common to all views is no variety; without its price, noise drives it to the bound.
-        common = (a.mean(0) / config.max_displacement).square().sum()
-        loss = _loss(classifier, seen, views) + _loss(classifier, views.still, views) + 0.1 * common
+        loss = _loss(stn, classifier, sample_views(label_maps, classes, config, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,14 +73,19 @@ def train_stn(
         raise FloatingPointError(f"the loss became {scores['loss']}: train anew, by a lower lr than {config.lr}")
     out.mkdir(parents=True, exist_ok=True)
     stn.save(out / WEIGHTS, training=json.dumps(asdict(config)), scores=json.dumps(scores))
-    console.print(
+    console.print(_summary(scores))
+    return stn
+
+
+def _summary(scores: dict[str, float]) -> str:
+    """What :func:`evaluate_stn` found, in words."""
+    return (
         f"Cross-entropy of the classes in each cell of fresh views: {scores['loss']:.3f} with the transformer, "
         f"{scores['loss_identity']:.3f} with the identity in its place, {scores['loss_still']:.3f} undisplaced, "
         f"{scores['loss_shares']:.3f} from the classes' shares alone. It moves the tiles of training pairs by "
         f"{scores['median']:.1f} px (median; 95 % by less than {scores['p95']:.1f} px), and all alike by "
         f"{scores['common']:.1f} px."
     )
-    return stn
 
 
 def check_stn_out(out: Path) -> None:
@@ -117,17 +95,18 @@ def check_stn_out(out: Path) -> None:
 
 
 class Views(NamedTuple):
-    """Boundary tiles ``(N, 1, tile, tile)``; ``present (N, CELLS^2, K)``: 1 where a class is in a cell of ``still``."""
+    """Boundary tiles, and which classes they show."""
 
-    displaced: Tensor
-    still: Tensor
-    present: Tensor
+    displaced: Tensor  # (N, 1, tile, tile)
+    still: Tensor  # (N, 1, tile, tile)
+    present: Tensor  # (N, CELLS^2, K), 1 where a class is in a cell of still
 
 
 def sample_views(label_maps: Tensor, classes: Tensor, config: StnConfig, generator: Generator) -> Views:
-    """Views of ``label_maps (M, H, W)`` as large as fits, as they are and displaced; ``classes (K,)``: ids, in order.
+    """Views of ``label_maps (M, H, W)``, as they are and displaced; ``classes (K,)`` are the ids to look for, in order.
 
-    Upright and whole, for there things have their places: what is elsewhere has been displaced.
+    The views are upright and as large as the maps allow. Things have their places in such a view, so what is out of
+    place has been displaced.
     """
     maps = draw(label_maps, config.batch_size, generator)
     view = random_views(maps, config.tile, (math.inf, math.inf), False, generator)
@@ -141,7 +120,16 @@ def sample_views(label_maps: Tensor, classes: Tensor, config: StnConfig, generat
     return Views(boundaries(displaced, 2), boundaries(still, 2), present.unflatten(1, (-1, ids))[..., classes.long()])
 
 
-def _loss(classifier: nn.Module, tiles: Tensor, views: Views) -> Tensor:
+def _loss(stn: SpatialTransformer, classifier: nn.Module, views: Views) -> Tensor:
+    """The classifier's error on the views behind the transformer and on the undisplaced ones, and a price."""
+    a = stn.algebra(views.displaced)
+    moved = homography_warp(views.displaced, homography.exp(a))
+    # A move common to all views has a price: it is no variety, and noise would drive it to the bound.
+    common = (a.mean(0) / stn.max_displacement).square().sum()
+    return _cross_entropy(classifier, moved, views) + _cross_entropy(classifier, views.still, views) + 0.1 * common
+
+
+def _cross_entropy(classifier: nn.Module, tiles: Tensor, views: Views) -> Tensor:
     return F.binary_cross_entropy_with_logits(classifier(tiles), views.present.flatten(1))
 
 
@@ -149,20 +137,20 @@ def _loss(classifier: nn.Module, tiles: Tensor, views: Views) -> Tensor:
 def evaluate_stn(
     stn: SpatialTransformer, classifier: nn.Module, label_maps: Tensor, classes: Tensor, config: StnConfig
 ) -> dict[str, float]:
-    """What the transformer is good for, on 16 batches of fresh views of the label maps.
+    """How well the transformer undoes displacements, on 16 batches of fresh views of the label maps.
 
     Returns:
         Cross-entropies in nats per class and cell: ``loss`` with the transformer, ``loss_identity`` with the identity
         in its place, ``loss_still`` of undisplaced views, ``loss_shares`` of a guess from each class's share of each
         cell. Over tiles of training pairs, in pixels of the tile: ``median`` and ``p95`` of the transformer's ``|a|``,
-        and ``common``, the length of the mean a, which is no variety.
+        and ``common``, the length of the mean a, by which it moves all tiles alike.
     """
     generator = Generator(label_maps.device).manual_seed(config.seed + 1)
     losses, present, moves = [], [], []
     for _ in range(16):
         views = sample_views(label_maps, classes, config, generator)
         sides = (stn(views.displaced), views.displaced, views.still)
-        losses.append(torch.stack([_loss(classifier, side, views) for side in sides]))
+        losses.append(torch.stack([_cross_entropy(classifier, side, views) for side in sides]))
         present.append(views.present)
         pairs = make_pairs(
             label_maps,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,90 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import safe_open
 from torch import Generator, Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.transforms import v2
 
 from .. import homography
 from ..files import write_atomically
 from ..nets import ARCHITECTURES, InverseTransformNet
 from ..nets.spatial_transformer import SpatialTransformer
-from ..scenes.shapes import label_maps as shape_labels
-from ..scenes.street import label_maps as scene_labels
-from ..segmentation.datasets import build_dataset
+from .config import NetConfig
+from .label_maps import class_ids
 from .pairs import Pairs, Transforms, both_orders, make_pairs
 from .pictures import draw_pairs
+from .state import State, check_out, read_state, write_state
 
-STATE, PICTURE = "last.pt", "pairs.png"
+PICTURE = "pairs.png"
 LOG_EVERY = 20
-
-
-@dataclass(frozen=True)
-class NetConfig:
-    """What decides the weights, the label maps apart.
-
-    Attributes:
-        architecture: of the network.
-        tile: edge of the tiles in pixels.
-        outputs: of the network; other than 8 for "dense" only.
-        distance: what is minimised between the estimate and the truth; see
-            :func:`inverseform_fast.homography.distance`.
-        max_pixels: largest ``|a|``, in pixels of the tile.
-        steps, batch_size, lr, weight_decay, seed: of AdamW with linear warm-up over 100 steps and cosine decay.
-        damage_every: one in so many pairs is damaged, see :func:`.pairs.make_pairs`; 0: none, as in the paper.
-        init: weight file to start from, of the same architecture and tile.
-        transforms: where the pairs' homographies come from: "random"; "stn", a spatial transformer that looks at the
-            target tile, as in the paper; or "mix", half of the pairs each.
-        stn: weight file of that transformer.
-    """
-
-    architecture: str = "align"
-    tile: int = 224
-    outputs: int = 8
-    distance: str = "log"
-    max_pixels: float = 24.0
-    steps: int = 3000
-    batch_size: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    seed: int = 0
-    init: str | None = None
-    transforms: str = "random"
-    stn: str | None = None
-    damage_every: int = 2
-
-    def __post_init__(self) -> None:
-        homography.check_distance(self.distance)
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
-        if self.outputs != 8 and self.architecture != "dense":
-            raise ValueError(f"outputs must be 8 for architecture {self.architecture}, got {self.outputs}")
-        if self.transforms not in ("random", "stn", "mix"):
-            raise ValueError(f"transforms must be random, stn or mix, got {self.transforms!r}")
-        if (self.stn is None) != (self.transforms == "random"):
-            wanted = "left out" if self.transforms == "random" else "a weight file"
-            raise ValueError(f"stn must be {wanted} for transforms {self.transforms}, got {self.stn!r}")
-        if self.damage_every < 0:
-            raise ValueError(f"damage_every must be at least 0, got {self.damage_every}")
-        require_positive(self, "max_pixels", "steps", "batch_size", "lr")
-
-    @property
-    def max_displacement(self) -> float:
-        """``max_pixels`` in half tiles."""
-        return 2 * self.max_pixels / self.tile
-
-
-def require_positive(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-
-
-def classes_of(label_maps: Tensor) -> Tensor:
-    """The class ids ``(K,)`` of label maps, in order; raise ValueError if they are fewer than two."""
-    classes = label_maps.unique()
-    classes = classes[classes != 255]
-    if len(classes) < 2:
-        raise ValueError(f"label_maps must hold at least two classes, got {classes.tolist()}")
-    return classes
+WARMUP = 100  # steps
 
 
 def train_net(
@@ -122,140 +51,126 @@ def train_net(
 
     Args:
         label_maps: ``(M, H, W)`` integer class ids, 255 void.
+        config: what is trained, and how.
+        out: folder of all results.
+        resume: go on from the state in ``out``.
+        device: where the network is trained.
+        save_every: steps between two states and pictures.
+        console: where progress is shown.
 
     Raises:
-        FileExistsError: ``out`` holds a training and ``resume`` is not asked for. FileNotFoundError: nothing to resume.
-        ValueError: the label maps hold fewer than two classes; the state to resume is damaged, or of another
-        configuration.
+        FileExistsError: ``out`` holds a training, and ``resume`` is not asked for.
+        FileNotFoundError: there is nothing to resume.
+        ValueError: the label maps hold fewer than two classes; or the state to resume is damaged, or of another
+            configuration.
+        FloatingPointError: the error is no longer finite.
     """
-    classes_of(label_maps)
+    class_ids(label_maps)
+    check_out(out, resume)
     console = console or Console()
-    state = _read_state(out, config, resume)
-    torch.manual_seed(config.seed)
-    transforms = _transforms(config, device)
-    net = _initial(config).train().requires_grad_(True).to(device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    first = 0
+    state = read_state(out, config) if resume else None
+    training = _Training(label_maps, config, device)
     if state:
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        training.restore(state)
     out.mkdir(parents=True, exist_ok=True)
-    label_maps = label_maps.to(device)
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
-    with _progress(console) as progress, writer:
-        task = progress.add_task("network", total=config.steps, completed=first, error=math.nan)
-        relative = torch.ones((), device=device)
-        logged, clock = first, time.perf_counter()
-        for step in range(first, config.steps):
-            distance, scale = _step(net, optimizer, label_maps, config, transforms, step)
-            relative = relative.lerp(distance / scale, 0.05)
-            done = step + 1
-            if done % LOG_EVERY == 0 or done == config.steps:
-                if not math.isfinite(error := relative.item()):
-                    raise FloatingPointError(
-                        f"the error became {error} by step {done}: train anew, by a lower lr than {config.lr}"
-                    )
-                progress.update(task, completed=done, error=error)
-                writer.add_scalar("train/relative_error", error, done)
-                writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], done)
-                speed = (done - logged) * config.batch_size / (time.perf_counter() - clock)
-                writer.add_scalar("train/pairs_per_second", speed, done)
-                logged, clock = done, time.perf_counter()
-            if done % save_every == 0 or done == config.steps:
-                _write_state(out, config, net, optimizer, done)
-                _write_picture(out, writer, net, label_maps, config, transforms, done)
-                if not console.is_terminal:
-                    console.print(f"step {done} of {config.steps}: {relative.item():.3f} of the identity's distance")
-    net.eval()
+    with SummaryWriter(str(out / "tensorboard"), purge_step=training.step + 1) as writer:
+        _run(training, out, writer, console, save_every)
+    net = training.net.eval()
     net.save(out / f"{config.architecture}.safetensors", training=json.dumps(_history(config)))
     return net
 
 
-def _history(config: NetConfig) -> list[dict[str, Any]]:
-    """The configurations of all trainings that led to these weights, the last one last."""
-    stage = {name: value for name, value in asdict(config).items() if name not in ("init", "stn")}
-    return [*(training_history(Path(config.init)) if config.init else []), stage]
+class _Training:
+    """A network in training: what changes from step to step."""
 
+    def __init__(self, label_maps: Tensor, config: NetConfig, device: str | torch.device) -> None:
+        self.config, self.label_maps = config, label_maps.to(device)
+        torch.manual_seed(config.seed)
+        self.transforms = _transforms(config, device)
+        self.net = _initial(config).train().requires_grad_(True).to(device)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.step = 0
+        # Distance of the estimates as a share of that of the identity, averaged over the last steps.
+        self.relative_error = torch.ones((), device=device)
 
-def training_history(weights: Path) -> list[dict[str, Any]]:
-    """The configurations that a weight file of :func:`train_net` says it was trained with, in order."""
-    with safe_open(weights, "pt") as file:
-        return json.loads((file.metadata() or {}).get("training", "[]"))
+    def restore(self, state: State) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
 
+    def state(self) -> State:
+        return {
+            "config": asdict(self.config),
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
-def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | None:
-    """Where the pairs' homographies come from; None: from :func:`make_pairs`, random ones."""
-    if config.stn is None:
-        return None
-    stn = SpatialTransformer.from_file(config.stn).requires_grad_(False).to(device)
-    if stn.channels != 1:
-        raise ValueError(f"stn must be a transformer of 1 channel, got {stn.channels} in {config.stn}")
+    def is_due(self, every: int) -> bool:
+        """Whether what happens every so many steps, and after the last one, happens now."""
+        return self.step % every == 0 or self.step == self.config.steps
 
-    def mixed(target: Tensor, generator: Generator) -> Tensor:
-        count = len(target)
-        a = homography.sample(count, config.max_displacement, generator=generator, device=target.device)
-        # By lot, for a pair's place in the batch decides how it is damaged.
-        lot = torch.randperm(count, generator=generator, device=target.device)
-        return torch.where((lot < count / 2)[:, None], a, stn.algebra(target))
+    def take_step(self) -> None:
+        pairs = self.pairs(self.config.batch_size, _seed(self.config, self.step))
+        if not self.net.antisymmetric:
+            pairs = both_orders(pairs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        loss, distance, identity = _distances(self.net, pairs, self.config.distance)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        self.relative_error = self.relative_error.lerp(distance / identity, 0.05)
+        self.step += 1
 
-    return mixed if config.transforms == "mix" else lambda target, _: stn.algebra(target)
-
-
-def _initial(config: NetConfig) -> InverseTransformNet:
-    if config.init is None:
-        kind = ARCHITECTURES[config.architecture]
-        return kind(**{name: getattr(config, name) for name in kind.sizes})
-    net = InverseTransformNet.from_file(config.init)
-    wanted, found = (", ".join(f"{name} {getattr(of, name)}" for name in net.sizes) for of in (config, net))
-    if (net.architecture, found) != (config.architecture, wanted):
-        raise ValueError(
-            f"init must hold a network {config.architecture} of {wanted}, got {net.architecture} of {found}"
+    def pairs(self, count: int, seed: int) -> Pairs:
+        return make_pairs(
+            self.label_maps,
+            count,
+            self.config.tile,
+            self.config.max_displacement,
+            Generator(self.label_maps.device).manual_seed(seed),
+            damage_every=self.config.damage_every,
+            transforms=self.transforms,
         )
-    return net
+
+    def finite_error(self) -> float:
+        """The relative error as a number, which waits for the device.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
+        error = self.relative_error.item()
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"the error became {error} by step {self.step}: train anew, by a lower lr than {self.config.lr}"
+            )
+        return error
 
 
-def _step(
-    net: InverseTransformNet,
-    optimizer: torch.optim.Optimizer,
-    label_maps: Tensor,
-    config: NetConfig,
-    transforms: Transforms | None,
-    step: int,
-) -> tuple[Tensor, Tensor]:
-    """One step of training; the mean distance of the estimates, and that of predicting the identity."""
-    seed = int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
-    generator = torch.Generator(label_maps.device).manual_seed(seed)
-    pairs = _pairs(label_maps, config.batch_size, config, transforms, generator)
-    if not net.antisymmetric:
-        pairs = both_orders(pairs)
-    lr = config.lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / config.steps)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    theta = homography.exp(pairs.a)
-    *rough, distance = (
-        homography.distance(homography.exp(a), theta, config.distance).mean()
-        for a in net.estimates(pairs.predicted, pairs.target)
-    )
-    optimizer.zero_grad()
-    sum(rough, 2 * distance).backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    optimizer.step()
-    return distance.detach(), homography.distance(theta, kind=config.distance).mean()
-
-
-def _pairs(
-    label_maps: Tensor, count: int, config: NetConfig, transforms: Transforms | None, generator: Generator
-) -> Pairs:
-    return make_pairs(
-        label_maps,
-        count,
-        config.tile,
-        config.max_displacement,
-        generator,
-        damage_every=config.damage_every,
-        transforms=transforms,
-    )
+def _run(training: _Training, out: Path, writer: SummaryWriter, console: Console, save_every: int) -> None:
+    """Take the steps that are left, with logs, states and pictures on the way."""
+    config = training.config
+    with _progress(console) as progress:
+        bar = progress.add_task("network", total=config.steps, completed=training.step, error=math.nan)
+        logged, clock = training.step, time.perf_counter()
+        while training.step < config.steps:
+            training.take_step()
+            if training.is_due(LOG_EVERY):
+                error = training.finite_error()
+                speed = (training.step - logged) * config.batch_size / (time.perf_counter() - clock)
+                progress.update(bar, completed=training.step, error=error)
+                writer.add_scalar("train/relative_error", error, training.step)
+                writer.add_scalar("train/lr", training.optimizer.param_groups[0]["lr"], training.step)
+                writer.add_scalar("train/pairs_per_second", speed, training.step)
+                logged, clock = training.step, time.perf_counter()
+            if training.is_due(save_every):
+                write_state(out, training.state())
+                _write_picture(training, out, writer)
+                if not console.is_terminal:  # where no progress bar is seen
+                    error = training.relative_error.item()
+                    console.print(f"step {training.step} of {config.steps}: {error:.3f} of the identity's distance")
 
 
 def _progress(console: Console) -> Progress:
@@ -269,65 +184,75 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _write_state(
-    out: Path, config: NetConfig, net: InverseTransformNet, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    state = {"config": asdict(config), "step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-    write_atomically(out / STATE, lambda file: torch.save(state, file))
-
-
-def _write_picture(
-    out: Path,
-    writer: SummaryWriter,
-    net: InverseTransformNet,
-    label_maps: Tensor,
-    config: NetConfig,
-    transforms: Transforms | None,
-    step: int,
-) -> None:
-    """The same six pairs each time."""
-    generator = Generator(label_maps.device).manual_seed(config.seed)
-    pairs = _pairs(label_maps, 6, config, transforms, generator)
-    figure = draw_pairs(net.eval(), pairs)
-    net.train()
+def _write_picture(training: _Training, out: Path, writer: SummaryWriter) -> None:
+    """Draw what the network makes of six pairs, the same ones each time."""
+    figure = draw_pairs(training.net.eval(), training.pairs(6, training.config.seed))
+    training.net.train()
     write_atomically(out / PICTURE, lambda file: figure.savefig(file, format="png", dpi=100))
-    writer.add_figure("pairs", figure, step)
+    writer.add_figure("pairs", figure, training.step)
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Raise rather than let an earlier training be lost: see :func:`train_net`."""
-    if not resume and (out / STATE).exists():
-        raise FileExistsError(f"{out} holds a training: resume it, or choose another folder")
-    if resume and not (out / STATE).is_file():
-        raise FileNotFoundError(f"nothing to resume at {out / STATE}")
+def _seed(config: NetConfig, step: int) -> int:
+    """A well-mixed 63-bit seed for the pairs of a step."""
+    return int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _read_state(out: Path, config: NetConfig, resume: bool) -> dict[str, Any] | None:
-    """The state to resume from, if any."""
-    check_out(out, resume)
-    if not resume:
-        return None
-    path = out / STATE
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} must be a complete training state, but cannot be read: {error}") from error
-    if NetConfig(**state["config"]) != config:  # not as dicts: an older state lacks newer fields
-        raise ValueError(f"a resumed training must keep its configuration {state['config']}, got {asdict(config)}")
-    return state
+def learning_rate(config: NetConfig, step: int) -> float:
+    """Linear warm-up times cosine decay to 0 over all steps."""
+    return config.lr * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
-def collect_label_maps(
-    data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, shapes: int, seed: int
-) -> Tensor:
-    """Label maps ``(M, H, W)`` uint8 of ``size`` (height, width): procedural scenes and shapes, or those of a data set.
+def _distances(net: InverseTransformNet, pairs: Pairs, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """What is minimised, and the mean distances from the truth: of the final estimates, and of the identity.
 
-    Raises:
-        FileNotFoundError, ValueError: see :func:`inverseform_fast.segmentation.datasets.build_dataset`.
+    The final estimates count twice, and those that they refine once.
     """
-    if data == "scenes":
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat((scene_labels(scenes, *size, generator), shape_labels(shapes, *size, generator)))
-    dataset = build_dataset(data, split, root)
-    resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
-    return torch.stack([resize(dataset[index]["segmentation"]).as_subclass(Tensor) for index in range(len(dataset))])
+    theta = homography.exp(pairs.a)
+    *rough, final = (
+        homography.distance(homography.exp(a), theta, kind).mean() for a in net.estimates(pairs.predicted, pairs.target)
+    )
+    return sum(rough, 2 * final), final.detach(), homography.distance(theta, kind=kind).mean()
+
+
+def _initial(config: NetConfig) -> InverseTransformNet:
+    """A new network, or that of the file ``config.init``."""
+    if config.init is None:
+        kind = ARCHITECTURES[config.architecture]
+        return kind(**{name: getattr(config, name) for name in kind.sizes})
+    net = InverseTransformNet.from_file(config.init)
+    expected, found = (", ".join(f"{name} {getattr(owner, name)}" for name in net.sizes) for owner in (config, net))
+    if (net.architecture, found) != (config.architecture, expected):
+        raise ValueError(
+            f"init must hold a network {config.architecture} of {expected}, got {net.architecture} of {found}"
+        )
+    return net
+
+
+def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | None:
+    """Where the pairs' homographies come from; None: :func:`make_pairs` draws random ones."""
+    if config.stn is None:
+        return None
+    stn = SpatialTransformer.from_file(config.stn).requires_grad_(False).to(device)
+    if stn.channels != 1:
+        raise ValueError(f"stn must be a transformer of 1 channel, got {stn.channels} in {config.stn}")
+
+    def mixed(target: Tensor, generator: Generator) -> Tensor:
+        count = len(target)
+        a = homography.sample(count, config.max_displacement, generator=generator, device=target.device)
+        # Which half is random is drawn by lot, for a pair's place in the batch decides how it is damaged.
+        lot = torch.randperm(count, generator=generator, device=target.device)
+        return torch.where((lot < count / 2)[:, None], a, stn.algebra(target))
+
+    return mixed if config.transforms == "mix" else lambda target, _: stn.algebra(target)
+
+
+def _history(config: NetConfig) -> list[dict[str, Any]]:
+    """The configurations of all trainings that led to these weights, the last one last."""
+    stage = {name: value for name, value in asdict(config).items() if name not in ("init", "stn")}
+    return [*(training_history(Path(config.init)) if config.init else []), stage]
+
+
+def training_history(weights: Path) -> list[dict[str, Any]]:
+    """The configurations that a weight file of :func:`train_net` says it was trained with, in order."""
+    with safe_open(weights, "pt") as file:
+        return json.loads((file.metadata() or {}).get("training", "[]"))

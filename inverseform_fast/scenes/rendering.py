@@ -1,4 +1,4 @@
-"""What a procedural street scene looks like: colours, textures, light, shadow, blur and noise."""
+"""The picture of a procedural street scene: colours, textures, light, shadow, blur and noise."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _ALWAYS = -2.0  # a threshold that every sine passes
 
 
 class _Look(NamedTuple):
-    """How a material looks. Its pattern is where one sine along the ground (or a wall) and one upwards (or away) are
-    both above their thresholds; periods in metres, colours and contrast in 1/255."""
+    """How a material looks.
+
+    A pattern is drawn where two sines are both above their thresholds: one along the ground or the wall, and one
+    upwards or away. Periods are in metres, colours and contrasts in 1/255.
+    """
 
     dark: tuple[int, int, int]
     light: tuple[int, int, int]
@@ -43,7 +46,11 @@ _LOOKS = [  # in the order of the materials; their colours differ, but light, sh
 
 
 def _textures(painter: Painter, draws: Tensor) -> Tensor:
-    """One column for each layer: colour (3), origin (2), 1 / scale, plane (3), two waves (3 each), contrasts (2)."""
+    """What each layer looks like, a column a layer, from random ``draws (>= layers, 7)``.
+
+    The 17 rows: colour (3), origin (2), 1 / scale, plane (3), the two waves (frequency, phase, threshold each), the
+    contrasts of the pattern and of the noise.
+    """
     columns = []
     for layer, (tint, red, green, blue, phase1, phase2, contrast) in zip(painter.layers, draws.tolist(), strict=False):
         look = _LOOKS[layer.material]
@@ -60,7 +67,13 @@ def _textures(painter: Painter, draws: Tensor) -> Tensor:
 
 
 def band_noise(size: tuple[int, int], cells: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise (height, width) of about unit variance, smooth at the scale of some numbers of cells per image height."""
+    """A sum of smooth noises ``(height, width)``, of about unit variance.
+
+    Args:
+        size: height and width in pixels.
+        cells: how many knots each of the noises has per image height.
+        generator: source of randomness.
+    """
     height, width = size
     total = torch.zeros((height, width), device=generator.device)
     for count in cells:
@@ -71,7 +84,7 @@ def band_noise(size: tuple[int, int], cells: tuple[int, ...], generator: torch.G
 
 
 def _blur(image: Tensor) -> Tensor:
-    """The 3x3 binomial filter of (3, height, width)."""
+    """``image (3, height, width)`` under the 3x3 binomial filter."""
     image = F.pad(image, (1, 1, 1, 1), mode="replicate")
     image = image[:, :-2] + 2 * image[:, 1:-1] + image[:, 2:]
     return (image[..., :-2] + 2 * image[..., 1:-1] + image[..., 2:]) / 16
@@ -82,7 +95,7 @@ def _uniform(generator: torch.Generator, low: float, high: float, count: int = 1
 
 
 def _expose(image: Tensor, painter: Painter, generator: torch.Generator) -> Tensor:
-    """Light that falls off across the image, the camera's colour cast, its blur and its noise."""
+    """``image (3, height, width)`` as a camera takes it: uneven light, a colour cast, blur and noise."""
     light = _uniform(generator, 0.8, 1.2)
     light = light + _uniform(generator, -0.2, 0.2) * painter.x + _uniform(generator, -0.2, 0.2) * painter.y
     image = image * light * _uniform(generator, 0.93, 1.07, 3)[:, None, None]
@@ -92,7 +105,12 @@ def _expose(image: Tensor, painter: Painter, generator: torch.Generator) -> Tens
 
 
 def _shadow(painter: Painter, materials: Tensor, across: Tensor, away: Tensor, generator: torch.Generator) -> Tensor:
-    """Where the street is in the shadow of a row of houses, or of the things on it, a little to the side."""
+    """Where ``(height, width)`` the street lies in the shadow of a row of houses, or of the things that stand on it.
+
+    Args:
+        materials: ``(height, width)``, what each pixel shows.
+        across, away: ``(height, width)``, where it is on the ground, in metres.
+    """
     street = (materials == ROAD) | (materials == PAVEMENT)
     sun = 1 if _uniform(generator, 0, 1) < 0.5 else -1
     eaves = _uniform(generator, 0, 3) * torch.sin(away * 0.4 + _uniform(generator, 0, 6.3)).sign_()
@@ -103,13 +121,13 @@ def _shadow(painter: Painter, materials: Tensor, across: Tensor, away: Tensor, g
 
 
 def render(painter: Painter, generator: torch.Generator) -> Tensor:
-    """A picture of a painted scene: uint8 RGB (3, height, width)."""
+    """The picture ``(3, height, width)`` uint8 RGB of a painted scene."""
     height, width = painter.height, painter.width
     index = painter.layer.flatten().int()
     textures = _textures(painter, torch.rand((256, 7), generator=generator, device=generator.device))
     planes = textures.index_select(1, index).view(-1, height, width)  # several times faster than indexing
     x, y, per_unit, a, b, c, k1, phase1, over1, k2, phase2, over2, contrast, rough = planes[3:].unbind()
-    # Metres across, up and away on the plane that each pixel shows.
+    # How far across, up and away each pixel is on the plane that it shows, in metres.
     u = (painter.x * painter.cos + painter.y * painter.sin - x) * per_unit
     v = (y + painter.x * painter.sin - painter.y * painter.cos) * per_unit
     metre = (a + b * u.abs() + c * v.abs()).clamp_(min=1e-3)

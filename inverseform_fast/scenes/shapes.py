@@ -1,7 +1,7 @@
 """Label maps of abstract shapes, so that a network trained on them holds where the world is no street.
 
-Natural outlines, cells side by side, nuclei on a ground, thin and broken lines, straight edges and their junctions;
-from nearly empty to crowded.
+They show natural outlines, cells side by side, nuclei on a ground, thin and broken lines, and straight edges with
+their junctions. Each kind ranges from nearly empty to crowded.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ CLASSES = 8
 
 
 def label_maps(count: int, height: int, width: int, generator: Generator) -> Tensor:
-    """``(count, height, width)`` uint8 class ids, the kinds in turn; on the generator's device."""
+    """Label maps of the kinds in turn: ``(count, height, width)`` uint8 class ids, on the generator's device."""
     canvas = _Canvas(height, width, generator)
     maps = torch.empty(count, height, width, dtype=torch.uint8, device=generator.device)
-    for index, found in enumerate(maps):
-        found.copy_(KINDS[index % len(KINDS)](canvas))
+    for index, labels in enumerate(maps):
+        labels.copy_(KINDS[index % len(KINDS)](canvas))
     return maps
 
 
 class _Canvas:
-    """Coordinates in image heights, and the random numbers."""
+    """The coordinates ``x, y (height, width)`` of the pixels, in image heights, and the random numbers."""
 
     def __init__(self, height: int, width: int, generator: Generator) -> None:
         self.generator = generator
@@ -40,11 +40,11 @@ class _Canvas:
         return low + (high - low) * torch.rand(size, generator=self.generator, device=self.generator.device)
 
     def number(self, low: float, high: float) -> float:
-        """Log-uniform."""
+        """A log-uniform number."""
         return math.exp(self.uniform(math.log(low), math.log(high)).item())
 
     def noise(self, knots: float) -> Tensor:
-        """Smooth field (height, width) of unit variance, with about so many knots per height, and finer ones on it."""
+        """A smooth field ``(height, width)`` of unit variance: ``knots`` per image height, and two finer octaves."""
         field = torch.zeros(self.height, self.width, device=self.generator.device)
         for octave in (1, 2, 4):
             size = (math.ceil(knots * octave) + 3, math.ceil(knots * octave * self.aspect) + 3)
@@ -53,10 +53,11 @@ class _Canvas:
         return field / math.sqrt(1 + 1 / 4 + 1 / 16)
 
     def places(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random points ``(count, 1, 1)``, a margin around the canvas included."""
+        """The coordinates x and y, ``(count, 1, 1)`` each, of random points on the canvas and in a margin around it."""
         return self.uniform(-0.1, self.aspect + 0.1, count, 1, 1), self.uniform(-0.1, 1.1, count, 1, 1)
 
     def classes(self, count: int) -> Tensor:
+        """``(count,)`` random class ids."""
         return torch.randint(CLASSES, (count,), generator=self.generator, device=self.generator.device)
 
 
@@ -71,22 +72,18 @@ def _cells(canvas: _Canvas) -> Tensor:
     count = round(canvas.number(4, 60))
     x, y = canvas.places(count)
     wave = canvas.number(0.005, 0.15)
-    wavy_x, wavy_y = (at + wave * canvas.noise(canvas.number(2, 12)) for at in (canvas.x, canvas.y))
+    wavy_x, wavy_y = (axis + wave * canvas.noise(canvas.number(2, 12)) for axis in (canvas.x, canvas.y))
     return canvas.classes(count)[((wavy_x - x).square() + (wavy_y - y).square()).argmin(0)]
 
 
 def _nuclei(canvas: _Canvas) -> Tensor:
     """Wobbly ellipses on a ground, some touching."""
     count = round(canvas.number(3, 60))
-    x, y = (at - place for at, place in zip((canvas.x, canvas.y), canvas.places(count), strict=True))
-    angle, radius = (
-        canvas.uniform(0, math.pi, count, 1, 1),
-        canvas.number(0.03, 0.2) * canvas.uniform(0.6, 1.6, count, 1, 1),
-    )
-    along, across = (
-        x * angle.cos() + y * angle.sin(),
-        (y * angle.cos() - x * angle.sin()) * canvas.uniform(1, 2.5, count, 1, 1),
-    )
+    x, y = (axis - place for axis, place in zip((canvas.x, canvas.y), canvas.places(count), strict=True))
+    angle = canvas.uniform(0, math.pi, count, 1, 1)
+    radius = canvas.number(0.03, 0.2) * canvas.uniform(0.6, 1.6, count, 1, 1)
+    along = x * angle.cos() + y * angle.sin()
+    across = (y * angle.cos() - x * angle.sin()) * canvas.uniform(1, 2.5, count, 1, 1)
     turn = torch.atan2(across, along)
     wobble = 1 + canvas.uniform(0, 0.25, count, 1, 1) * torch.sin(3 * turn + canvas.uniform(0, 6.3, count, 1, 1))
     inside, which = (radius * wobble - torch.hypot(along, across)).max(0)
@@ -109,9 +106,8 @@ def _edges(canvas: _Canvas) -> Tensor:
     angle = canvas.uniform(0, 2 * math.pi, count, 1, 1)
     x, y = canvas.places(count)
     sides = (canvas.x - x) * angle.cos() + (canvas.y - y) * angle.sin() > 0
-    return (sides * torch.randint(1, CLASSES, (count, 1, 1), generator=canvas.generator, device=angle.device)).sum(
-        0
-    ) % CLASSES
+    steps = torch.randint(1, CLASSES, (count, 1, 1), generator=canvas.generator, device=angle.device)
+    return (sides * steps).sum(0) % CLASSES
 
 
 KINDS: tuple[Callable[[_Canvas], Tensor], ...] = (_outlines, _cells, _nuclei, _lines, _edges)

@@ -1,4 +1,4 @@
-"""What stands where in a procedural street scene, and the label maps that follow from it.
+"""What stands where in a procedural street scene, and its label map.
 
 A canvas is painted from analytic shapes, the farthest things first. Positions are metres in front of a pinhole camera;
 image coordinates are in image heights (x to the right of the centre, y down from the centre), so the same random
@@ -16,7 +16,7 @@ from torch import Tensor
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(len(CLASSES))
-TRUNK = len(CLASSES)  # a material that looks like nothing else, of class TREE
+TRUNK = len(CLASSES)  # a material of its own look, but of class TREE
 CLASS_OF_MATERIAL = [*range(len(CLASSES)), TREE]
 
 _DRAWS = 768  # random numbers set aside for one scene; the most crowded one takes 612
@@ -29,7 +29,7 @@ class Layer(NamedTuple):
     material: int
     origin: tuple[float, float]  # (x, y) on the image, upright for the camera
     scale: float  # image heights per unit of u and v, the coordinates around the origin
-    plane: tuple[float, float, float]  # (a, b, c): a metre there spans a + b |u| + c |v| units
+    plane: tuple[float, float, float]  # (a, b, c): at (u, v) a metre spans a + b |u| + c |v| units
 
 
 _UPRIGHT = (1.0, 0.0, 0.0)
@@ -48,7 +48,17 @@ class _Window(NamedTuple):
 
 
 class Painter:
-    """The canvas of one scene: its camera, its random draws, and the layers painted so far."""
+    """The canvas of one scene: its camera, its random draws, and the layers painted so far.
+
+    Args:
+        height, width: size of the canvas in pixels.
+        draws: ``(K,)`` random numbers in [0, 1), used one after the other; the canvas is on their device.
+
+    Attributes:
+        x, y: image coordinates of the columns ``(1, width)`` and the rows ``(height, 1)``.
+        layers: what has been painted, the farthest first.
+        layer: ``(height, width)`` uint8, the index into ``layers`` of what each pixel shows.
+    """
 
     def __init__(self, height: int, width: int, draws: Tensor) -> None:
         self._draws = iter(draws.tolist())
@@ -62,9 +72,9 @@ class Painter:
         self.vanish = self.uniform(-0.3, 0.3) * self.aspect
         self.focal = self.uniform(0.8, 1.4)
         self.eye = self.uniform(1.2, 2.4)  # height of the camera, metres
-        self.bend = 0.05 * self.uniform(-1, 1) ** 3  # of the road
+        self.bend = 0.05 * self.uniform(-1, 1) ** 3  # curvature of the road
         self.density = self.uniform(0, 1)  # how crowded the street is
-        self.layer = torch.zeros((height, width), dtype=torch.uint8, device=draws.device)  # index into layers
+        self.layer = torch.zeros((height, width), dtype=torch.uint8, device=draws.device)
         self.layers = [Layer(SKY, (0.0, self.horizon), 1.0, _UPRIGHT)]
 
     def uniform(self, low: float, high: float) -> float:
@@ -77,7 +87,10 @@ class Painter:
         return 1 if self.chance(0.5) else -1
 
     def window(self, x: float, y: float, scale: float, left: float, right: float, low: float, high: float) -> _Window:
-        """The box [left, right] x [low, high] around (x, y), in units of ``scale`` image heights."""
+        """The pixels that the box [left, right] x [low, high] may touch.
+
+        The box is relative to the point (x, y) of the image, and in units of ``scale`` image heights.
+        """
         # The camera rolls about the centre of the image: x right and y down from there.
         corners = [(x + scale * u, y - scale * v) for u in (left, right) for v in (low, high)]
         across = [(self.cos * cx - self.sin * cy + self.aspect / 2) * self.height for cx, cy in corners]
@@ -95,23 +108,24 @@ class Painter:
         return self.window(x, y, 1, -far, far, -far, far)
 
     def stand(self, depth: float, lateral: float, reach: float, height: float) -> _Window:
-        """Around a point on the ground, in metres: ``reach`` to each side and ``height`` up."""
+        """A window for what stands on the ground: ``reach`` metres to each side of a point, and ``height`` upwards."""
         scale = self.focal / depth
         x = self.vanish + self.bend / (scale * self.eye + 0.03) + scale * lateral
         return self.window(x, self.horizon + scale * self.eye, scale, -reach, reach, 0, height)
 
-    def paint(self, at: _Window, mask: Tensor, material: int, plane: tuple[float, float, float] = _UPRIGHT) -> None:
-        self.layer[at.rows, at.cols].masked_fill_(mask, len(self.layers))
-        self.layers.append(Layer(material, at.origin, at.scale, plane))
+    def paint(self, box: _Window, mask: Tensor, material: int, plane: tuple[float, float, float] = _UPRIGHT) -> None:
+        """Paint ``mask (h, w)``, the pixels of ``box`` that the thing covers, over what was there."""
+        self.layer[box.rows, box.cols].masked_fill_(mask, len(self.layers))
+        self.layers.append(Layer(material, box.origin, box.scale, plane))
 
     def labels(self) -> Tensor:
-        """Class ids, uint8 (height, width)."""
+        """Class ids ``(height, width)`` uint8."""
         classes = [CLASS_OF_MATERIAL[layer.material] for layer in self.layers]
         return torch.tensor(classes, dtype=torch.uint8, device=self.layer.device)[self.layer.long()]
 
 
 def _ripples(p: Painter, t: Tensor, size: float, frequencies: tuple[float, ...]) -> Tensor:
-    """A sum of sines of t, the faster the smaller."""
+    """A sum of sines of ``t``; the higher the frequency, the smaller the amplitude."""
     total = torch.zeros_like(t)
     for frequency in frequencies:
         total += torch.sin(t * frequency + p.uniform(0, 6.3)).mul_(size * math.sqrt(frequencies[0] / frequency))
@@ -120,31 +134,35 @@ def _ripples(p: Painter, t: Tensor, size: float, frequencies: tuple[float, ...])
 
 def _backdrop(p: Painter) -> None:
     """Distant skylines of trees and of roofs."""
-    at = p.everywhere(0, p.horizon)
+    box = p.everywhere(0, p.horizon)
     if p.chance(0.6):
-        p.paint(at, at.v < p.uniform(-0.02, 0.14) + _ripples(p, at.u, 0.02, (9, 21, 46)), TREE)
+        p.paint(box, box.v < p.uniform(-0.02, 0.14) + _ripples(p, box.u, 0.02, (9, 21, 46)), TREE)
     if p.chance(0.4):
-        block = torch.floor(at.u * p.uniform(6, 16) + p.uniform(0, 9))
-        p.paint(at, at.v < p.uniform(0.02, 0.25) * torch.sin(block * 12.9).abs_(), BUILDING)
+        block = torch.floor(box.u * p.uniform(6, 16) + p.uniform(0, 9))
+        p.paint(box, box.v < p.uniform(0.02, 0.25) * torch.sin(block * 12.9).abs_(), BUILDING)
 
 
 def _street(p: Painter) -> tuple[float, float]:
-    """Ground, road and perhaps a crossing road; half the width of the road and of the whole street, in metres."""
+    """Paint the ground, the road and perhaps a crossing road.
+
+    Returns:
+        Half the width of the road, and of the whole street, in metres.
+    """
     half = p.uniform(2.5, 6.5)
     street = half + p.uniform(0.5, 4.5)
-    at = p.everywhere(p.vanish, p.horizon)
-    below = -at.v
+    box = p.everywhere(p.vanish, p.horizon)
+    below = -box.v
     ground = below > 0
     below.clamp_(min=1e-3)
-    lateral = (at.u - p.bend / (below + 0.03)) * (p.eye / below)
+    lateral = (box.u - p.bend / (below + 0.03)) * (p.eye / below)
     flat = (0.0, 0.0, 1 / p.eye)
-    p.paint(at, ground, PAVEMENT, flat)
+    p.paint(box, ground, PAVEMENT, flat)
     if p.chance(0.4):  # a verge
-        p.paint(at, ground & (lateral * p.side() > street), TREE, flat)
-    p.paint(at, ground & ((lateral + p.uniform(-1, 1)).abs_() < half), ROAD, flat)
+        p.paint(box, ground & (lateral * p.side() > street), TREE, flat)
+    p.paint(box, ground & ((lateral + p.uniform(-1, 1)).abs_() < half), ROAD, flat)
     if p.chance(0.35):
         near = p.focal * p.eye / p.uniform(8, 40)
-        p.paint(at, (below < near) & (below > near * p.uniform(0.4, 0.8)), ROAD, flat)
+        p.paint(box, (below < near) & (below > near * p.uniform(0.4, 0.8)), ROAD, flat)
     return half, street
 
 
@@ -152,89 +170,89 @@ def _front(p: Painter) -> None:
     """A building that faces the camera, with a flat roof or a gable, and perhaps a chimney."""
     half, height = p.uniform(3, 10), p.uniform(4, 16)
     gable = p.uniform(0.2, 1) if p.chance(0.6) else 0.0
-    at = p.stand(p.uniform(35, 70), p.uniform(-30, 30), half, height + 2)
-    u = at.u.abs()
-    mask = (u < half) & (at.v > 0) & (at.v + gable * u < height)
+    box = p.stand(p.uniform(35, 70), p.uniform(-30, 30), half, height + 2)
+    u = box.u.abs()
+    mask = (u < half) & (box.v > 0) & (box.v + gable * u < height)
     if p.chance(0.5):
-        mask |= ((at.u - p.uniform(-0.6, 0.6) * half).abs_() < 0.6) & (at.v < height + 1) & (at.v > 0)
-    p.paint(at, mask, BUILDING)
+        mask |= ((box.u - p.uniform(-0.6, 0.6) * half).abs_() < 0.6) & (box.v < height + 1) & (box.v > 0)
+    p.paint(box, mask, BUILDING)
 
 
 def _wall(p: Painter, lateral: float, near: float, far: float, height: float, depth: float, material: int) -> None:
-    """A wall along the street from ``far`` to ``near``, with its end, ``depth`` metres wide, that faces the camera."""
+    """A wall along the street from ``far`` to ``near``; its end, ``depth`` metres wide, faces the camera."""
     # Lines along the street are linear in the image heights per metre at each column of the wall.
     first, last = p.focal / far, p.focal / near
     end = last * (1 + depth / abs(lateral))
     left, right = sorted((lateral * first, lateral * end))
     above = height - p.eye  # negative for a fence that is lower than the camera
-    at = p.window(p.vanish, p.horizon, 1, left, right, -p.eye * last, above * (last if above > 0 else first))
-    along = at.u / lateral
+    box = p.window(p.vanish, p.horizon, 1, left, right, -p.eye * last, above * (last if above > 0 else first))
+    along = box.u / lateral
     scale = along.clamp(max=last)
-    mask = (along > first) & (along < end) & (at.v < scale * above) & (at.v > scale * -p.eye)
-    p.paint(at, mask, material, (0.0, 1 / abs(lateral), 0.0))
+    mask = (along > first) & (along < end) & (box.v < scale * above) & (box.v > scale * -p.eye)
+    p.paint(box, mask, material, (0.0, 1 / abs(lateral), 0.0))
 
 
 def _tree(p: Painter, near: float, far: float, street: float) -> None:
     wide, tall, trunk = p.uniform(0.8, 2.8), p.uniform(0.9, 3.2), p.uniform(1.2, 2.5)
-    at = p.stand(p.uniform(near, far), p.side() * street * p.uniform(0.85, 1.5), 1.6 * wide, trunk + 2.5 * tall)
-    thick = max(p.uniform(0.08, 0.25), 0.6 * at.pixel)
-    stem = (at.u - p.uniform(-0.15, 0.15) * (at.v - trunk)).abs_() < thick
-    p.paint(at, stem & (at.v > 0) & (at.v < trunk + tall), TRUNK)
-    u, v = at.u / wide, (at.v - trunk - 0.8 * tall) / tall
+    box = p.stand(p.uniform(near, far), p.side() * street * p.uniform(0.85, 1.5), 1.6 * wide, trunk + 2.5 * tall)
+    thick = max(p.uniform(0.08, 0.25), 0.6 * box.pixel)
+    stem = (box.u - p.uniform(-0.15, 0.15) * (box.v - trunk)).abs_() < thick
+    p.paint(box, stem & (box.v > 0) & (box.v < trunk + tall), TRUNK)
+    u, v = box.u / wide, (box.v - trunk - 0.8 * tall) / tall
     edge = 1 + _ripples(p, torch.atan2(v, u), p.uniform(0.05, 0.22), (3, 5, 8, 13))
-    p.paint(at, u * u + v * v < edge, TREE)
+    p.paint(box, u * u + v * v < edge, TREE)
 
 
 def _pole(p: Painter, near: float, far: float, half: float) -> None:
     """A pole, leaning a little, perhaps bent over like a street lamp, perhaps with a sign."""
     height = p.uniform(2.2, 8)
-    at = p.stand(p.uniform(near, far), p.side() * (half + p.uniform(0.2, 1.5)), 2.5, height)
-    thick = max(p.uniform(0.04, 0.13), 0.6 * at.pixel)
-    centre = 0.12 * p.uniform(-1, 1) ** 3 * at.v
+    box = p.stand(p.uniform(near, far), p.side() * (half + p.uniform(0.2, 1.5)), 2.5, height)
+    thick = max(p.uniform(0.04, 0.13), 0.6 * box.pixel)
+    center = 0.12 * p.uniform(-1, 1) ** 3 * box.v
     if p.chance(0.4):
-        centre += p.uniform(-0.5, 0.5) * (at.v - 0.75 * height).clamp_(min=0).square_()
-    p.paint(at, ((at.u - centre).abs_() < thick) & (at.v > 0) & (at.v < height), POLE)
+        center += p.uniform(-0.5, 0.5) * (box.v - 0.75 * height).clamp_(min=0).square_()
+    p.paint(box, ((box.u - center).abs_() < thick) & (box.v > 0) & (box.v < height), POLE)
     if p.chance(0.6):
         wide, tall = p.uniform(0.2, 0.6), p.uniform(0.2, 0.6)
-        v = (at.v - min(height, 3.2) + tall) / tall
-        u = (at.u - centre).abs_() / wide * (1 + p.uniform(-1, 1) ** 3 * v)  # towards a triangle, either way up
+        v = (box.v - min(height, 3.2) + tall) / tall
+        u = (box.u - center).abs_() / wide * (1 + p.uniform(-1, 1) ** 3 * v)  # towards a triangle, either way up
         v.abs_()
         # From a square to a rhombus, by way of an octagon.
-        p.paint(at, (torch.lerp(torch.maximum(u, v), u + v, p.uniform(0, 1)) < 1) & (v < 1), SIGN)
+        p.paint(box, (torch.lerp(torch.maximum(u, v), u + v, p.uniform(0, 1)) < 1) & (v < 1), SIGN)
 
 
 def _car(p: Painter, near: float, far: float, half: float) -> None:
-    """From the back, the side or between: a rounded body, a cabin with slanted pillars, two wheels."""
+    """A car seen from the back, the side or between: a rounded body, a cabin with slanted pillars, two wheels."""
     long, body, roof = p.uniform(0.85, 2.3), p.uniform(0.75, 1.1), p.uniform(1.35, 2.1)
-    at = p.stand(p.uniform(near, far), p.side() * half * p.uniform(0.2, 1), long, roof)
-    u, v = at.u / long, at.v
+    box = p.stand(p.uniform(near, far), p.side() * half * p.uniform(0.2, 1), long, roof)
+    u, v = box.u / long, box.v
     hull = u**4 + (v * (2 / body) - 1.25) ** 4 < 1
     slant, shift = p.uniform(0.1, 0.5) / (roof - body), p.uniform(-0.12, 0.12)
     cabin = ((u - shift).abs_() < 0.85 - slant * (v - body)) & (v > 0.5 * body) & (v < roof)
     wheels = ((u.abs() - 0.65) * long).square_() + (v - 0.3).square() < 0.09
-    p.paint(at, hull | cabin | wheels, CAR)
+    p.paint(box, hull | cabin | wheels, CAR)
 
 
 def _pedestrian(p: Painter, near: float, far: float, half: float, street: float) -> None:
     tall, wide = p.uniform(1.1, 1.95), p.uniform(0.16, 0.32)
-    at = p.stand(p.uniform(near, far), p.side() * p.uniform(0.6 * half, street + 1), 0.4, tall)
-    u, v = at.u.abs(), at.v / tall
+    box = p.stand(p.uniform(near, far), p.side() * p.uniform(0.6 * half, street + 1), 0.4, tall)
+    u, v = box.u.abs(), box.v / tall
     body = (u / wide).square_() + ((v - 0.44) / 0.44).square_() < 1
     stride = p.uniform(0, 0.35)
     head = u.square() + ((v - 0.92) * tall).square_() < 0.13**2
-    p.paint(at, head | (body & (u > stride * (0.42 - v))), PEDESTRIAN)
+    p.paint(box, head | (body & (u > stride * (0.42 - v))), PEDESTRIAN)
 
 
 def _bicyclist(p: Painter, near: float, far: float, half: float) -> None:
     turn = p.uniform(0.25, 1)  # 1: seen from the side
-    at = p.stand(p.uniform(near, far), p.side() * half * p.uniform(0.3, 1.1), 0.9, 1.9)
-    thin = max(0.05, 0.6 * at.pixel)
-    u, v = (at.u / turn).abs(), at.v
+    box = p.stand(p.uniform(near, far), p.side() * half * p.uniform(0.3, 1.1), 0.9, 1.9)
+    thin = max(0.05, 0.6 * box.pixel)
+    u, v = (box.u / turn).abs(), box.v
     wheels = (((u - 0.5).square_() + (v - 0.34).square_()).sqrt_() - 0.32).abs_() < thin
     frame = (u < 0.5) & ((v + 0.5 * u - 0.59).abs_() < thin)
-    rider = ((at.u - p.uniform(-0.2, 0.2) * (v - 1)) / 0.2).square_() + ((v - 1.05) / 0.5).square_() < 1
-    head = at.u.square() + (v - 1.62).square_() < 0.15**2
-    p.paint(at, wheels | frame | rider | head, BICYCLIST)
+    rider = ((box.u - p.uniform(-0.2, 0.2) * (v - 1)) / 0.2).square_() + ((v - 1.05) / 0.5).square_() < 1
+    head = box.u.square() + (v - 1.62).square_() < 0.15**2
+    p.paint(box, wheels | frame | rider | head, BICYCLIST)
 
 
 def _compose(p: Painter) -> None:
@@ -267,7 +285,7 @@ def _compose(p: Painter) -> None:
 
 
 def paint_street(height: int, width: int, generator: torch.Generator) -> Painter:
-    """One random street scene of a size in pixels; every random number comes from the generator."""
+    """One random street scene of ``height`` x ``width`` pixels; every random number comes from the generator."""
     painter = Painter(height, width, torch.rand(_DRAWS, generator=generator, device=generator.device))
     _compose(painter)
     return painter
@@ -282,7 +300,7 @@ def label_maps(count: int, height: int, width: int, generator: torch.Generator) 
         generator: source of every random number; its device is where the maps are painted.
 
     Returns:
-        uint8 class ids (count, height, width), indices into ``CLASSES``.
+        ``(count, height, width)`` uint8 class ids, indices into ``CLASSES``.
     """
     maps = torch.empty((count, height, width), dtype=torch.uint8, device=generator.device)
     for out in maps:

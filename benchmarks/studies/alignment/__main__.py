@@ -18,7 +18,7 @@ from benchmarks.common import results
 from benchmarks.common.machine import machine
 from benchmarks.common.results import Json
 from benchmarks.studies.alignment.study import keep_rows, measure
-from inverseform_fast.inverse_net.training import collect_label_maps
+from inverseform_fast.inverse_net.label_maps import collect_label_maps
 from inverseform_fast.nets import WEIGHTS
 
 

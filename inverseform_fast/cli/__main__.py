@@ -1,0 +1,5 @@
+"""``python -m inverseform_fast.cli`` is ``inverseform-fast``."""
+
+from . import main
+
+main()

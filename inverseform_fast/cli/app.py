@@ -1,0 +1,27 @@
+"""The program: its commands, in the order of ``--help``. A new command is a function and a line here."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from . import DEBUG
+from .bench import bench
+from .doctor import doctor
+from .networks import calibrate, convert, train_net, train_stn
+from .segmentation import evaluate, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Semantic segmentation with the InverseForm boundary loss."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+for command in (train, evaluate, train_net, train_stn, convert, calibrate, bench, doctor):
+    app.command()(command)

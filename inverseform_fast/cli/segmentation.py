@@ -1,0 +1,67 @@
+"""Commands that train and score segmentation models."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..devices import choose_device
+from ..segmentation.config import TrainConfig
+from .options import Device, options_of
+
+
+@options_of(TrainConfig, boundary_head="--boundary-head/--headless")
+def train(
+    given: dict[str, Any],
+    *,
+    config: Annotated[Path | None, typer.Option(help="JSON file of options; those given here come first.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the out folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
+) -> None:
+    """Train a segmentation model and report on it. --resume needs no other option than --out."""
+    from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
+    from ..segmentation.training import train as run_training
+
+    base = TrainConfig()
+    if config:
+        base = TrainConfig.from_file(config)
+    elif resume:
+        base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
+    settings = dataclasses.replace(base, **given)
+    choose_device(settings.device)  # before the data sets are made
+    run_training(settings, resume=resume, overwrite=overwrite)
+    typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.")],
+    data: Annotated[str | None, typer.Option(help="Data set; that of the training if not given.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    eval_size: Annotated[tuple[int, int] | None, typer.Option(help="Size to evaluate at.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    device: Device = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file, too.")] = None,
+) -> None:
+    """Score a checkpoint on whole images: mIoU, mBA and boundary F-scores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..segmentation.evaluation import evaluate_checkpoint
+    from ..segmentation.report import metric_rows, write_metrics
+
+    choose_device(device)  # before the data set is made
+    metrics = evaluate_checkpoint(
+        checkpoint, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+    )
+    table = Table("metric", title=str(checkpoint), caption="shares in percent")
+    table.add_column("value", justify="right")
+    for row in metric_rows(metrics):
+        table.add_row(*row)
+    Console().print(table)
+    if json_file:
+        write_metrics(json_file, metrics)

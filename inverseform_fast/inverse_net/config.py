@@ -1,0 +1,104 @@
+"""What decides a training; the fields are the options of ``inverseform-fast train-net`` and ``train-stn``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..homography import check_distance
+from ..nets import ARCHITECTURES
+from ..nets.spatial_transformer import check_kind
+
+
+@dataclass(frozen=True)
+class MapsConfig:
+    """Where the label maps of a training come from."""
+
+    data: Annotated[str, "Where label maps come from: scenes (made), camvid or folder."] = "scenes"
+    root: Annotated[Path | None, "Folder of the data set."] = None
+    split: Annotated[str, "Split of the data set."] = "train"
+    size: Annotated[tuple[int, int], "Height and width of the label maps; others are resized."] = (360, 480)
+    scenes: Annotated[int, "How many street scenes to make."] = 384
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """What decides the weights of an inverse-transformation network, the label maps apart.
+
+    It is trained by AdamW, with a linear warm-up over 100 steps and cosine decay.
+
+    Raises:
+        ValueError: a value out of its range; the message names the field.
+    """
+
+    architecture: Annotated[str, "Network: align, dense (the paper's) or aet."] = "align"
+    tile: Annotated[int, "Edge of the tiles in pixels."] = 224
+    outputs: Annotated[int, "Numbers that a dense network estimates: 8, 6 or 4."] = 8
+    distance: Annotated[str, "Distance to minimise: log, euclidean or geodesic."] = "log"
+    max_pixels: Annotated[float, "Largest displacement, in pixels of the tile."] = 24.0
+    steps: Annotated[int, "Training steps."] = 3000
+    batch_size: Annotated[int, "Pairs per step."] = 32
+    lr: Annotated[float, "Peak learning rate; 1e-4 for dense."] = 2e-3
+    weight_decay: Annotated[float, "Weight decay of all parameters."] = 0.01
+    seed: Annotated[int, "Seed of the weights, the scenes and the pairs."] = 0
+    init: Annotated[str | None, "Weight file to start from."] = None
+    transforms: Annotated[str, "Homographies of the pairs: random, stn or mix (half each)."] = "random"
+    stn: Annotated[str | None, "Weight file of train-stn, for transforms stn and mix."] = None
+    damage_every: Annotated[int, "One in so many predictions is damaged; 0: none, for dense and aet."] = 2
+
+    def __post_init__(self) -> None:
+        check_distance(self.distance)
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        if self.outputs != 8 and self.architecture != "dense":
+            raise ValueError(f"outputs must be 8 for architecture {self.architecture}, got {self.outputs}")
+        if self.transforms not in ("random", "stn", "mix"):
+            raise ValueError(f"transforms must be random, stn or mix, got {self.transforms!r}")
+        if (self.stn is None) != (self.transforms == "random"):
+            expected = "left out" if self.transforms == "random" else "a weight file"
+            raise ValueError(f"stn must be {expected} for transforms {self.transforms}, got {self.stn!r}")
+        _require_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+        for name in ("weight_decay", "seed", "damage_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    @property
+    def max_displacement(self) -> float:
+        """``max_pixels`` in half tiles."""
+        return 2 * self.max_pixels / self.tile
+
+
+@dataclass(frozen=True)
+class StnConfig:
+    """What decides the weights of a spatial transformer, the label maps apart.
+
+    It is trained by AdamW with cosine decay. ``max_pixels`` bounds ``|a|`` of the displacements that it has to undo,
+    and of those that it makes.
+
+    Raises:
+        ValueError: a value out of its range; the message names the field.
+    """
+
+    tile: Annotated[int, "Edge of the tiles in pixels."] = 224
+    kind: Annotated[str, "Transformations: affine or homography."] = "homography"
+    max_pixels: Annotated[float, "Largest displacement, in pixels of the tile."] = 24.0
+    steps: Annotated[int, "Training steps."] = 1000
+    batch_size: Annotated[int, "Tiles per step."] = 32
+    lr: Annotated[float, "First learning rate; much more makes it move all tiles alike."] = 3e-3
+    seed: Annotated[int, "Seed of the weights, the scenes and the views."] = 0
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        _require_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+
+    @property
+    def max_displacement(self) -> float:
+        """``max_pixels`` in half tiles."""
+        return 2 * self.max_pixels / self.tile
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
