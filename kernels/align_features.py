@@ -26,6 +26,7 @@ from .align_sizes import (
     SECOND,
     SECOND_PADDED,
     SQUARE,
+    SQUARES,
 )
 from .elementary import precision, product, silu, silu_derivative
 from .memory import gather, scatter, weight_at
@@ -53,7 +54,7 @@ def features(
     w1, b1, w2, b2, w3, b3, scale, shift = weights
     n, width = predicted.shape[0], predicted.shape[-1] // CELL
     new, cells = predicted.new_empty, width * width
-    squares = CELL_SQUARES.value**2 * cells
+    squares = SQUARES.value * cells
     first = new(2 * n, FIRST.value, squares, dtype=torch.float32)
     first_derivative = torch.empty_like(first) if for_backward else None
     second_derivative = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
@@ -88,7 +89,7 @@ def features_backward(
     """Write the gradients of the tiles that those maps come from."""
     w1, _, w2, _, w3, _, scale, _ = weights
     maps, _, cells = grad.shape
-    n, width, squares = kept.raw.shape[0] // 2, round(cells**0.5), CELL_SQUARES.value**2 * cells
+    n, width, squares = kept.raw.shape[0] // 2, round(cells**0.5), SQUARES.value * cells
     grad_second = grad.new_empty(maps, SECOND.value, cells)
     grad_first = grad.new_empty(maps, FIRST.value, squares)
     _group_norm_backward[(maps,)](
@@ -96,7 +97,7 @@ def features_backward(
         PRECISION=precision(), BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
-    _second_layer_backward[(maps * CELL_SQUARES.value**2 * blocks,)](
+    _second_layer_backward[(maps * SQUARES.value * blocks,)](
         grad_second, w2, kept.first_derivative, grad_first, start, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
@@ -162,17 +163,17 @@ def _second_layer(
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
     cells, span = width * width, width * CELL_SQUARES
-    squares = span * span
-    first += m * FIRST * squares
+    first += m * FIRST * SQUARES * cells
     y, x, inside = cell // width, cell % width, (cell < cells)[None, :]
     source, channel, feature = tl.arange(0, FIRST_PADDED), tl.arange(0, SECOND_PADDED), tl.arange(0, FEATURES)
     real = (channel < SECOND)[:, None]
     total = tl.zeros([SECOND_PADDED, BLOCK], tl.float32)
     for tap in range(9):
-        square_y = tl.maximum(y * CELL_SQUARES + tap // 3 - 1, 0)
-        square = square_y * span + tl.maximum(x * CELL_SQUARES + tap % 3 - 1, 0)
+        square = (
+            tl.maximum(y * CELL_SQUARES + tap // 3 - 1, 0) * span + tl.maximum(x * CELL_SQUARES + tap % 3 - 1, 0)
+        )
         hit = (source < FIRST)[:, None] & inside
-        values = gather(first, source[:, None] * squares + square[None, :], hit)
+        values = gather(first, source[:, None] * (SQUARES * cells) + square[None, :], hit)
         w = weight_at(
             w2 + channel[:, None] * (9 * FIRST) + source[None, :] * 9 + tap, real & (source < FIRST)[None, :]
         )  # fmt: skip
@@ -284,7 +285,6 @@ def _second_layer_backward(
     odd_y, odd_x = program // blocks % 4 // 2, program // blocks % 2
     m = (program // (4 * blocks)).to(tl.int64)
     cells, span = width * width, width * CELL_SQUARES
-    squares = span * span
     grad_second += m * SECOND * cells
     y, x, inside = cell // width, cell % width, cell < cells
     source, channel = tl.arange(0, FIRST_PADDED), tl.arange(0, SECOND_PADDED)
@@ -300,9 +300,9 @@ def _second_layer_backward(
         )
         total = product(w, grad, total, PRECISION)
     square = (y * CELL_SQUARES + odd_y) * span + x * CELL_SQUARES + odd_x
-    place, owned = source[:, None] * squares + square[None, :], (source < FIRST)[:, None] & inside[None, :]
-    derivative = gather(first_derivative + (m + start) * FIRST * squares, place, owned)
-    scatter(grad_first + m * FIRST * squares, place, total * derivative, owned)
+    place, owned = source[:, None] * (SQUARES * cells) + square[None, :], (source < FIRST)[:, None] & inside[None, :]
+    derivative = gather(first_derivative + (m + start) * FIRST * SQUARES * cells, place, owned)
+    scatter(grad_first + m * FIRST * SQUARES * cells, place, total * derivative, owned)
 
 
 @triton.jit

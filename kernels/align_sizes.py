@@ -15,7 +15,7 @@ def _padded(channels: tl.constexpr) -> tl.constexpr:
 
 # The first convolution reads squares, whose pixels are its channels; the second has a cell's squares as its stride.
 SQUARE, PIXELS = tl.constexpr(UNSHUFFLED), tl.constexpr(UNSHUFFLED**2)
-CELL_SQUARES = tl.constexpr(CELL // UNSHUFFLED)
+CELL_SQUARES, SQUARES = tl.constexpr(CELL // UNSHUFFLED), tl.constexpr((CELL // UNSHUFFLED) ** 2)  # of a cell
 
 # Channels that the convolutions give: three of the features, three of the measurement.
 FIRST, SECOND, FEATURES, HIDDEN, LAST, OUTPUTS = (tl.constexpr(outputs) for outputs, _, _ in CONVOLUTIONS)

@@ -89,8 +89,10 @@ def _homography_exp_backward(
     d_minus_one = add_tuples(_product(d, series), _product(x, d_series))
     minus_one = _product(x, series)
     for _ in tl.static_range(5):
-        d_square = add_tuples(_product(d_minus_one, minus_one), _product(minus_one, d_minus_one))
-        d_minus_one = add_tuples(_scaled(d_minus_one, 2), d_square)
+        d_minus_one = add_tuples(
+            _scaled(d_minus_one, 2),
+            add_tuples(_product(d_minus_one, minus_one), _product(minus_one, d_minus_one)),
+        )
         minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
     result = _coefficients(d_minus_one)
     for k in tl.static_range(8):
