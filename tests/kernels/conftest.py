@@ -1,6 +1,7 @@
 """The kernels' tests: Triton's on a GPU, or on a CPU in a process of its own (``TRITON_INTERPRET=1``); else C++.
 
-``KERNEL_SEED=7`` draws other random inputs than usual.
+``KERNEL_SEED=7`` draws other random inputs than usual. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels,
+for what cannot depend on the instruction set.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def exact() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    if "kernel" in marks and "triton" not in marks:
-        metafunc.parametrize("kernels", KERNELS, indirect=True)
+    mark = metafunc.definition.get_closest_marker("kernel")
+    if mark and not metafunc.definition.get_closest_marker("triton"):
+        metafunc.parametrize("kernels", KERNELS[: None if mark.kwargs.get("each", True) else 1], indirect=True)
 
 
 @pytest.fixture(autouse=True)
