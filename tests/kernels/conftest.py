@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ def quicken_the_interpreter() -> None:
     from triton.runtime import interpreter
 
     @cache
-    def prepared(function: interpreter.InterpretedFunction) -> Callable[..., Any]:
+    def prepared(function: interpreter.InterpretedFunction) -> Callable[..., object]:
         interpreter._patch_lang(function.fn)
         return function.rewrite()
 
