@@ -1,4 +1,4 @@
-"""The kernels' tests: Triton's on a GPU, or on a CPU in a process of its own (``TRITON_INTERPRET=1``); else C++.
+"""The kernels' tests run Triton's on a GPU, or in the interpreter (``TRITON_INTERPRET=1``); otherwise they run C++.
 
 ``KERNEL_SEED=7`` draws other random inputs than usual. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels,
 for what cannot depend on the instruction set.
