@@ -169,9 +169,7 @@ def _second_layer(
     real = (channel < SECOND)[:, None]
     total = tl.zeros([SECOND_PADDED, BLOCK], tl.float32)
     for tap in range(9):
-        square = (
-            tl.maximum(y * CELL_SQUARES + tap // 3 - 1, 0) * span + tl.maximum(x * CELL_SQUARES + tap % 3 - 1, 0)
-        )
+        square = tl.maximum(y * CELL_SQUARES + tap // 3 - 1, 0) * span + tl.maximum(x * CELL_SQUARES + tap % 3 - 1, 0)
         hit = (source < FIRST)[:, None] & inside
         values = gather(first, source[:, None] * (SQUARES * cells) + square[None, :], hit)
         w = weight_at(

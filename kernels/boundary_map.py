@@ -86,8 +86,8 @@ def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
     """The label, and the smallest and largest valid ones at most 0, 1, .. RADIUS columns away.
 
     A label is read as ``label - void``, unsigned. There void is 0, so a valid label is always larger. The smallest is
-    taken of ``label - void - 1``, where void is the highest of all numbers. So both ignore void, and they differ by 1 if
-    all valid labels are the same.
+    taken of ``label - void - 1``, where void is the highest of all numbers. So both ignore void, and they differ by 1
+    if all valid labels are the same.
     """
     centre = _load(row, x, width, stride_x, ignore_index)
     low, high = centre - 1, centre
