@@ -1,8 +1,8 @@
-"""align: features of the tiles, their comparison, and the solution of the equations that it yields; 6 launches.
+"""align: a step of the network in 6 launches: features of the tiles, their comparison, the solution of the equations.
 
-The backward makes the intermediate values again: 4 launches, then 6 on the way back. The weights are frozen: gradients
-are of the tiles only. Every value is gathered, and nothing depends on a tile's place in the batch: the two orders of a
-pair run the same arithmetic, so identical tiles give exactly 0 and swapped ones exactly the opposite.
+The backward computes the intermediate values again, in 4 launches, and then takes 6 on the way back. The weights are
+frozen, so only the tiles get gradients. Every value is gathered, and nothing depends on a tile's place in the batch.
+Both orders of a pair run the same arithmetic, so identical tiles give exactly 0 and swapped ones exactly the opposite.
 """
 
 from __future__ import annotations
@@ -12,42 +12,55 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..reference.align import COEFFICIENTS, FEATURE_WEIGHTS
+from .align_correlation import correlation_backward, correlation_layer
+from .align_equations import equations_backward, solve_equations
 from .align_features import features, features_backward
-from .align_measure import compare, measure_backward, solve
 from .memory import check_edges
 
-OF_FEATURES = 8  # weights
 
-
-def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """``(N, 1, edge, edge)`` twice to the coefficients ``(N, 8)`` and the matrix ``(N, 8, 8)`` of their equations."""
+def align(
+    predicted: Tensor,  # [N, 1, edge, edge]
+    target: Tensor,  # [N, 1, edge, edge]
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The coefficients ``[N, 8]``, and the matrix ``[N, 8, 8]`` of the equations that they solve."""
     check_edges(predicted.shape[-1])
     if not predicted.numel():
-        found = predicted.new_empty(predicted.shape[0], 8, dtype=torch.float32)
-        return found, predicted.new_empty(predicted.shape[0], 8, 8, dtype=torch.float32)
+        coefficients = predicted.new_empty(predicted.shape[0], COEFFICIENTS, dtype=torch.float32)
+        return coefficients, coefficients.new_empty(predicted.shape[0], COEFFICIENTS, COEFFICIENTS)
     predicted, target, *weights = (x.contiguous() for x in (predicted, target, *weights))
-    kept = features(predicted, target, weights[:OF_FEATURES], for_backward=False)
-    hidden, _ = compare(kept.normal, weights[OF_FEATURES:], for_backward=False)
-    return solve(hidden, weights[OF_FEATURES:])
+    feature_weights, measure_weights = weights[:FEATURE_WEIGHTS], weights[FEATURE_WEIGHTS:]
+    kept = features(predicted, target, feature_weights, for_backward=False)
+    hidden, _ = correlation_layer(kept.normal, measure_weights, for_backward=False)
+    return solve_equations(hidden, measure_weights)
 
 
 def align_backward(
-    grad: Tensor, predicted: Tensor, target: Tensor, weights: Sequence[Tensor], found: Tensor, matrix: Tensor,
-    of_predicted: bool, of_target: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of the tiles; empty where not asked for."""
+    grad: Tensor,  # [N, 8]
+    predicted: Tensor,  # [N, 1, edge, edge]
+    target: Tensor,  # [N, 1, edge, edge]
+    weights: Sequence[Tensor],
+    coefficients: Tensor,  # [N, 8]
+    matrix: Tensor,  # [N, 8, 8]
+    wants_predicted: bool,
+    wants_target: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the tiles; one that is not wanted is empty."""
     grad_predicted, grad_target = (
         torch.empty(tiles.shape if wanted else (0,), dtype=tiles.dtype, device=tiles.device)
-        for tiles, wanted in ((predicted, of_predicted), (target, of_target))
+        for tiles, wanted in ((predicted, wants_predicted), (target, wants_target))
     )
-    if not predicted.numel() or not (of_predicted or of_target):
+    if not predicted.numel() or not (wants_predicted or wants_target):
         return grad_predicted, grad_target
     predicted, target, *weights = (x.contiguous() for x in (predicted, target, *weights))
-    grad, found, matrix = grad.contiguous(), found.contiguous(), matrix.contiguous()
-    kept = features(predicted, target, weights[:OF_FEATURES], for_backward=True)
-    hidden, slope = compare(kept.normal, weights[OF_FEATURES:], for_backward=True)
+    grad, coefficients, matrix = grad.contiguous(), coefficients.contiguous(), matrix.contiguous()
+    feature_weights, measure_weights = weights[:FEATURE_WEIGHTS], weights[FEATURE_WEIGHTS:]
+    kept = features(predicted, target, feature_weights, for_backward=True)
+    hidden, derivative = correlation_layer(kept.normal, measure_weights, for_backward=True)
     n = predicted.shape[0]
-    start, count = 0 if of_predicted else n, n * (of_predicted + of_target)
-    of_normal = measure_backward(grad, found, matrix, kept.normal, hidden, slope, weights[OF_FEATURES:], start, count)
-    features_backward(of_normal, kept, weights[:OF_FEATURES], start, grad_predicted, grad_target)
+    start, count = 0 if wants_predicted else n, n * (wants_predicted + wants_target)
+    grad_channels = equations_backward(grad, coefficients, matrix, hidden, derivative, measure_weights)
+    grad_normal = correlation_backward(grad_channels, kept.normal, start, count)
+    features_backward(grad_normal, kept, feature_weights, start, grad_predicted, grad_target)
     return grad_predicted, grad_target

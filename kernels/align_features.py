@@ -1,8 +1,8 @@
-"""align's features: of the tiles of both sides in one launch a layer, 32 outputs or fewer by 128 places a program.
+"""align's features: one launch a layer takes the tiles of both sides, and a program 32 outputs or fewer by 128 places.
 
-Convolutions are sums of matrix products, one for each of the nine neighbours. The backward's own forward stores the
-slopes of the SiLUs too. Backward, every value gathers what it sent; what a copy of the border sent comes from the same
-place once more.
+Convolutions are sums of matrix products, one for each of the nine neighbours. A first forward for the backward also
+stores the derivatives of the SiLUs. Backward, every value gathers what it sent; where the border was copied outwards,
+it gathers what the copy sent as well.
 """
 
 from __future__ import annotations
@@ -16,133 +16,170 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.align import CELL, EPS, NORM_GROUPS
-from .elementary import precision, product, silu, silu_slope
+from .align_sizes import (
+    CELL_SQUARES,
+    FEATURES,
+    FIRST,
+    FIRST_PADDED,
+    NORM_GROUP,
+    PIXELS,
+    SECOND,
+    SECOND_PADDED,
+    SQUARE,
+    SQUARES,
+)
+from .elementary import precision, product, silu, silu_derivative
 from .memory import gather, scatter, weight_at
 
 BLOCK, WARPS = 128, 4  # places of a program
 NORM_BLOCK = 1024
-FIRST, SECOND, FEATURES = tl.constexpr(10), tl.constexpr(24), tl.constexpr(16)  # channels of the three layers
-OF_GROUP = tl.constexpr(FEATURES.value // NORM_GROUPS)
 
 
 class Features(NamedTuple):
     """Of the N predicted tiles, then of the N targets; channels first, in float32."""
 
-    first_slope: Tensor | None  # (2 N, 10, blocks of 4 x 4 pixels): of the SiLU
-    second_slope: Tensor | None  # (2 N, 24, cells)
-    raw: Tensor  # (2 N, 16, cells), before the normalisation
-    statistics: Tensor  # (2 N, 4, 2): mean and reciprocal deviation
-    normal: Tensor  # (2 N, 16, cells)
+    first_derivative: Tensor | None  # [2 N, 10, squares of 4 x 4 pixels]: of the first layer's SiLU
+    second_derivative: Tensor | None  # [2 N, 24, cells]
+    raw: Tensor  # [2 N, 16, cells], before the normalization
+    statistics: Tensor  # [2 N, 4, 2]: mean and reciprocal deviation
+    normal: Tensor  # [2 N, 16, cells]
 
 
-def features(predicted: Tensor, target: Tensor, weights: Sequence[Tensor], for_backward: bool) -> Features:
-    """Of contiguous tiles; weights are the first eight of align's."""
+def features(
+    predicted: Tensor,  # [N, 1, edge, edge], contiguous
+    target: Tensor,  # [N, 1, edge, edge], contiguous
+    weights: Sequence[Tensor],
+    for_backward: bool,
+) -> Features:
     w1, b1, w2, b2, w3, b3, scale, shift = weights
     n, width = predicted.shape[0], predicted.shape[-1] // CELL
     new, cells = predicted.new_empty, width * width
-    first = new(2 * n, FIRST.value, 4 * cells, dtype=torch.float32)
-    first_slope = torch.empty_like(first) if for_backward else None
-    second_slope = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
+    squares = SQUARES.value * cells
+    first = new(2 * n, FIRST.value, squares, dtype=torch.float32)
+    first_derivative = torch.empty_like(first) if for_backward else None
+    second_derivative = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
     raw = new(2 * n, FEATURES.value, cells, dtype=torch.float32)
     statistics = new(2 * n, NORM_GROUPS, 2, dtype=torch.float32)
     normal = torch.empty_like(raw)
-    blocks = triton.cdiv(4 * cells, BLOCK)
+    blocks = triton.cdiv(squares, BLOCK)
     _first_layer[(2 * n * blocks,)](
-        predicted, target, w1, b1, first, first_slope, n, width, blocks,
+        predicted, target, w1, b1, first, first_derivative, n, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer[(2 * n * blocks,)](
-        first, w2, b2, w3, b3, second_slope, raw, width, blocks,
+        first, w2, b2, w3, b3, second_derivative, raw, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    _normalise[(2 * n * NORM_GROUPS,)](
+    _group_norm[(2 * n * NORM_GROUPS,)](
         raw, scale, shift, statistics, normal, cells,
         EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    return Features(first_slope, second_slope, raw, statistics, normal)
+    return Features(first_derivative, second_derivative, raw, statistics, normal)
 
 
 def features_backward(
-    grad: Tensor, kept: Features, weights: Sequence[Tensor], start: int, grad_predicted: Tensor, grad_target: Tensor
+    grad: Tensor,  # [maps, 16, cells]: of the features of the maps from ``start`` on
+    kept: Features,
+    weights: Sequence[Tensor],
+    start: int,
+    grad_predicted: Tensor,  # [N, 1, edge, edge], or [0]
+    grad_target: Tensor,  # [N, 1, edge, edge], or [0]
 ) -> None:
-    """Write the gradients of the tiles that the maps from ``start`` on come from; ``grad`` is that of those maps."""
+    """Write the gradients of the tiles that those maps come from."""
     w1, _, w2, _, w3, _, scale, _ = weights
     maps, _, cells = grad.shape
-    n, width = kept.raw.shape[0] // 2, round(cells**0.5)
-    of_second = grad.new_empty(maps, SECOND.value, cells)
-    of_first = grad.new_empty(maps, FIRST.value, 4 * cells)
-    _normalise_backward[(maps,)](
-        grad, kept.raw, kept.statistics, scale, w3, kept.second_slope, of_second, start, cells,
+    n, width, squares = kept.raw.shape[0] // 2, round(cells**0.5), SQUARES.value * cells
+    grad_second = grad.new_empty(maps, SECOND.value, cells)
+    grad_first = grad.new_empty(maps, FIRST.value, squares)
+    _group_norm_backward[(maps,)](
+        grad, kept.raw, kept.statistics, scale, w3, kept.second_derivative, grad_second, start, cells,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
-    _second_layer_backward[(maps * 4 * blocks,)](
-        of_second, w2, kept.first_slope, of_first, start, width, blocks,
+    _second_layer_backward[(maps * SQUARES.value * blocks,)](
+        grad_second, w2, kept.first_derivative, grad_first, start, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    blocks = triton.cdiv(4 * cells, BLOCK)
+    blocks = triton.cdiv(squares, BLOCK)
     _first_layer_backward[(maps * blocks,)](
-        of_first, w1, grad_predicted, grad_target, n, start, width, blocks,
+        grad_first, w1, grad_predicted, grad_target, n, start, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
 
 @triton.jit
 def _first_layer(
-    predicted, target, weight, bias, result, slope, n, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
-):
+    predicted,  # [N, 1, edge, edge]
+    target,  # [N, 1, edge, edge]
+    w1,  # [10, 16, 3, 3]
+    b1,  # [10]
+    first,  # [2 N, 10, squares]
+    derivative,  # [2 N, 10, squares]: of the SiLU, or None
+    n, width, blocks,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A 3 x 3 convolution whose input channels are the pixels of a square, and a SiLU."""
     program = tl.program_id(0)
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
-    span, edge = 2 * width, 8 * width  # in blocks, in pixels
+    span, edge = width * CELL_SQUARES, width * (CELL_SQUARES * SQUARE)  # of a tile, in squares and in pixels
     if m < n:  # noqa: SIM108 (Triton has no conditional expression for values of run time)
         tile = predicted + m * edge * edge
     else:
         tile = target + (m - n) * edge * edge
     y, x = place // span, place % span
-    pixel, channel = tl.arange(0, 16), tl.arange(0, 16)
-    total = tl.zeros([16, BLOCK], tl.float32)
+    pixel, channel = tl.arange(0, PIXELS), tl.arange(0, FIRST_PADDED)
+    total = tl.zeros([FIRST_PADDED, BLOCK], tl.float32)
     for tap in range(9):
-        block_y = tl.minimum(tl.maximum(y + tap // 3 - 1, 0), span - 1)
-        block_x = tl.minimum(tl.maximum(x + tap % 3 - 1, 0), span - 1)
-        offset = (block_y * 4 * edge + block_x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
-        pixels = tl.load(tile + offset).to(tl.float32)
-        w = weight_at(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
+        square_y = tl.minimum(tl.maximum(y + tap // 3 - 1, 0), span - 1)
+        square_x = tl.minimum(tl.maximum(x + tap % 3 - 1, 0), span - 1)
+        corner, within = square_y * SQUARE * edge + square_x * SQUARE, pixel // SQUARE * edge + pixel % SQUARE
+        pixels = tl.load(tile + (corner[:, None] + within[None, :])).to(tl.float32)
+        w = weight_at(w1 + channel[:, None] * (9 * PIXELS) + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(w, tl.trans(pixels), total, PRECISION)
-    total += weight_at(bias + channel, channel < FIRST)[:, None]
+    total += weight_at(b1 + channel, channel < FIRST)[:, None]
     at = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
-    tl.store(result + at, silu(total), owned)
-    if slope is not None:
-        tl.store(slope + at, silu_slope(total), owned)
+    tl.store(first + at, silu(total), owned)
+    if derivative is not None:
+        tl.store(derivative + at, silu_derivative(total), owned)
 
 
 @triton.jit
 def _second_layer(
-    first, w2, b2, w3, b3, second_slope, raw, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
-):
+    first,  # [2 N, 10, squares]
+    w2,  # [24, 10, 3, 3]
+    b2,  # [24]
+    w3,  # [16, 24, 1, 1]
+    b3,  # [16]
+    second_derivative,  # [2 N, 24, cells]: of the SiLU, or None
+    raw,  # [2 N, 16, cells]
+    width, blocks,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A 3 x 3 convolution of stride 2, a SiLU, and a 1 x 1 convolution."""
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
-    cells, span = width * width, 2 * width
-    first += m * FIRST * 4 * cells
+    cells, span = width * width, width * CELL_SQUARES
+    first += m * FIRST * SQUARES * cells
     y, x, inside = cell // width, cell % width, (cell < cells)[None, :]
-    source, channel, feature = tl.arange(0, 16), tl.arange(0, 32), tl.arange(0, FEATURES)
+    source, channel, feature = tl.arange(0, FIRST_PADDED), tl.arange(0, SECOND_PADDED), tl.arange(0, FEATURES)
     real = (channel < SECOND)[:, None]
-    total = tl.zeros([32, BLOCK], tl.float32)
+    total = tl.zeros([SECOND_PADDED, BLOCK], tl.float32)
     for tap in range(9):
-        block = tl.maximum(2 * y + tap // 3 - 1, 0) * span + tl.maximum(2 * x + tap % 3 - 1, 0)
+        square = tl.maximum(y * CELL_SQUARES + tap // 3 - 1, 0) * span + tl.maximum(x * CELL_SQUARES + tap % 3 - 1, 0)
         hit = (source < FIRST)[:, None] & inside
-        values = gather(first, source[:, None] * (4 * cells) + block[None, :], hit)
+        values = gather(first, source[:, None] * (SQUARES * cells) + square[None, :], hit)
         w = weight_at(
             w2 + channel[:, None] * (9 * FIRST) + source[None, :] * 9 + tap, real & (source < FIRST)[None, :]
         )  # fmt: skip
         total = product(w, values, total, PRECISION)
     total += weight_at(b2 + channel, channel < SECOND)[:, None]
-    if second_slope is not None:
+    if second_derivative is not None:
         at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
-        tl.store(second_slope + at, silu_slope(total), real & inside)
+        tl.store(second_derivative + at, silu_derivative(total), real & inside)
     w = weight_at(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = (
         product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32), PRECISION)
@@ -152,11 +189,18 @@ def _second_layer(
 
 
 @triton.jit
-def _normalise(
-    raw, scale, shift, statistics, normal, cells, EPS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr
+def _group_norm(
+    raw,  # [2 N, 16, cells]
+    scale,  # [16]
+    shift,  # [16]
+    statistics,  # [2 N, groups, 2]: mean and reciprocal deviation
+    normal,  # [2 N, 16, cells]
+    cells,
+    EPS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """A program owns a group of a map."""
     group = tl.program_id(0).to(tl.int64)
-    count = OF_GROUP * cells
+    count = NORM_GROUP * cells
     raw += group * count
     normal += group * count
     place = tl.arange(0, BLOCK)
@@ -173,83 +217,98 @@ def _normalise(
     tl.store(statistics + group * 2 + 1, deviation)
     for begin in range(0, count, BLOCK):
         inside = begin + place < count
-        channel = (group % GROUPS).to(tl.int32) * OF_GROUP + (begin + place) // cells
+        channel = (group % GROUPS).to(tl.int32) * NORM_GROUP + (begin + place) // cells
         value = (tl.load(raw + begin + place, inside, 0) - mean) * deviation
         value = value * weight_at(scale + channel, inside) + weight_at(shift + channel, inside)
         tl.store(normal + begin + place, value, inside)
 
 
 @triton.jit
-def _normalise_backward(
-    grad, raw, statistics, scale, w3, second_slope, of_second, start, cells,
+def _group_norm_backward(
+    grad,  # [maps, 16, cells]: of the normalized features
+    raw,  # [2 N, 16, cells]
+    statistics,  # [2 N, groups, 2]
+    scale,  # [16]
+    w3,  # [16, 24, 1, 1]
+    second_derivative,  # [2 N, 24, cells]
+    grad_second,  # [maps, 24, cells]: of the second layer, before its SiLU
+    start, cells,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program owns a map; on to the second layer, before its SiLU."""
+    """A program owns a map. It goes back through the normalization, the 1 x 1 convolution and the SiLU before that."""
     m = tl.program_id(0).to(tl.int64)
-    feature, channel = tl.arange(0, FEATURES), tl.arange(0, 32)
+    feature, channel = tl.arange(0, FEATURES), tl.arange(0, SECOND_PADDED)
     grad += m * FEATURES * cells
-    of_second += m * SECOND * cells
+    grad_second += m * SECOND * cells
     raw += (m + start) * FEATURES * cells
-    second_slope += (m + start) * SECOND * cells
-    statistics += (m + start) * (FEATURES // OF_GROUP * 2) + feature // OF_GROUP * 2
+    second_derivative += (m + start) * SECOND * cells
+    statistics += (m + start) * (FEATURES // NORM_GROUP * 2) + feature // NORM_GROUP * 2
     mean, deviation = tl.load(statistics)[:, None], tl.load(statistics + 1)[:, None]
     factor = weight_at(scale + feature, feature >= 0)[:, None]
+    # A group has values z = (x - mean) deviation with deviation = 1 / sqrt(variance + EPS); both statistics depend
+    # on every x. With g the gradient of z, x gets deviation (g - mean(g) - z mean(g z)), with means over the group: the
+    # second term comes through the mean, the third through the variance.
     total, along = tl.zeros([FEATURES, BLOCK], tl.float32), tl.zeros([FEATURES, BLOCK], tl.float32)
     for begin in range(0, cells, BLOCK):
         cell = begin + tl.arange(0, BLOCK)
         place, inside = feature[:, None] * cells + cell[None, :], (cell < cells)[None, :]
-        by_normal = tl.load(grad + place, inside, 0) * factor
-        total += by_normal
-        along += by_normal * (tl.load(raw + place, inside, 0) - mean) * deviation
-    of_mean = _group_sums(tl.sum(total, 1))[:, None] / (OF_GROUP * cells)
-    of_deviation = _group_sums(tl.sum(along, 1))[:, None] / (OF_GROUP * cells)
+        grad_normal = tl.load(grad + place, inside, 0) * factor
+        total += grad_normal
+        along += grad_normal * (tl.load(raw + place, inside, 0) - mean) * deviation
+    mean_grad = _group_sums(tl.sum(total, 1))[:, None] / (NORM_GROUP * cells)
+    mean_grad_normal = _group_sums(tl.sum(along, 1))[:, None] / (NORM_GROUP * cells)
     w = weight_at(w3 + feature[None, :] * SECOND + channel[:, None], (channel < SECOND)[:, None])
     for begin in range(0, cells, BLOCK):
         cell = begin + tl.arange(0, BLOCK)
         place, inside = feature[:, None] * cells + cell[None, :], (cell < cells)[None, :]
         normal = (tl.load(raw + place, inside, 0) - mean) * deviation
-        by_raw = deviation * (tl.load(grad + place, inside, 0) * factor - of_mean - normal * of_deviation)
-        by_second = product(w, by_raw, tl.zeros([32, BLOCK], tl.float32), PRECISION)
+        grad_raw = deviation * (tl.load(grad + place, inside, 0) * factor - mean_grad - normal * mean_grad_normal)
+        grad_layer = product(w, grad_raw, tl.zeros([SECOND_PADDED, BLOCK], tl.float32), PRECISION)
         place, owned = channel[:, None] * cells + cell[None, :], (channel < SECOND)[:, None] & inside
-        tl.store(of_second + place, by_second * tl.load(second_slope + place, owned, 0), owned)
+        tl.store(grad_second + place, grad_layer * tl.load(second_derivative + place, owned, 0), owned)
 
 
 @triton.jit
 def _second_layer_backward(
-    of_second, w2, first_slope, of_first, start, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
-):
-    """A program owns blocks of one parity of y and of x: they were read by the same neighbours."""
+    grad_second,  # [maps, 24, cells]
+    w2,  # [24, 10, 3, 3]
+    first_derivative,  # [2 N, 10, squares]
+    grad_first,  # [maps, 10, squares]: of the first layer, before its SiLU
+    start, width, blocks,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program owns squares of one parity of y and of x: the same neighbours read all of them."""
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     odd_y, odd_x = program // blocks % 4 // 2, program // blocks % 2
     m = (program // (4 * blocks)).to(tl.int64)
-    cells = width * width
-    of_second += m * SECOND * cells
+    cells, span = width * width, width * CELL_SQUARES
+    grad_second += m * SECOND * cells
     y, x, inside = cell // width, cell % width, cell < cells
-    source, channel = tl.arange(0, 16), tl.arange(0, 32)
-    total = tl.zeros([16, BLOCK], tl.float32)
+    source, channel = tl.arange(0, FIRST_PADDED), tl.arange(0, SECOND_PADDED)
+    total = tl.zeros([FIRST_PADDED, BLOCK], tl.float32)
     for tap in range(4):
         ky, from_y, hit_y = _reader(y, tap // 2, odd_y, width)
         kx, from_x, hit_x = _reader(x, tap % 2, odd_x, width)
         hit = (channel < SECOND)[:, None] & (inside & hit_y & hit_x)[None, :]
-        grad = gather(of_second, channel[:, None] * cells + (from_y * width + from_x)[None, :], hit)
+        grad = gather(grad_second, channel[:, None] * cells + (from_y * width + from_x)[None, :], hit)
         w = weight_at(
             w2 + channel[None, :] * (9 * FIRST) + source[:, None] * 9 + (ky * 3 + kx),
             (channel < SECOND)[None, :] & (source < FIRST)[:, None],
         )
         total = product(w, grad, total, PRECISION)
-    block = (2 * y + odd_y) * (2 * width) + 2 * x + odd_x
-    place, owned = source[:, None] * (4 * cells) + block[None, :], (source < FIRST)[:, None] & inside[None, :]
-    slope = gather(first_slope + (m + start) * FIRST * 4 * cells, place, owned)
-    scatter(of_first + m * FIRST * 4 * cells, place, total * slope, owned)
+    square = (y * CELL_SQUARES + odd_y) * span + x * CELL_SQUARES + odd_x
+    place, owned = source[:, None] * (SQUARES * cells) + square[None, :], (source < FIRST)[:, None] & inside[None, :]
+    derivative = gather(first_derivative + (m + start) * FIRST * SQUARES * cells, place, owned)
+    scatter(grad_first + m * FIRST * SQUARES * cells, place, total * derivative, owned)
 
 
 @triton.jit
 def _reader(cell, second, odd, width):
-    """Of block ``2 cell + odd``: the weight that one of its two readers had for it, the reader, and if there is one.
+    """One of the two cells that read square ``2 cell + odd``: its weight's index, the cell, and whether there is one.
 
-    An odd block has a reader after it and one before; an even one its own cell, whose first weight too if it is the
-    border.
+    An odd square is read by the cell after it and by its own. An even one is read by its own cell alone, but at the
+    border twice: there the copy beyond the border is read with the first weight.
     """
     reader = cell + odd * (1 - second)
     return (
@@ -261,46 +320,52 @@ def _reader(cell, second, odd, width):
 
 @triton.jit
 def _first_layer_backward(
-    of_first, weight, grad_predicted, grad_target, n, start, width, blocks, PRECISION: tl.constexpr, BLOCK: tl.constexpr
+    grad_first,  # [maps, 10, squares]
+    w1,  # [10, 16, 3, 3]
+    grad_predicted,  # [N, 1, edge, edge], or [0]
+    grad_target,  # [N, 1, edge, edge], or [0]
+    n, start, width, blocks,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     place = program % blocks * BLOCK + tl.arange(0, BLOCK)
     m = (program // blocks).to(tl.int64)
-    span, edge = 2 * width, 8 * width
+    span, edge = width * CELL_SQUARES, width * (CELL_SQUARES * SQUARE)
     if m + start < n:  # noqa: SIM108 (Triton has no conditional expression for values of run time)
         tile = grad_predicted + (m + start) * edge * edge
     else:
         tile = grad_target + (m + start - n) * edge * edge
-    of_first += m * FIRST * span * span
+    grad_first += m * FIRST * span * span
     y, x, inside = place // span, place % span, place < span * span
-    pixel, channel = tl.arange(0, 16), tl.arange(0, 16)
-    total = tl.zeros([BLOCK, 16], tl.float32)
+    pixel, channel = tl.arange(0, PIXELS), tl.arange(0, FIRST_PADDED)
+    total = tl.zeros([BLOCK, PIXELS], tl.float32)
     for tap in range(9):
         ky, kx = tap // 3, tap % 3
-        grad = tl.zeros([16, BLOCK], tl.float32)
-        for again_y in tl.static_range(2):  # for the copy beyond the border
+        grad = tl.zeros([FIRST_PADDED, BLOCK], tl.float32)
+        for again_y in tl.static_range(2):  # The second time is for the copy beyond the border.
             from_y, hit_y = _sender(y, ky, span, again_y)
             for again_x in tl.static_range(2):
                 from_x, hit_x = _sender(x, kx, span, again_x)
                 hit = (channel < FIRST)[:, None] & (inside & hit_y & hit_x)[None, :]
-                grad += gather(of_first, channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit)
-        w = weight_at(weight + channel[:, None] * 144 + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
+                grad += gather(grad_first, channel[:, None] * (span * span) + (from_y * span + from_x)[None, :], hit)
+        w = weight_at(w1 + channel[:, None] * (9 * PIXELS) + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(tl.trans(grad), w, total, PRECISION)
-    offset = (y * 4 * edge + x * 4)[:, None] + (pixel // 4 * edge + pixel % 4)[None, :]
-    tl.store(tile + offset, total.to(tile.dtype.element_ty), inside[:, None])
+    corner, within = y * SQUARE * edge + x * SQUARE, pixel // SQUARE * edge + pixel % SQUARE
+    tl.store(tile + (corner[:, None] + within[None, :]), total.to(tile.dtype.element_ty), inside[:, None])
 
 
 @triton.jit
-def _sender(block, k, span, AGAIN: tl.constexpr):
+def _sender(square, k, span, AGAIN: tl.constexpr):
+    """The square that read this one with its weight k, and whether there is one; AGAIN: that read its copy."""
     if AGAIN:
-        return block, ((k == 0) & (block == 0)) | ((k == 2) & (block == span - 1))
+        return square, ((k == 0) & (square == 0)) | ((k == 2) & (square == span - 1))
     else:
-        sender = block + 1 - k
+        sender = square + 1 - k
         return sender, (sender >= 0) & (sender < span)
 
 
 @triton.jit
 def _group_sums(values):
     """Each channel's value becomes the sum over its group."""
-    sums = tl.sum(tl.reshape(values, [FEATURES // OF_GROUP, OF_GROUP]), 1)
-    return tl.reshape(tl.broadcast_to(sums[:, None], [FEATURES // OF_GROUP, OF_GROUP]), [FEATURES])
+    sums = tl.sum(tl.reshape(values, [FEATURES // NORM_GROUP, NORM_GROUP]), 1)
+    return tl.reshape(tl.broadcast_to(sums[:, None], [FEATURES // NORM_GROUP, NORM_GROUP]), [FEATURES])

@@ -1,7 +1,7 @@
 """boundary_loss: upsampling, balanced binary cross-entropy and the gradient of the low-resolution logits in one kernel.
 
-The weights of the two kinds of pixels are known only when all are counted, so the kernel sums losses, pixels and
-gradients of either kind apart. A thread owns a cell, see :mod:`.resize`.
+The weights of positive and negative pixels are known only when all pixels are counted. So the kernel keeps the sums of
+losses, pixels and gradients of the two kinds apart. A thread owns a cell (see :mod:`.resize`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from .elementary import sigmoids
 from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
-    adjoint,
     cells,
     column_total,
     corner_offsets,
@@ -27,40 +26,49 @@ from .resize import (
     part_of_image,
     total,
     upsample,
+    upsample_backward,
 )
 
 
 def boundary_loss(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+    boundary_logits: Tensor,  # [N, 1, h, w]
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the weights ``(2,)`` of positive and negative pixels, and the gradients of their summed losses.
+    """The loss, the weights ``[2]`` of positive and negative pixels, and the gradients of their summed losses.
 
-    The gradients are ``(2, N, 1, h, w)``, or empty unless asked for.
+    The gradients are float32 ``[2, N, 1, h, w]``, or empty where they are not wanted. Backward adds the two, each times
+    its weight.
     """
     n, _, *size = boundary_logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
     target = boundary_map(labels, radius, ignore_index, release=False)
-    gradient = empty_gradient(boundary_logits, 2 * cut.parts if with_gradient else 0)
+    grad = empty_gradient(boundary_logits, 2 * cut.parts if wants_grad else 0)
     sums = boundary_logits.new_empty(n * cut.programs, 4, dtype=torch.float32)
     loss, weights = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in ((), (2,)))
     if n:
         _boundary_loss[(n * cut.programs,)](
-            boundary_logits, target, gradient, sums,
+            boundary_logits, target, grad, sums,
             n, *size, *full, *cut.blocks, *cut.parts_yx,
-            boundary_logits.stride(0), *plane_strides(boundary_logits), gradient.stride(0), *plane_strides(gradient),
-            KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient, num_warps=cut.warps,
+            boundary_logits.stride(0), *plane_strides(boundary_logits), grad.stride(0), *plane_strides(grad),
+            KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, WANTS_GRAD=wants_grad, num_warps=cut.warps,
         )  # fmt: skip
     _balanced_loss[(1,)](sums, loss, weights, n * cut.programs)
-    return loss, weights, gradient.unflatten(0, (2, cut.parts, -1)).sum(1) if with_gradient else gradient
+    return loss, weights, grad.unflatten(0, (2, cut.parts, -1)).sum(1) if wants_grad else grad
 
 
 @triton.jit
 def _boundary_loss(
-    logits, target, gradient, sums,
+    logits,  # [N, 1, h, w]
+    target,  # [N, H, W]
+    grad,  # [2 * parts * N, 1, h, w]: of the positive pixels' losses, then of the negative ones'
+    sums,  # [programs, 4]: of positive and of negative losses, of positive and of negative pixels
     batch, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
-    logits_n, logits_y, logits_x, gradient_n, gradient_y, gradient_x,
-    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, GRADIENT: tl.constexpr,
+    logits_n, logits_y, logits_x, grad_n, grad_y, grad_x,
+    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, WANTS_GRAD: tl.constexpr,
 ):  # fmt: skip
     n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
     cell_y, cell_x = cells(block_y, block_x)
@@ -74,13 +82,16 @@ def _boundary_loss(
     kind = gather(target + n * full_height * full_width, offsets, inside)
     positive, negative = inside & (kind == 1), inside & (kind == 0)
     chance, doubt, log1p = sigmoids(logit)
-    if GRADIENT:
+    # A positive pixel's loss is -log s(z) and a negative one's -log s(-z), where s is the sigmoid. Their derivatives by
+    # z are -s(-z) and s(z). The adjoint of upsampling takes them back to the logits that were given.
+    if WANTS_GRAD:
         parts, part = parts_y * parts_x, part_y * parts_x + part_x
         owned = owns_pixel(cell_y, cell_x, height, width)
-        gradient += cell_y * gradient_y + cell_x * gradient_x
-        of_positive, of_negative = (part * batch + n) * gradient_n, ((parts + part) * batch + n) * gradient_n
-        tl.store(gradient + of_positive, adjoint(tl.where(positive, -doubt, 0.0), share_y, share_x, RESIZED), owned)
-        tl.store(gradient + of_negative, adjoint(tl.where(negative, chance, 0.0), share_y, share_x, RESIZED), owned)
+        grad += cell_y * grad_y + cell_x * grad_x
+        grad_positive, grad_negative = grad + (part * batch + n) * grad_n, grad + ((parts + part) * batch + n) * grad_n
+        positive_full, negative_full = tl.where(positive, -doubt, 0.0), tl.where(negative, chance, 0.0)
+        tl.store(grad_positive, upsample_backward(positive_full, share_y, share_x, RESIZED), owned)
+        tl.store(grad_negative, upsample_backward(negative_full, share_y, share_x, RESIZED), owned)
 
     counted = owns_full_pixels(cell_y, cell_x)[None, None, :]
     positive, negative = positive & counted, negative & counted
@@ -92,11 +103,17 @@ def _boundary_loss(
 
 
 @triton.jit
-def _balanced_loss(sums, loss, weights, programs):
+def _balanced_loss(
+    sums,  # [programs, 4]
+    loss,  # []
+    weights,  # [2]
+    programs,
+):
+    """The mean over valid pixels; a positive pixel weighs the share of negative ones, and the other way round."""
     positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
     valid = tl.maximum(positives + negatives, 1.0)
-    of_positive, of_negative = negatives / (valid * valid), positives / (valid * valid)
-    losses = of_positive * column_total(sums, 0, 4, programs) + of_negative * column_total(sums, 1, 4, programs)
+    positive_weight, negative_weight = negatives / (valid * valid), positives / (valid * valid)
+    losses = positive_weight * column_total(sums, 0, 4, programs) + negative_weight * column_total(sums, 1, 4, programs)
     tl.store(loss, losses)
-    tl.store(weights, of_positive)
-    tl.store(weights + 1, of_negative)
+    tl.store(weights, positive_weight)
+    tl.store(weights + 1, negative_weight)

@@ -1,8 +1,9 @@
 """boundary_map: one read of the labels, one write of the map.
 
-A pixel is boundary if the labels of its disk are not all one. For the usual radii a thread walks down a column: of each
-row it takes the smallest and largest label of the windows as wide as the disk's chords, and a disk is as many chords of
-consecutive rows. So a pixel costs 2 radius + 1 loads, not a disk of them.
+A pixel is boundary if not all valid labels of its disk are the same. A disk is a few chords, one in each row that it
+crosses. For the usual radii a thread slides down a column: in each row it finds the smallest and the largest label of
+every chord's window, and a pixel compares those of its own chords. So a pixel costs 2 radius + 1 loads in place of the
+disk's number of pixels.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from torch import Tensor
 from .memory import check_edges, gather, plane_strides
 
 VOID = tl.constexpr(255)
-LARGEST_WALK = 3  # beyond this radius, code and registers grow too large
+LARGEST_WINDOW = 3  # Beyond this radius, code and registers grow too large.
 
 
-def boundary_map(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
-    """As the reference; 64-bit labels are told apart by their low 32 bits.
+def boundary_map(
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    release: bool,
+) -> Tensor:
+    """``[N, H, W]`` uint8, as the reference; 64-bit labels are told apart by their low 32 bits.
 
     Raises:
         ValueError: an edge is too long, or ``ignore_index`` does not fit in 32 bits.
@@ -29,26 +35,29 @@ def boundary_map(labels: Tensor, radius: int, ignore_index: int, release: bool) 
     if not -(2**31) <= ignore_index < 2**31:
         raise ValueError(f"ignore_index must fit in 32 bits for the Triton kernels, got {ignore_index}")
     result = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
-    walk = radius <= LARGEST_WALK and not release
-    rows, columns = (16, 128) if walk else (4, 128)
+    slides = radius <= LARGEST_WINDOW and not release
+    rows, columns = (16, 128) if slides else (4, 128)
     blocks_y, blocks_x = triton.cdiv(height, rows), triton.cdiv(width, columns)
     arguments = (labels, result, height, width, blocks_y, blocks_x, labels.stride(0), *plane_strides(labels))
-    if n and walk:
-        _walk[(n * blocks_y * blocks_x,)](
+    if n and slides:
+        _boundary_map_sliding_window[(n * blocks_y * blocks_x,)](
             *arguments, ignore_index, RADIUS=radius, ROWS=rows, COLUMNS=columns, num_warps=4
         )
     elif n:
-        _look_around[(n * blocks_y * blocks_x,)](
+        _boundary_map_stencil[(n * blocks_y * blocks_x,)](
             *arguments, ignore_index, RADIUS=radius, RELEASE=release, ROWS=rows, COLUMNS=columns, num_warps=4
         )
     return result
 
 
 @triton.jit
-def _walk(
-    labels, result, height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
+def _boundary_map_sliding_window(
+    labels,  # [N, H, W]
+    result,  # [N, H, W]
+    height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
     RADIUS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """For radii up to ``LARGEST_WINDOW``; a thread owns a column of ROWS pixels."""
     n, block_y, block_x = _block(blocks_y, blocks_x)
     first_y = block_y * ROWS
     x = block_x * COLUMNS + tl.arange(0, COLUMNS)
@@ -56,7 +65,7 @@ def _walk(
     result += n * height * width
     rows = ()
     for i in tl.static_range(ROWS + 2 * RADIUS):
-        # Clamping to the image moves a neighbour nearer, to a pixel that is in the disk, too.
+        # Clamping to the image moves a neighbour nearer, to a pixel that lies in the disk as well.
         y = tl.minimum(tl.maximum(first_y + i - RADIUS, 0), height - 1)
         rows += (_chords(labels + y * labels_y, x, width, labels_x, ignore_index, RADIUS),)
         if i >= 2 * RADIUS:
@@ -74,8 +83,12 @@ def _walk(
 
 @triton.jit
 def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
-    """The label, and the smallest and largest valid one at most 0, 1, .. RADIUS columns away: all as ``label - void``,
-    where unsigned void is below all others, but the smallest as one less, where it is above all others."""
+    """The label, and the smallest and largest valid ones at most 0, 1, .. RADIUS columns away.
+
+    A label is read as ``label - void``, unsigned. There void is 0, so a valid label is always larger. The smallest is
+    taken of ``label - void - 1``, where void is the highest of all numbers. So both ignore void, and they differ by 1
+    if all valid labels are the same.
+    """
     centre = _load(row, x, width, stride_x, ignore_index)
     low, high = centre - 1, centre
     lowest, highest = (low,), (high,)
@@ -91,27 +104,32 @@ def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
 
 @triton.jit
 def _load(row, x, width, stride_x, ignore_index):
+    """``label - void`` as an unsigned number, of column x clamped to the image."""
     x = tl.minimum(tl.maximum(x, 0), width - 1)
     return (tl.load(row + x * stride_x).to(tl.int32) - ignore_index).to(tl.uint32, bitcast=True)
 
 
 @triton.constexpr_function
 def _half_chord(radius, dy):
+    """How many columns the disk reaches to either side, dy rows away from its centre."""
     return int((radius * radius - dy * dy) ** 0.5)
 
 
 @triton.jit
 def _block(blocks_y, blocks_x):
+    """This program's image (int64), and row and column of its block."""
     program = tl.program_id(0)
     return (program // (blocks_y * blocks_x)).to(tl.int64), program // blocks_x % blocks_y, program % blocks_x
 
 
 @triton.jit
-def _look_around(
-    labels, result, height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
+def _boundary_map_stencil(
+    labels,  # [N, H, W]
+    result,  # [N, H, W]
+    height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
     RADIUS: tl.constexpr, RELEASE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Any radius. RELEASE: class 0, void and all that lies outside are one class, and nothing is void."""
+    """For any radius. With RELEASE, class 0, void and all that lies outside are one class, and nothing is void."""
     n, block_y, block_x = _block(blocks_y, blocks_x)
     y = block_y * ROWS + tl.arange(0, ROWS)[:, None]
     x = block_x * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -137,5 +155,6 @@ def _look_around(
 
 @triton.jit
 def _label(labels, y, x, height, width, stride_y, stride_x, outside):
+    """Labels at ``(y, x)``, and ``outside`` beyond the image."""
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return tl.where(inside, gather(labels, y * stride_y + x * stride_x, inside).to(tl.int32), outside)

@@ -1,4 +1,4 @@
-"""Elementary functions as kernels use them."""
+"""Elementary functions, and products of matrices, as kernels compute them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # the interpreter ha
 
 @triton.jit
 def exp(x):
-    """Results below the smallest normal number become 0, which saves three of ``tl.exp``'s five instructions."""
+    """Results below the smallest normal number become 0; that saves three of the five instructions of ``tl.exp``."""
     if INTERPRETED:
         return tl.exp(x)
     else:
@@ -21,7 +21,7 @@ def exp(x):
 
 @triton.jit
 def log(x):
-    """Exact to the last bits near 1, too, where ``tl.log`` has an absolute error: a sure pixel's loss lies there."""
+    """Near 1 ``tl.log`` has an absolute error; this one is accurate there too, and a sure pixel's loss lies there."""
     if INTERPRETED:
         return tl.log(x)
     else:
@@ -30,7 +30,7 @@ def log(x):
 
 @triton.jit
 def divide(x, y):
-    """For y of ordinary size: two instructions for the eight that also serve denormal and huge ones."""
+    """``x / y`` for y of ordinary size, in two instructions; the eight of ``/`` also serve denormal and huge y."""
     if INTERPRETED:
         return x / y
     else:
@@ -39,13 +39,13 @@ def divide(x, y):
 
 @triton.jit
 def sigmoids(x):
-    """Sigmoid of x and of -x, and ``log(1 + e^-|x|)``, each to full relative accuracy."""
+    """The sigmoids of x and of -x, and ``log(1 + e^-|x|)``, each to full relative accuracy."""
     e = exp(-tl.abs(x))
     large = divide(1.0, 1 + e)
     small = e * large
     s = divide(e, 2 + e)
     s2 = s * s
-    # log1p(e) = 2 artanh(s); s <= 1/3, so the next term is below 2e-8.
+    # log1p(e) = 2 artanh(s), and s <= 1/3, so the first term that the series leaves out is below 2e-8.
     series = 1 / 9 + s2 * (1 / 11 + s2 * (1 / 13 + s2 / 15))
     log1p = 2 * s * (1 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * series))))
     return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large), log1p
@@ -57,17 +57,32 @@ def silu(x):
 
 
 @triton.jit
-def silu_slope(x):
-    large, small, _ = sigmoids(x)
-    return large * (1 + x * small)
+def softplus(x):
+    return tl.maximum(x, 0) + sigmoids(x)[2]
+
+
+@triton.jit
+def silu_derivative(x):
+    """By the product rule: ``(x s(x))' = s(x) + x s(x) s(-x)``, where ``s`` is the sigmoid and ``s(-x) = 1 - s(x)``."""
+    chance, doubt, _ = sigmoids(x)
+    return chance * (1 + x * doubt)
 
 
 def precision() -> str:
-    """Of products of matrices that a network is made of: that of PyTorch's convolutions."""
+    """The precision of a network's matrix products, which is the one of PyTorch's convolutions."""
     return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # type: ignore[attr-defined]
 
 
 @triton.jit
 def product(x, y, total, PRECISION: tl.constexpr):
-    """``total + x @ y`` of float32; ``PRECISION`` as in ``tl.dot``."""
+    """``total + x @ y`` in float32, with the ``PRECISION`` of :func:`triton.language.dot`."""
     return tl.dot(x, y, total, input_precision=PRECISION)
+
+
+@triton.jit
+def add_tuples(first, second):
+    """Entry by entry."""
+    result = ()
+    for i in tl.static_range(len(first)):
+        result += (first[i] + second[i],)
+    return result

@@ -1,4 +1,4 @@
-"""extract_tiles: sigmoid, resizing and cutting of prediction and target in one launch; a backward without atomics."""
+"""extract_tiles: one launch takes the sigmoid, resizes and cuts both maps into tiles; the backward needs no atomics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from .elementary import sigmoids
 from .layout import empty_gradient
 from .memory import check_edges, gather, plane_strides
 from .resize import (
-    adjoint,
     cells,
     cut_into_cells,
     full_positions,
@@ -22,16 +21,21 @@ from .resize import (
     part_of_image,
     sum_parts,
     taps,
+    upsample_backward,
 )
 
-ROWS, COLUMNS = 32, 32  # of a program: one warp, a column a thread
+ROWS, COLUMNS = 32, 32  # A program is one warp, and each thread takes a column.
 VOID_SHARE = tl.constexpr(1e-3)  # as in the reference
 
 
 def extract_tiles(
-    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, sigmoid: bool
+    predicted: Tensor,  # [N, 1, h, w]
+    target: Tensor,  # [N, 1, H, W]
+    size: Sequence[int],
+    tile: int,
+    sigmoid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted and true tiles, and where they are valid (uint8), all ``(N * R * C, 1, tile, tile)``."""
+    """Predicted and true tiles, and where they are valid (uint8), all ``[N * rows * columns, 1, tile, tile]``."""
     n = predicted.shape[0]
     check_edges(*predicted.shape[2:], *target.shape[2:], *size)
     rows, columns = size[0] // tile, size[1] // tile
@@ -50,25 +54,34 @@ def extract_tiles(
 
 
 def extract_tiles_backward(
-    grad_tiles: Tensor, valid: Tensor, predicted: Tensor, size: Sequence[int], tile: int, sigmoid: bool
+    grad_tiles: Tensor,  # [N * rows * columns, 1, tile, tile]
+    valid: Tensor,  # [N * rows * columns, 1, tile, tile]
+    predicted: Tensor,  # [N, 1, h, w]
+    size: Sequence[int],
+    tile: int,
+    sigmoid: bool,
 ) -> Tensor:
-    """Gradient of ``predicted``."""
+    """``[N, 1, h, w]``: the gradient of ``predicted``."""
     n = predicted.shape[0]
     cut = cut_into_cells(predicted.shape[2:], size)
-    gradient = empty_gradient(predicted, cut.parts)
+    grad = empty_gradient(predicted, cut.parts)
     if n:
         _extract_tiles_backward[(n * cut.programs,)](
-            grad_tiles.contiguous(), valid, predicted, gradient,
+            grad_tiles.contiguous(), valid, predicted, grad,
             n, *predicted.shape[2:], *size, size[0] // tile, size[1] // tile, *cut.blocks, *cut.parts_yx,
-            predicted.stride(0), *plane_strides(predicted), gradient.stride(0), *plane_strides(gradient),
+            predicted.stride(0), *plane_strides(predicted), grad.stride(0), *plane_strides(grad),
             TILE=tile, SIGMOID=sigmoid, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
         )  # fmt: skip
-    return sum_parts(gradient, cut.parts).to(predicted.dtype)
+    return sum_parts(grad, cut.parts).to(predicted.dtype)
 
 
 @triton.jit
 def _extract_tiles(
-    predicted, target, predicted_tiles, true_tiles, valid,
+    predicted,  # [N, 1, h, w]
+    target,  # [N, 1, H, W]
+    predicted_tiles,  # [N * rows * columns, 1, TILE, TILE]
+    true_tiles,  # [N * rows * columns, 1, TILE, TILE]
+    valid,  # [N * rows * columns, 1, TILE, TILE]
     height, width, target_height, target_width, full_height, full_width, rows, columns, blocks_y, blocks_x,
     predicted_n, predicted_y, predicted_x, target_n, target_y, target_x,
     TILE: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -91,15 +104,15 @@ def _extract_tiles(
     for y in range(first, tl.minimum(first + ROWS, TILE)):
         full_y = index // columns % rows * TILE + y
         y0, y1, share_y = taps(full_y, target_height, full_height)
-        boundary_above, void_above = _kinds(target + y0 * target_y, target_x0, target_x1, target_share)
-        boundary_below, void_below = _kinds(target + y1 * target_y, target_x0, target_x1, target_share)
+        boundary_above, void_above = _boundary_and_void(target + y0 * target_y, target_x0, target_x1, target_share)
+        boundary_below, void_below = _boundary_and_void(target + y1 * target_y, target_x0, target_x1, target_share)
         boundary = lerp(boundary_above, boundary_below, share_y)
         clean = lerp(void_above, void_below, share_y) < VOID_SHARE
 
         y0, y1, share_y = taps(full_y, height, full_height)
-        if (y0 != above_row) | (y1 != below_row):  # rows of an upsampled prediction often lie between the same two
-            above = _chances(predicted + y0 * predicted_y, x0, x1, share_x, SIGMOID)
-            below = _chances(predicted + y1 * predicted_y, x0, x1, share_x, SIGMOID)
+        if (y0 != above_row) | (y1 != below_row):  # Neighbouring rows often lie between the same two.
+            above = _probabilities(predicted + y0 * predicted_y, x0, x1, share_x, SIGMOID)
+            below = _probabilities(predicted + y1 * predicted_y, x0, x1, share_x, SIGMOID)
             above_row, below_row = y0, y1
         tl.store(predicted_tiles + result + y * TILE, tl.where(clean, lerp(above, below, share_y), 0.0), inside)
         tl.store(true_tiles + result + y * TILE, tl.where(clean, boundary, 0.0), inside)
@@ -107,8 +120,8 @@ def _extract_tiles(
 
 
 @triton.jit
-def _kinds(row, x0, x1, share):
-    """Boundary and void of a row of the target, between two columns."""
+def _boundary_and_void(row, x0, x1, share):
+    """How much of the target is boundary, and how much is void, between two columns of a row."""
     left, right = tl.load(row + x0), tl.load(row + x1)
     if not left.dtype.is_floating():
         left, right = left.to(tl.int32), right.to(tl.int32)
@@ -117,7 +130,8 @@ def _kinds(row, x0, x1, share):
 
 
 @triton.jit
-def _chances(row, x0, x1, share, SIGMOID: tl.constexpr):
+def _probabilities(row, x0, x1, share, SIGMOID: tl.constexpr):
+    """The prediction between two columns of a row."""
     left, right = tl.load(row + x0).to(tl.float32), tl.load(row + x1).to(tl.float32)
     if SIGMOID:
         left, _, _ = sigmoids(left)
@@ -127,9 +141,12 @@ def _chances(row, x0, x1, share, SIGMOID: tl.constexpr):
 
 @triton.jit
 def _extract_tiles_backward(
-    grad_tiles, valid, predicted, gradient,
+    grad_tiles,  # [N * rows * columns, 1, TILE, TILE]
+    valid,  # [N * rows * columns, 1, TILE, TILE]
+    predicted,  # [N, 1, h, w]
+    grad,  # [parts * N, 1, h, w]: of the prediction
     batch, height, width, full_height, full_width, rows, columns, blocks_y, blocks_x, parts_y, parts_x,
-    predicted_n, predicted_y, predicted_x, gradient_n, gradient_y, gradient_x,
+    predicted_n, predicted_y, predicted_x, grad_n, grad_y, grad_x,
     TILE: tl.constexpr, SIGMOID: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
     n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
@@ -141,14 +158,14 @@ def _extract_tiles_backward(
     column = x // TILE * (TILE * TILE) + x % TILE
     offsets = row[:, None, :] + column[None, :, :]
     first = n * rows * columns * (TILE * TILE)
-    grad = gather(grad_tiles + first, offsets, inside)
-    grad = tl.where(gather(valid + first, offsets, inside) > 0, grad, 0.0)
-    result = adjoint(grad, share_y, share_x, RESIZED)
+    grad_full = gather(grad_tiles + first, offsets, inside)
+    grad_full = tl.where(gather(valid + first, offsets, inside) > 0, grad_full, 0.0)
+    result = upsample_backward(grad_full, share_y, share_x, RESIZED)
 
     owned = owns_pixel(cell_y, cell_x, height, width)
     if SIGMOID:
         logit = tl.load(predicted + n * predicted_n + (cell_y * predicted_y + cell_x * predicted_x), owned, 0)
         chance, doubt, _ = sigmoids(logit.to(tl.float32))
-        result *= chance * doubt
-    gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
-    tl.store(gradient, result, owned)
+        result *= chance * doubt  # The sigmoid's derivative is s(z) s(-z).
+    grad += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
+    tl.store(grad, result, owned)

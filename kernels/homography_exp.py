@@ -1,4 +1,4 @@
-"""homography_exp: a thread owns a homography; its matrices are nine float64 numbers each, in registers."""
+"""homography_exp: a thread owns a homography, and holds each 3 x 3 matrix as nine float64 numbers in registers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, WARPS = 32, 1  # of a program: there are few rows, so that every one is a thread of its own
-# What the generators' entries are multiples of
+from .elementary import add_tuples
+
+ROWS, WARPS = 32, 1  # of a program: rows are few, so programs are small and spread over the multiprocessors
+# The generators' entries are multiples of these.
 UNIT, THIRD = tl.constexpr(1 / math.sqrt(2)), tl.constexpr(1 / (3 * math.sqrt(2)))
 
 
-def homography_exp(a: Tensor) -> Tensor:
-    """``(..., 8)`` to ``(..., 3, 3)``."""
+def homography_exp(
+    a: Tensor,  # [..., 8]
+) -> Tensor:
+    """``[..., 3, 3]``: the homographies."""
     theta = a.new_empty(*a.shape[:-1], 3, 3)
     rows = a.numel() // 8
     if rows:
@@ -23,8 +27,11 @@ def homography_exp(a: Tensor) -> Tensor:
     return theta
 
 
-def homography_exp_backward(grad: Tensor, a: Tensor) -> Tensor:
-    """Gradient of ``a``."""
+def homography_exp_backward(
+    grad: Tensor,  # [..., 3, 3]
+    a: Tensor,  # [..., 8]
+) -> Tensor:
+    """``[..., 8]``: the gradient of ``a``."""
     grad_a = torch.empty(a.shape, dtype=a.dtype, device=a.device)
     rows = a.numel() // 8
     if rows:
@@ -35,7 +42,16 @@ def homography_exp_backward(grad: Tensor, a: Tensor) -> Tensor:
 
 
 @triton.jit
-def _homography_exp(a, theta, rows, ROWS: tl.constexpr):
+def _homography_exp(
+    a,  # [rows, 8]
+    theta,  # [rows, 3, 3]
+    rows,
+    ROWS: tl.constexpr,
+):
+    """``exp(A) = (exp(A / 32))^32``: the Taylor series of degree 8, then five squarings.
+
+    Both work on ``m = exp - I``, which loses no digits near the identity: ``(I + m)^2 - I = 2 m + m^2``.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     x = _scaled(_algebra(a + row * 8, row < rows), 1 / 32)
     series = _plus_identity(_scaled(x, 1 / 8))
@@ -43,37 +59,49 @@ def _homography_exp(a, theta, rows, ROWS: tl.constexpr):
         series = _plus_identity(_scaled(_product(x, series), 1 / order))
     minus_one = _product(x, series)
     for _ in tl.static_range(5):
-        minus_one = _sum(_scaled(minus_one, 2), _product(minus_one, minus_one))
+        minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
     result = _plus_identity(minus_one)
     for i in tl.static_range(9):
         _store(theta + row * 9 + i, result[i], row < rows)
 
 
 @triton.jit
-def _homography_exp_backward(grad, a, grad_a, rows, ROWS: tl.constexpr):
-    """The adjoint of exp's derivative at A is its derivative at A^T: the forward on x + epsilon d, epsilon^2 = 0."""
+def _homography_exp_backward(
+    grad,  # [rows, 3, 3]
+    a,  # [rows, 8]
+    grad_a,  # [rows, 8]
+    rows,
+    ROWS: tl.constexpr,
+):
+    # The derivative of exp at A along E is sum_n 1/n! sum_i A^i E A^(n-1-i), so its adjoint is the derivative at A^T:
+    # <d exp(A)[E], G> = <E, d exp(A^T)[G]>, and the gradient of a_k is the inner product of d exp(A^T)[G] and G_k.
+    # Dual numbers give that derivative: the forward's steps on x + epsilon d, where epsilon^2 = 0. A product becomes
+    # (x + epsilon d) (s + epsilon t) = x s + epsilon (d s + x t). Nothing of the forward needs to be kept.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     algebra, direction = _algebra(a + row * 8, row < rows), ()
     for i in tl.static_range(9):
-        direction += (tl.load(grad + row * 9 + i, row < rows, 0).to(tl.float64),)
+        direction += (_load(grad + row * 9 + i, row < rows),)
     x, d = _scaled(_transposed(algebra), 1 / 32), _scaled(direction, 1 / 32)
-    series, by_series = _plus_identity(_scaled(x, 1 / 8)), _scaled(d, 1 / 8)
+    series, d_series = _plus_identity(_scaled(x, 1 / 8)), _scaled(d, 1 / 8)
     for order in tl.static_range(7, 1, -1):
-        by_series = _scaled(_sum(_product(d, series), _product(x, by_series)), 1 / order)
+        d_series = _scaled(add_tuples(_product(d, series), _product(x, d_series)), 1 / order)
         series = _plus_identity(_scaled(_product(x, series), 1 / order))
-    by = _sum(_product(d, series), _product(x, by_series))
+    d_minus_one = add_tuples(_product(d, series), _product(x, d_series))
     minus_one = _product(x, series)
     for _ in tl.static_range(5):
-        by = _sum(_scaled(by, 2), _sum(_product(by, minus_one), _product(minus_one, by)))
-        minus_one = _sum(_scaled(minus_one, 2), _product(minus_one, minus_one))
-    result = _coefficients(by)
+        d_minus_one = add_tuples(
+            _scaled(d_minus_one, 2),
+            add_tuples(_product(d_minus_one, minus_one), _product(minus_one, d_minus_one)),
+        )
+        minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
+    result = _coefficients(d_minus_one)
     for k in tl.static_range(8):
         _store(grad_a + row * 8 + k, result[k], row < rows)
 
 
 @triton.jit
 def _algebra(a, inside):
-    """``sum_k a_k G_k``, the generators as :func:`inverseform_fast.sl3.basis` has them."""
+    """``sum_k a_k G_k``, where G are the generators of :func:`inverseform_fast.sl3.basis`."""
     shift_x, shift_y = _load(a, inside), _load(a + 1, inside)
     rotation, shear = _load(a + 2, inside) * UNIT, _load(a + 5, inside) * UNIT
     scale, aspect = _load(a + 3, inside) * THIRD, _load(a + 4, inside) * UNIT
@@ -86,7 +114,7 @@ def _algebra(a, inside):
 
 @triton.jit
 def _coefficients(g):
-    """Inner products with the generators."""
+    """The inner products of g with the generators."""
     return (
         g[2], g[5], (g[3] - g[1]) * UNIT, (g[0] + g[4] - 2 * g[8]) * THIRD,
         (g[0] - g[4]) * UNIT, (g[1] + g[3]) * UNIT, g[6] * UNIT, g[7] * UNIT,
@@ -100,23 +128,16 @@ def _load(place, inside):
 
 @triton.jit
 def _store(place, value, inside):
-    tl.store(place, value.to(tl.float32).to(place.dtype.element_ty), inside)  # as torch rounds to 16 bits
+    tl.store(place, value.to(tl.float32).to(place.dtype.element_ty), inside)  # in two steps, as torch rounds to 16 bits
 
 
 @triton.jit
 def _product(a, b):
+    """``a b``, of 3 x 3 matrices."""
     result = ()
     for i in tl.static_range(3):
         for j in tl.static_range(3):
             result += (a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j],)
-    return result
-
-
-@triton.jit
-def _sum(a, b):
-    result = ()
-    for i in tl.static_range(9):
-        result += (a[i] + b[i],)
     return result
 
 

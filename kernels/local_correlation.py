@@ -1,4 +1,7 @@
-"""local_correlation: a thread owns a cell, for one row of offsets forward and for one channel backward; no atomics."""
+"""local_correlation, without atomics.
+
+Forward, a thread owns a cell and one row of offsets; backward, a cell and one channel.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,13 @@ from .memory import check_edges
 CELLS, WARPS = 256, 4  # of a program
 
 
-def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
-    """``(N, C, h, w)`` twice to ``(N, groups * span^2, h, w)``, span ``2 reach + 1``."""
+def local_correlation(
+    first: Tensor,  # [N, C, h, w]
+    second: Tensor,  # [N, C, h, w]
+    reach: int,
+    groups: int,
+) -> Tensor:
+    """``[N, groups * span^2, h, w]``, where span is ``2 reach + 1``."""
     n, channels, height, width = first.shape
     check_edges(height, width)
     span, blocks = 2 * reach + 1, triton.cdiv(height * width, CELLS)
@@ -27,27 +35,37 @@ def local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) ->
 
 
 def local_correlation_backward(
-    grad: Tensor, first: Tensor, second: Tensor, reach: int, groups: int, of_first: bool, of_second: bool
+    grad: Tensor,  # [N, groups * span^2, h, w]
+    first: Tensor,  # [N, C, h, w]
+    second: Tensor,  # [N, C, h, w]
+    reach: int,
+    groups: int,
+    wants_first: bool,
+    wants_second: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of first and second; empty where not asked for."""
+    """The gradients of first and second; one that is not wanted is empty."""
     n, channels, height, width = first.shape
     span, blocks = 2 * reach + 1, triton.cdiv(height * width, CELLS)
     grad_first, grad_second = (
         torch.empty(maps.shape if wanted else (0,), dtype=maps.dtype, device=maps.device)
-        for maps, wanted in ((first, of_first), (second, of_second))
+        for maps, wanted in ((first, wants_first), (second, wants_second))
     )
     if first.numel():
         _local_correlation_backward[(n * channels * blocks,)](
             grad.contiguous(), first.contiguous(), second.contiguous(), grad_first, grad_second,
             channels // groups, height, width, reach, span, blocks,
-            OF_FIRST=of_first, OF_SECOND=of_second, CELLS=CELLS, num_warps=WARPS,
+            WANTS_FIRST=wants_first, WANTS_SECOND=wants_second, CELLS=CELLS, num_warps=WARPS,
         )  # fmt: skip
     return grad_first, grad_second
 
 
 @triton.jit
 def _local_correlation(
-    first, second, result, channels, height, width, reach, span, blocks, CELLS: tl.constexpr
+    first,  # [N, C, h, w]
+    second,  # [N, C, h, w]
+    result,  # [N, groups * span^2, h, w]
+    channels, height, width, reach, span, blocks,  # channels of a group
+    CELLS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     cell = program % blocks * CELLS + tl.arange(0, CELLS)
@@ -71,8 +89,13 @@ def _local_correlation(
 
 @triton.jit
 def _local_correlation_backward(
-    grad, first, second, grad_first, grad_second, channels, height, width, reach, span, blocks,
-    OF_FIRST: tl.constexpr, OF_SECOND: tl.constexpr, CELLS: tl.constexpr,
+    grad,  # [N, groups * span^2, h, w]
+    first,  # [N, C, h, w]
+    second,  # [N, C, h, w]
+    grad_first,  # [N, C, h, w], or [0]
+    grad_second,  # [N, C, h, w], or [0]
+    channels, height, width, reach, span, blocks,  # channels of a group
+    WANTS_FIRST: tl.constexpr, WANTS_SECOND: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     cell = program % blocks * CELLS + tl.arange(0, CELLS)
@@ -82,26 +105,24 @@ def _local_correlation_backward(
     grad += channel // channels * span * span * cells
     first += channel * cells
     second += channel * cells
-    by_first, by_second = tl.zeros([CELLS], tl.float32), tl.zeros([CELLS], tl.float32)
+    # An output is result_d(p) = mean_c first_c(p) second_c(p + d). So, from every offset d, first_c(p) gets
+    # grad_d(p) second_c(p + d) / channels, and second_c(q), which p = q - d reads, gets
+    # grad_d(q - d) first_c(q - d) / channels.
+    sum_first, sum_second = tl.zeros([CELLS], tl.float32), tl.zeros([CELLS], tl.float32)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             offset = dy * width + dx
-            if OF_FIRST:
+            if WANTS_FIRST:
                 hit = (cell < cells) & (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
                 g = tl.load(grad + cell, hit, 0).to(tl.float32)
-                by_first += g * tl.load(second + (cell + offset), hit, 0).to(tl.float32)
-            if OF_SECOND:
+                sum_first += g * tl.load(second + (cell + offset), hit, 0).to(tl.float32)
+            if WANTS_SECOND:
                 hit = (cell < cells) & (y - dy >= 0) & (y - dy < height) & (x - dx >= 0) & (x - dx < width)
                 g = tl.load(grad + (cell - offset), hit, 0).to(tl.float32)
-                by_second += g * tl.load(first + (cell - offset), hit, 0).to(tl.float32)
+                sum_second += g * tl.load(first + (cell - offset), hit, 0).to(tl.float32)
             grad += cells
-    if OF_FIRST:
-        tl.store(
-            grad_first + (channel * cells + cell), (by_first / channels).to(grad_first.dtype.element_ty), cell < cells
-        )
-    if OF_SECOND:
-        tl.store(
-            grad_second + (channel * cells + cell),
-            (by_second / channels).to(grad_second.dtype.element_ty),
-            cell < cells,
-        )
+    place = channel * cells + cell
+    if WANTS_FIRST:
+        tl.store(grad_first + place, (sum_first / channels).to(grad_first.dtype.element_ty), cell < cells)
+    if WANTS_SECOND:
+        tl.store(grad_second + place, (sum_second / channels).to(grad_second.dtype.element_ty), cell < cells)

@@ -1,4 +1,4 @@
-"""How kernels address maps."""
+"""How kernels read and write maps: limits on their sizes, strides, masked loads and stores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_EDGE = 32000
 
 
 def check_edges(*edges: int) -> None:
-    """Raises ValueError if one is longer than ``MAX_EDGE``: twice the product of two must fit in 32 bits."""
+    """Raises ValueError if an edge is longer than ``MAX_EDGE``: twice the product of two must fit in 32 bits."""
     if max(edges) > MAX_EDGE:
         raise ValueError(
             f"height and width must be at most {MAX_EDGE} pixels for the Triton kernels, got {max(edges)}; "
@@ -18,7 +18,9 @@ def check_edges(*edges: int) -> None:
         )
 
 
-def plane_strides(maps: Tensor) -> tuple[int, int]:
+def plane_strides(
+    maps: Tensor,  # [..., H, W]
+) -> tuple[int, int]:
     """Strides of y and x.
 
     Raises:
@@ -34,10 +36,11 @@ def plane_strides(maps: Tensor) -> tuple[int, int]:
 
 @triton.jit
 def gather(plane, offsets, inside):
-    """``plane[offsets]``, 0 outside.
+    """``plane[offsets]``, and 0 where ``inside`` is false.
 
-    By way of one dimension, where neighbouring threads always read neighbours of the last axis. Left to itself the
-    compiler lays out a load of several dimensions by what it knows of the addresses, and shuffles values at every use.
+    The load goes through one dimension, where neighbouring threads always read neighbours of the last axis. Otherwise
+    the compiler lays out a load of several dimensions by what it knows of the addresses, and shuffles values at every
+    use.
     """
     flat = tl.load(plane + tl.reshape(offsets, [offsets.numel]), tl.reshape(inside, [inside.numel]), 0)
     return tl.reshape(flat, offsets.shape)
@@ -45,12 +48,12 @@ def gather(plane, offsets, inside):
 
 @triton.jit
 def scatter(plane, offsets, values, inside):
-    """``plane[offsets] = values``, by way of one dimension as well."""
+    """``plane[offsets] = values`` where ``inside``. The store goes through one dimension as in :func:`gather`."""
     n: tl.constexpr = offsets.numel
     tl.store(plane + tl.reshape(offsets, [n]), tl.reshape(values, [n]), tl.reshape(inside, [n]))
 
 
 @triton.jit
-def weight_at(place, real):
-    """In float32, of whatever dtype they are; 0 where there is none."""
-    return tl.load(place, real, 0).to(tl.float32)
+def weight_at(pointers, exists):
+    """Weights of any dtype in float32, and 0 where ``exists`` is false."""
+    return tl.load(pointers, exists, 0).to(tl.float32)

@@ -2,8 +2,8 @@
 
 Maps of ``size`` pixels are read as if resized to ``full`` pixels; positions are exact ratios of integers. *Cell* i lies
 between the pixels i and i + 1; the cells -1 and size - 1 hang over the edges. All full pixels of a cell are mixed from
-the same four corners, and a thread owns a cell: it holds those full pixels in registers, K x K of them at a time (a
-*part*). The adjoint adds what the four cells around a pixel send to it, in a fixed order.
+the same four corners. A thread owns a cell and holds its full pixels in registers, KY x KX of them at a time: one
+*part* of the cell. The adjoint adds what the four cells around a pixel send to it, in a fixed order.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from .memory import check_edges
 
 MAX_K = 4
-CELLS = tl.constexpr(16)  # x 16 a program, one a thread; all but the first row and column own a pixel
+CELLS = tl.constexpr(16)  # A program has 16 x 16 cells, one a thread; all but its first row and column own a pixel.
 
 
 class Cells(NamedTuple):
-    """How a resize from ``size`` to ``full`` is cut into programs and their parts, by rows and columns."""
+    """How a resize from ``size`` to ``full`` is cut into programs; pairs are (rows, columns)."""
 
-    blocks: tuple[int, int]
-    parts_yx: tuple[int, int]
-    k: tuple[int, int]
+    blocks: tuple[int, int]  # of 16 x 16 cells
+    parts_yx: tuple[int, int]  # into which the full pixels of a cell are cut
+    k: tuple[int, int]  # full pixels of a part
     resized: bool
     warps: int = CELLS.value**2 // 32
 
@@ -36,7 +36,7 @@ class Cells(NamedTuple):
 
     @property
     def programs(self) -> int:
-        """Of an image."""
+        """How many programs an image takes."""
         return self.blocks[0] * self.blocks[1] * self.parts
 
 
@@ -49,14 +49,18 @@ def cut_into_cells(size: Sequence[int], full: Sequence[int]) -> Cells:
     return Cells((rows, columns), (triton.cdiv(most_y, ky), triton.cdiv(most_x, kx)), (ky, kx), size != full)
 
 
-def sum_parts(gradient: Tensor, parts: int) -> Tensor:
+def sum_parts(
+    gradient: Tensor,  # [parts * N, C, h, w]
+    parts: int,
+) -> Tensor:
+    """``[N, C, h, w]``: what the parts of the cells sent to each pixel, added up."""
     return gradient if parts == 1 else gradient.unflatten(0, (parts, -1)).sum(0)
 
 
 @triton.jit
 def taps(position, size, full):
-    """The two pixels that a full position lies between, and the share of the second."""
-    ahead = (2 * position + 1) * size + full  # by one pixel, so that it is not negative
+    """The two pixels between which a full position lies, and the share of the second."""
+    ahead = (2 * position + 1) * size + full  # The position lies one pixel further on, so that it is not negative.
     before = (ahead * (0.5 / full)).to(tl.int32)
     rest = ahead - before * (2 * full)
     # Rounding may have missed by one; a division of integers would cost three times as much.
@@ -73,14 +77,14 @@ def lerp(first, second, share):
 
 @triton.jit
 def cells(block_y, block_x):
-    """Cells ``(CELLS * CELLS,)`` of a program: row and column."""
+    """Rows and columns ``[CELLS * CELLS]`` of a program's cells."""
     thread = tl.arange(0, CELLS * CELLS)
     return block_y * (CELLS - 1) - 1 + thread // CELLS, block_x * (CELLS - 1) - 1 + thread % CELLS
 
 
 @triton.jit
 def part_of_image(blocks_y, blocks_x, parts_y, parts_x):
-    """Of this program: image (int64), part (row, column) and block (row, column)."""
+    """This program's image (int64), part (row, column) and block (row, column)."""
     program = tl.program_id(0)
     block = program % (blocks_y * blocks_x)
     part = program // (blocks_y * blocks_x) % (parts_y * parts_x)
@@ -90,21 +94,21 @@ def part_of_image(blocks_y, blocks_x, parts_y, parts_x):
 
 @triton.jit
 def owns_pixel(cell_y, cell_x, height, width):
-    """Whether the program adds up the gradient of pixel ``(cell_y, cell_x)``."""
+    """Whether this program adds up the gradient of the pixel ``(cell_y, cell_x)``, its cell's top left corner."""
     thread = tl.arange(0, CELLS * CELLS)
     return (thread >= CELLS) & (thread % CELLS > 0) & (cell_y < height) & (cell_x < width)
 
 
 @triton.jit
 def owns_full_pixels(cell_y, cell_x):
-    """Whether no other program counts the cell's full pixels, too."""
+    """Whether this program, and no other that has the same cell, counts the cell's full pixels."""
     thread = tl.arange(0, CELLS * CELLS)
     return ((thread >= CELLS) | (cell_y < 0)) & ((thread % CELLS > 0) | (cell_x < 0))
 
 
 @triton.jit
 def full_positions(cell, part, size, full, K: tl.constexpr):
-    """Positions ``(K, cells)`` of the cells' full pixels, the share of the second corner in each, and which exist."""
+    """The cells' full pixels ``[K, cells]``: positions, the second corner's share in each, and which of them exist."""
     start = _first_in(cell, size, full)
     end = tl.minimum(_first_in(cell + 1, size, full), full)
     position = start[None, :] + part * K + tl.arange(0, K)[:, None]
@@ -115,12 +119,13 @@ def full_positions(cell, part, size, full, K: tl.constexpr):
 
 @triton.jit
 def _first_in(cell, size, full):
+    """The first full pixel of a cell."""
     return tl.where(cell < 0, 0, ((2 * cell + 1) * full + size - 1) // (2 * size))
 
 
 @triton.jit
 def corner_offsets(cell_y, cell_x, height, width, stride_y, stride_x):
-    """Offsets of the cells' corners: top left, top right, bottom left, bottom right."""
+    """Offsets ``[cells]`` of the cells' corners: top left, top right, bottom left, bottom right."""
     top = tl.minimum(tl.maximum(cell_y, 0), height - 1) * stride_y
     bottom = tl.minimum(cell_y + 1, height - 1) * stride_y
     left = tl.minimum(tl.maximum(cell_x, 0), width - 1) * stride_x
@@ -130,7 +135,7 @@ def corner_offsets(cell_y, cell_x, height, width, stride_y, stride_x):
 
 @triton.jit
 def upsample(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
-    """Full pixels ``(KY, KX, cells)`` of the map at ``plane``, from the offsets of the cells' corners."""
+    """Full pixels ``[KY, KX, cells]`` of the map at ``plane``, from the offsets of the cells' corners."""
     if not RESIZED:
         return _load(plane + corners[0])[None]
     left = lerp(_load(plane + corners[0]), _load(plane + corners[2]), share_y)
@@ -143,13 +148,17 @@ def _load(pointers):
     return tl.load(pointers).to(tl.float32)[None, :]
 
 
+# Upsampling is linear: a full pixel is (1 - sy) (1 - sx) top_left + (1 - sy) sx top_right + sy (1 - sx) bottom_left
+# + sy sx bottom_right. So its gradient, times these four weights, goes back to the corners; each cell adds up what its
+# full pixels send to each corner, first along x, then along y. A pixel is the top left corner of its own cell, the top
+# right one of the cell to the left, and a bottom corner of the two above: it adds the four sums.
 @triton.jit
-def adjoint(gradient, share_y, share_x, RESIZED: tl.constexpr):
-    """From the gradient ``(KY, KX, cells)`` of full pixels to that of the pixels that the cells own."""
+def upsample_backward(grad, share_y, share_x, RESIZED: tl.constexpr):
+    """From the gradient ``[KY, KX, cells]`` of full pixels to the one ``[cells]`` of the pixels that the cells own."""
     if not RESIZED:
-        return tl.sum(tl.sum(gradient, 0), 0)
-    right = tl.sum(gradient * share_x[None, :, :], 1)
-    left = tl.sum(gradient, 1) - right
+        return tl.sum(tl.sum(grad, 0), 0)
+    right = tl.sum(grad * share_x[None, :, :], 1)
+    left = tl.sum(grad, 1) - right
     bottom_left, bottom_right = tl.sum(left * share_y, 0), tl.sum(right * share_y, 0)
     top_left, top_right = tl.sum(left, 0) - bottom_left, tl.sum(right, 0) - bottom_right
     thread = tl.arange(0, CELLS * CELLS)
@@ -161,12 +170,13 @@ def adjoint(gradient, share_y, share_x, RESIZED: tl.constexpr):
 
 @triton.jit
 def total(values):
+    """Sum of all ``[KY, KX, cells]`` values."""
     return tl.sum(tl.sum(tl.sum(values, 0), 0), 0)
 
 
 @triton.jit
 def column_total(sums, column, columns, programs):
-    """Sum in float64 of one column of ``sums (programs, columns)``, which all programs wrote before."""
+    """Sum in float64 of one column of ``sums [programs, columns]``, which all programs of another launch wrote."""
     BLOCK: tl.constexpr = 1024
     added = tl.zeros([BLOCK], tl.float64)
     for first in range(0, programs, BLOCK):

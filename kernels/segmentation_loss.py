@@ -1,7 +1,7 @@
 """segmentation_loss: upsampling, cross-entropy and the gradient of the low-resolution logits in one kernel.
 
-A thread owns a cell (see :mod:`.resize`) and passes three times over the channels: for the largest logit of each full
-pixel, for the sum of exponentials, for the gradient. The full-resolution logits live in registers only.
+A thread owns a cell (see :mod:`.resize`) and passes three times over the classes: it finds the largest logit of each
+full pixel, then the sum of exponentials, then the gradient. The full-resolution logits live in registers only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .elementary import exp, log
 from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
-    adjoint,
     cells,
     column_total,
     corner_offsets,
@@ -27,41 +26,53 @@ from .resize import (
     sum_parts,
     total,
     upsample,
+    upsample_backward,
 )
 
-VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)
+VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)  # stand for a void label, and for one that is no class
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+    logits: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    class_weights: Tensor | None,  # [C]
+    ignore_index: int,
+    wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the sum of the pixels' weights, and the gradient of their product (empty unless asked for)."""
+    """The loss, the sum of the pixels' weights, and the gradient of their product.
+
+    The gradient is float32 ``[N, C, h, w]`` in the logits' layout, or empty where it is not wanted.
+    """
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
-    gradient = empty_gradient(logits, cut.parts if with_gradient else 0)
+    grad = empty_gradient(logits, cut.parts if wants_grad else 0)
     sums = logits.new_empty(n * cut.programs, 2, dtype=torch.float32)
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     if n:
         _segmentation_loss[(n * cut.programs,)](
-            logits, labels, class_weights, gradient, sums,
+            logits, labels, class_weights, grad, sums,
             n, classes, *size, *full, *cut.blocks, *cut.parts_yx,
             *logits.stride()[:2], *plane_strides(logits), labels.stride(0), *plane_strides(labels),
-            *gradient.stride()[:2], *plane_strides(gradient),
-            ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, GRADIENT=with_gradient,
-            num_warps=cut.warps, maxnreg=128,  # two programs on a multiprocessor
+            *grad.stride()[:2], *plane_strides(grad),
+            ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, WANTS_GRAD=wants_grad,
+            num_warps=cut.warps, maxnreg=128,  # so that two programs fit on a multiprocessor
         )  # fmt: skip
     _mean_loss[(1,)](sums, loss, weight, n * cut.programs)
-    return loss, weight, sum_parts(gradient, cut.parts) if with_gradient else gradient
+    return loss, weight, sum_parts(grad, cut.parts) if wants_grad else grad
 
 
 @triton.jit
 def _segmentation_loss(
-    logits, labels, class_weights, gradient, sums,
+    logits,  # [N, C, h, w]
+    labels,  # [N, H, W]
+    class_weights,  # [C], or None
+    grad,  # [parts * N, C, h, w]: of the sum of weighted losses, by the logits
+    sums,  # [programs, 2]: of weighted losses, and of weights
     batch, classes, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_c, logits_y, logits_x, labels_n, labels_y, labels_x,
-    gradient_n, gradient_c, gradient_y, gradient_x,
-    ignore_index, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, GRADIENT: tl.constexpr,
+    grad_n, grad_c, grad_y, grad_x,
+    ignore_index, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, WANTS_GRAD: tl.constexpr,
 ):  # fmt: skip
     n, part_y, part_x, block_y, block_x = part_of_image(blocks_y, blocks_x, parts_y, parts_x)
     cell_y, cell_x = cells(block_y, block_x)
@@ -85,38 +96,46 @@ def _segmentation_loss(
         chosen = tl.where(label == c, logit, chosen)
         channel += logits_c
     channel = logits + n * logits_n
-    exponentials = tl.zeros(label.shape, tl.float32)
+    sum_exp = tl.zeros(label.shape, tl.float32)
     for _ in range(classes):
-        exponentials += exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest)
+        sum_exp += exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest)
         channel += logits_c
-    log_total = log(exponentials)
+    log_sum = log(sum_exp)
     if class_weights is None:
         weight = (label >= 0).to(tl.float32)
     else:
         weight = gather(class_weights, label, label >= 0).to(tl.float32)
-    weight = tl.where(label == UNKNOWN, float("nan"), weight)  # a label that is no class must not pass in silence
+    weight = tl.where(label == UNKNOWN, float("nan"), weight)  # A label that is no class must not pass in silence.
     counted = (label != VOID) & owns_full_pixels(cell_y, cell_x)[None, None, :]
-    loss = tl.where(counted, weight * (log_total - (chosen - largest)), 0.0)
+    loss = tl.where(counted, weight * (log_sum - (chosen - largest)), 0.0)
     sums += tl.program_id(0) * 2
     tl.store(sums, total(loss))
     tl.store(sums + 1, total(tl.where(counted, weight, 0.0)))
-    if not GRADIENT:
+    if not WANTS_GRAD:
         return
 
+    # A full pixel's loss is weight * (log sum_k e^z_k - z_label). Its derivative by the pixel's logit z_c is
+    # weight * (softmax_c - [c = label]): softmax minus one-hot. The logits are upsampled, and upsampling is linear, so
+    # its adjoint takes the gradient back to the logits that were given.
     channel = logits + n * logits_n
     owned = owns_pixel(cell_y, cell_x, height, width)
-    gradient += ((part_y * parts_x + part_x) * batch + n) * gradient_n + (cell_y * gradient_y + cell_x * gradient_x)
+    grad += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
     for c in range(classes):
-        log_probability = upsample(channel, corners, share_y, share_x, RESIZED) - largest - log_total
-        error = weight * (exp(log_probability) - (label == c).to(tl.float32))
-        tl.store(gradient, adjoint(error, share_y, share_x, RESIZED), owned)
+        log_probability = upsample(channel, corners, share_y, share_x, RESIZED) - largest - log_sum
+        grad_full = weight * (exp(log_probability) - (label == c).to(tl.float32))
+        tl.store(grad, upsample_backward(grad_full, share_y, share_x, RESIZED), owned)
         channel += logits_c
-        gradient += gradient_c
+        grad += grad_c
 
 
 @triton.jit
-def _mean_loss(sums, loss, weight, programs):
+def _mean_loss(
+    sums,  # [programs, 2]
+    loss,  # []
+    weight,  # []
+    programs,
+):
     total_weight = column_total(sums, 1, 2, programs)
-    total_weight = tl.where(total_weight == 0, 1.0, total_weight)  # no valid pixel: the loss is 0
+    total_weight = tl.where(total_weight == 0, 1.0, total_weight)  # With no valid pixel the loss is 0.
     tl.store(loss, column_total(sums, 0, 2, programs) / total_weight)
     tl.store(weight, total_weight)

@@ -28,6 +28,12 @@ def random_labels(classes: int, *shape: int, void: float = 0.1, dtype: torch.dty
     return labels.masked_fill(torch.rand(shape) < void, 255).to(DEVICE)
 
 
+def leaf_grad(leaf: Tensor) -> Tensor:
+    """The gradient that a backward left in a leaf."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """New tensors hold NaN (whole numbers: the largest) until a kernel writes them."""

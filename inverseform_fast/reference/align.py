@@ -10,8 +10,13 @@ from torch import Tensor
 
 from .local_correlation import local_correlation
 
-CELL = 8  # edge in pixels
+# The network's sizes, for all who spell them: nets/align.py, the kernels, and csrc (a test compares its numbers).
+CELL = 8  # edge of a cell in pixels
+UNSHUFFLED = 4  # edge in pixels of the squares whose pixels become channels
+FIRST, SECOND, FEATURES = 10, 24, 16  # channels that the features' three convolutions give
 REACH, GROUPS = 3, 2  # of the correlation
+OFFSETS = GROUPS * (2 * REACH + 1) ** 2  # channels of the correlation
+HIDDEN, LAST, OUTPUTS = 26, 16, 5  # channels that the measurement's three convolutions give
 NORM_GROUPS = 4
 # Features have unit variance, or the correlation is all mean and training rests on a plateau; boundaries have one of
 # 0.05 to 0.2 before, and what has less must not be made to look like one.
@@ -23,6 +28,16 @@ SHAPES = (
     (10, 16, 3, 3), (10,), (24, 10, 3, 3), (24,), (16, 24, 1, 1), (16,), (16,), (16,),
     (26, 114, 1, 1), (26,), (16, 26, 3, 3), (16,), (5, 16, 1, 1), (5,), (8,),
 )  # fmt: skip
+
+
+COEFFICIENTS = 8  # of a homography, the dimension of sl(3)
+
+# (outputs, inputs, edge of the kernel), first of the features, then of the measurement.
+CONVOLUTIONS = (
+    (FIRST, UNSHUFFLED**2, 3), (SECOND, FIRST, 3), (FEATURES, SECOND, 1),
+    (HIDDEN, OFFSETS + FEATURES, 1), (LAST, HIDDEN, 3), (OUTPUTS, LAST, 1),
+)  # fmt: skip
+FEATURE_WEIGHTS = 8  # how many of the weights are the features': kernels, biases, and the normalization's scale, shift
 
 
 def align(

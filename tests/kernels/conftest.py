@@ -1,12 +1,15 @@
-"""The kernels' tests: Triton's on a GPU, or on a CPU in a process of its own (``TRITON_INTERPRET=1``); else C++.
+"""The kernels' tests run Triton's on a GPU, or in the interpreter (``TRITON_INTERPRET=1``); otherwise they run C++.
 
-``KERNEL_SEED=7`` draws other random inputs than usual.
+``KERNEL_SEED=7`` draws other random inputs than usual. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels,
+for what cannot depend on the instruction set.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -19,6 +22,31 @@ SEED = int(os.environ.get("KERNEL_SEED", "0"))
 RUNS_TRITON = INTERPRETED or torch.cuda.is_available()
 CPU = {"best SIMD": "", "AVX2": "avx2", "scalar": "default"}  # what ATEN_CPU_CAPABILITY says
 KERNELS = ["triton"] if RUNS_TRITON else [] if MISSING["cpu"] else list(CPU)
+
+
+def quicken_the_interpreter() -> None:
+    """Leave out what Triton's interpreter computes in vain; the suite takes a third of the time then.
+
+    It prepares ``triton.language`` again for every call of a device function, where once a function is enough; and it
+    repeats whole-number arithmetic in 64 bits for an assertion on overflow that ``debug=False`` then skips.
+    """
+    from triton.runtime import interpreter
+
+    @cache
+    def prepared(function: interpreter.InterpretedFunction) -> Callable[..., object]:
+        interpreter._patch_lang(function.fn)
+        return function.rewrite()
+
+    def call(self: interpreter.InterpretedFunction, *args: object, **options: object) -> object:
+        return prepared(self)(*args, **options)
+
+    interpreter.InterpretedFunction.__call__ = call
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+if INTERPRETED:
+    quicken_the_interpreter()
 settings.register_profile("kernels", derandomize=not SEED, deadline=None)
 settings.load_profile("kernels")
 # The compiler needs Triton, and a process without the interpreter.
@@ -44,9 +72,9 @@ def exact() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    if "kernel" in marks and "triton" not in marks:
-        metafunc.parametrize("kernels", KERNELS, indirect=True)
+    mark = metafunc.definition.get_closest_marker("kernel")
+    if mark and not metafunc.definition.get_closest_marker("triton"):
+        metafunc.parametrize("kernels", KERNELS[: None if mark.kwargs.get("each", True) else 1], indirect=True)
 
 
 @pytest.fixture(autouse=True)

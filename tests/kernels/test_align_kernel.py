@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import assert_same_when_called, results_and_gradients, ways
-from three_way import DEVICE, FLOATS, assert_three_way
+from three_way import DEVICE, FLOATS, assert_three_way, leaf_grad
 from torch import Tensor
 
 from inverseform_fast import reference
@@ -15,8 +15,8 @@ from inverseform_fast.ops.backend import INTERPRETED
 
 pytestmark = pytest.mark.kernel
 
-# Batch, tile, weights, tiles; 96 has more than a program's cells. Rounding scatters from tile to tile: where they cost
-# little, there are many.
+# Batch, tile, weights, tiles; a tile of 96 has more cells than a program. Rounding scatters from tile to tile, so there
+# are many tiles where they cost little.
 MANY = 1 if INTERPRETED else 8
 CASES = [
     (3, 8, "random", "noise"), (1, 16, "shipped", "lines"), (1, 24, "random", "lines"), (1, 24, "shipped", "noise"),
@@ -25,16 +25,18 @@ CASES = [
 
 
 def weights(tile: int, kind: str = "shipped") -> list[Tensor]:
-    """Those of training's first step, but for a last layer that says something; or the package's."""
+    """Those of training's first step, with a last layer that says something; or the package's."""
     net = Align(tile)
     if kind == "shipped":
         net.load_state_dict(InverseTransformNet.compact().state_dict())
     else:
-        net.measure["4"].weight.data *= 20
+        last = net.measure["4"]
+        assert isinstance(last, torch.nn.Conv2d)
+        last.weight.data *= 20
     return [weight.detach().to(DEVICE) for weight in net.weights]
 
 
-def pair(n: int, tile: int, kind: str = "noise") -> list[Tensor]:
+def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
     """Probabilities: of anything, or of two lines that moved by a pixel, otherwise 0."""
     tiles = torch.rand(2, n, 1, tile, tile)
     if kind == "lines":
@@ -44,7 +46,8 @@ def pair(n: int, tile: int, kind: str = "noise") -> list[Tensor]:
             for i, (y, x) in enumerate((at + side).tolist()):
                 line[i, :, y] = line[i, :, :, x] = True
             tiles[side] *= line
-    return list(tiles.to(DEVICE))
+    predicted, target = tiles.to(DEVICE)
+    return predicted, target
 
 
 @pytest.mark.parametrize(("n", "tile", "kind", "content"), CASES, ids=str)
@@ -70,7 +73,7 @@ def test_one_of_the_gradients(wanted: tuple[bool, bool]) -> None:
     result = align(*tiles, w)
     (result * torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)).sum().backward()
     for each, want, expected in zip(tiles, wanted, both, strict=True):
-        assert torch.equal(each.grad, expected) if want else each.grad is None
+        assert torch.equal(leaf_grad(each), expected) if want else each.grad is None
 
 
 def test_identical_tiles_give_exactly_zero() -> None:
@@ -79,10 +82,10 @@ def test_identical_tiles_give_exactly_zero() -> None:
 
 
 def test_swapped_tiles_give_exactly_the_opposite() -> None:
-    tiles, w = pair(2, 24), weights(24, "random")
-    found = align(*tiles, w)
+    (first, second), w = pair(2, 24), weights(24, "random")
+    found = align(first, second, w)
     assert found.any()
-    assert torch.equal(align(*reversed(tiles), w), -found)
+    assert torch.equal(align(second, first, w), -found)
 
 
 def test_the_place_in_the_batch_changes_no_bit() -> None:
@@ -90,8 +93,8 @@ def test_the_place_in_the_batch_changes_no_bit() -> None:
     incoming = torch.randn(3, 8, device=DEVICE)
 
     def run(these: slice) -> tuple[Tensor, ...]:
-        inputs = [each[these].detach().requires_grad_() for each in tiles]
-        found = align(*inputs, w)
+        inputs = first, second = [each[these].detach().requires_grad_() for each in tiles]
+        found = align(first, second, w)
         return found.detach(), *torch.autograd.grad(found, inputs, incoming[these])
 
     together = run(slice(0, 3))
@@ -127,7 +130,7 @@ def test_an_empty_batch() -> None:
     found = align(first, second, weights(16))
     assert found.shape == (0, 8)
     found.sum().backward()
-    assert first.grad.shape == second.grad.shape == first.shape
+    assert leaf_grad(first).shape == leaf_grad(second).shape == first.shape
 
 
 def test_weights_that_train_get_gradients() -> None:

@@ -48,6 +48,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.kernel(each=False)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", calls(LAYOUTS["contiguous"]))
 def test_opcheck(name: str, layout: str) -> None:

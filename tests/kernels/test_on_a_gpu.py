@@ -11,6 +11,7 @@ from torch import Tensor
 
 import inverseform_fast as iff
 from inverseform_fast import functional, homography
+from inverseform_fast.nets import Align
 
 pytestmark = [pytest.mark.gpu, pytest.mark.triton]
 
@@ -28,6 +29,7 @@ def some_labels() -> Tensor:
 def some_tiles(count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Predicted and true boundaries, which need no gradient, and the shipped network's weights."""
     net = iff.InverseTransformNet.compact().requires_grad_(False).cuda()
+    assert isinstance(net, Align)
     target = (functional.boundary_map(random_labels(5, count, 224, 224, void=0))[:, None] == 1).float()
     theta = homography.exp(0.05 * torch.randn(count, 8)).to(target.device)
     predicted = functional.homography_warp(target, theta).clamp(0.02, 0.98)
