@@ -203,7 +203,7 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
 
     Args:
         predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype, the tile a multiple of 8.
-        weights: ``Align.weights``: of its convolutions and normalisation, the prior, and the velocity of each cell.
+        weights: ``Align.weights``: of its convolutions and normalization, the prior, and the velocity of each cell.
 
     Returns:
         Lie-algebra coefficients ``(N, 8)`` in half tiles, of first order in what moved; float32 (float64 of float64).
