@@ -124,7 +124,7 @@ def mp_distance(theta: mpmath.matrix, theta_hat: mpmath.matrix, normalize: str |
 def mp_value_and_gradients(theta: Tensor, theta_hat: Tensor, normalize: str | None) -> tuple[float, Tensor, Tensor]:
     """lam = 1/10, differences of 1e-25 in 60 digits: no formula in common with any implementation."""
     step, gradients = mpmath.mpf(10) ** -25, torch.zeros(2, 3, 3, dtype=torch.float64)
-    pair = [mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())]
+    pair = mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())
     value = mp_distance(*pair, normalize)
     for k, i, j in itertools.product(range(2), range(3), range(3)):
         pair[k][i, j] += step

@@ -133,7 +133,11 @@ def test_features_compile_to_machine_code_with_their_gradient(weights: list[Tens
     ],
 )  # fmt: skip
 def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
-    good = {"predicted": torch.zeros(1, 1, 32, 32), "target": torch.zeros(1, 1, 32, 32), "weights": Align(32).weights}
+    good: dict[str, Any] = {
+        "predicted": torch.zeros(1, 1, 32, 32),
+        "target": torch.zeros(1, 1, 32, 32),
+        "weights": Align(32).weights,
+    }
     with pytest.raises(error, match=message):
         align(**(good | changed))
 
@@ -154,6 +158,7 @@ class Rounded(torch.autograd.Function):
 def test_tensor_float_32_moves_no_estimate_that_matters(monkeypatch: pytest.MonkeyPatch, g: torch.Generator) -> None:
     """What docs/design/triton.md says of a GPU's products, by rounding the operands of the reference's convolutions."""
     net = InverseTransformNet.compact().requires_grad_(False)
+    assert isinstance(net, Align)
     target = (boundary_map(label_maps(4, 224, 224, g))[:, None] == 1).float()
     a = homography.sample(4, 16 / 112, generator=g)
     predicted = homography_warp(target, homography.exp(a)).clamp(0.02, 0.98).requires_grad_()

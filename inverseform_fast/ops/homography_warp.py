@@ -32,9 +32,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    image, theta = ctx.saved_tensors
     wants_image, wants_theta = ctx.needs_input_grad[:2]
     grad_image, grad_theta = _homography_warp_backward(
-        grad, *ctx.saved_tensors, ctx.nearest, ctx.border, wants_image, wants_theta
+        grad, image, theta, ctx.nearest, ctx.border, wants_image, wants_theta
     )
     return grad_image if wants_image else None, grad_theta if wants_theta else None, None, None, None
 

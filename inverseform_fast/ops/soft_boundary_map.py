@@ -39,7 +39,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return _soft_boundary_map_backward(grad, *ctx.saved_tensors, ctx.radius), None, None
+    logarithm, logits = ctx.saved_tensors
+    return _soft_boundary_map_backward(grad, logarithm, logits, ctx.radius), None, None
 
 
 differentiate(_soft_boundary_map, _backward, _save)
