@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from .. import homography
 from ..files import write_atomically
-from ..nets import ARCHITECTURES, InverseTransformNet, architecture
+from ..nets import ARCHITECTURES, InverseTransformNet
 from ..nets.spatial_transformer import SpatialTransformer
 from ..scenes.shapes import label_maps as shape_labels
 from ..scenes.street import label_maps as scene_labels
@@ -204,7 +204,7 @@ def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | N
 
 def _initial(config: NetConfig) -> InverseTransformNet:
     if config.init is None:
-        kind = architecture(config.architecture)
+        kind = ARCHITECTURES[config.architecture]
         return kind(**{name: getattr(config, name) for name in kind.sizes})
     net = InverseTransformNet.from_file(config.init)
     wanted, found = (", ".join(f"{name} {getattr(of, name)}" for name in net.sizes) for of in (config, net))

@@ -3,7 +3,7 @@
 from .align import Align
 from .base import InverseTransformNet
 from .paper import Aet, Dense
-from .registry import ARCHITECTURES, architecture
+from .registry import ARCHITECTURES
 from .spatial_transformer import SpatialTransformer
 from .weights import WEIGHTS
 
@@ -15,5 +15,4 @@ __all__ = [
     "Dense",
     "InverseTransformNet",
     "SpatialTransformer",
-    "architecture",
 ]

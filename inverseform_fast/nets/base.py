@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .. import homography
-from .registry import ARCHITECTURES, architecture
+from .registry import ARCHITECTURES
 from .weights import WEIGHTS, load_strictly, read_release, read_weights, write_weights
 
 
@@ -59,12 +59,12 @@ class InverseTransformNet(nn.Module):
     @staticmethod
     def dense(tile: int = 224, outputs: int = 8) -> InverseTransformNet:
         """The paper's network, untrained; see :class:`inverseform_fast.nets.paper.Dense`."""
-        return architecture("dense")(tile, outputs)
+        return ARCHITECTURES["dense"](tile, outputs)
 
     @staticmethod
     def aet(tile: int = 224) -> InverseTransformNet:
         """The convolutional siamese network of the paper's Table 5, untrained; see :class:`.paper.Aet`."""
-        return architecture("aet")(tile)
+        return ARCHITECTURES["aet"](tile)
 
     @staticmethod
     def from_release(path: str | os.PathLike[str]) -> InverseTransformNet:
@@ -82,7 +82,7 @@ class InverseTransformNet(nn.Module):
             one too many or of another shape.
         """
         path = Path(path)
-        net = architecture("dense")(outputs=4)
+        net = ARCHITECTURES["dense"](outputs=4)
         load_strictly(net, read_release(path), path, "release")
         return net.eval()
 
@@ -97,13 +97,12 @@ class InverseTransformNet(nn.Module):
         """
         path = Path(path)
         header, weights = read_weights(path, "net")
-        name = header.get("architecture", "")
-        kind = architecture(name) if name in ARCHITECTURES else None
-        if kind is None or not all(header.get(size, "").isdigit() for size in kind.sizes):
+        kind = ARCHITECTURES.get(header.get("architecture", ""))
+        if kind is None or not all(header.get(name, "").isdigit() for name in kind.sizes):
             raise ValueError(
                 f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and its sizes in its metadata, "
                 f"got {json.dumps(header)}"
             )
-        net = kind(**{size: int(header[size]) for size in kind.sizes})
+        net = kind(**{name: int(header[name]) for name in kind.sizes})
         load_strictly(net, weights, path, "net")
         return net.eval()

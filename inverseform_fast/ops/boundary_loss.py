@@ -12,10 +12,10 @@ from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, w
 
 @kernel_op
 def _boundary_loss(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
-    shape = (2, *boundary_logits.shape) if with_gradient else (0,)
+    shape = (2, *boundary_logits.shape) if wants_grad else (0,)
     shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
     loss, weights, gradient = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return loss, weights, gradient
@@ -23,10 +23,10 @@ def _boundary_loss(
 
 @kernel(_boundary_loss, "CPU")
 def _(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     target = EXTENSION.boundary_map_cpu.default(labels, radius, ignore_index)
-    return EXTENSION.boundary_loss_cpu.default(boundary_logits, target, with_gradient)
+    return EXTENSION.boundary_loss_cpu.default(boundary_logits, target, wants_grad)
 
 
 @without_derivative
@@ -45,8 +45,8 @@ differentiate_loss(_boundary_loss, _boundary_loss_backward)
 
 
 def _loss(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
-    with_gradient = boundary_logits.requires_grad and torch.is_grad_enabled()
-    return _boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)[0]
+    wants_grad = boundary_logits.requires_grad and torch.is_grad_enabled()
+    return _boundary_loss(boundary_logits, labels, radius, ignore_index, wants_grad)[0]
 
 
 boundary_loss = Op(reference.boundary_loss, cpu=_loss, triton=_loss)

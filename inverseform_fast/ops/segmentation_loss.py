@@ -13,18 +13,18 @@ from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, w
 
 @kernel_op
 def _segmentation_loss(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, sum of weights, and the gradient of their product: backward only scales it."""
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
-    return loss, weight, empty_gradient(logits, 1 if with_gradient else 0)
+    return loss, weight, empty_gradient(logits, 1 if wants_grad else 0)
 
 
 @kernel(_segmentation_loss, "CPU")
 def _(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    options = (class_weights, ignore_index, with_gradient)
+    options = (class_weights, ignore_index, wants_grad)
     loss, weight, gradient = EXTENSION.segmentation_loss_cpu.default(logits, labels, *options)
     return loss, weight, gradient.contiguous(memory_format=layout(logits))
 
@@ -47,8 +47,8 @@ differentiate_loss(_segmentation_loss, _segmentation_loss_backward)
 def _loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
     if class_weights is not None and class_weights.requires_grad:  # the kernels make no gradient of them
         return reference.segmentation_loss(logits, labels, class_weights, ignore_index)
-    with_gradient = logits.requires_grad and torch.is_grad_enabled()
-    return _segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)[0]
+    wants_grad = logits.requires_grad and torch.is_grad_enabled()
+    return _segmentation_loss(logits, labels, class_weights, ignore_index, wants_grad)[0]
 
 
 segmentation_loss = Op(reference.segmentation_loss, cpu=_loss, triton=_loss)
