@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import mpmath
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
+
+
+class So3(Protocol):
+    """An implementation: functional, or one that brings its arguments to a GPU."""
+
+    @property
+    def project_to_so3(self) -> Callable[..., Tensor]: ...
+
+    @property
+    def geodesic_distance(self) -> Callable[..., Tensor]: ...
+
 
 EPS32, EPS64 = 2.0**-24, 2.0**-53
 EYE = torch.eye(3)
@@ -139,7 +152,7 @@ def value_and_gradients(function, *arguments: Tensor) -> tuple[Tensor, ...]:
     return value.detach(), *torch.autograd.grad(value.sum(), leaves)
 
 
-def angle_op(so3, **options: float):
+def angle_op(so3: So3, **options: float) -> Callable[..., Tensor]:
     return partial(so3.geodesic_distance, EYE, lam=0.0, **options)
 
 

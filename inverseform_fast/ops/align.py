@@ -16,8 +16,12 @@ from .local_correlation import local_correlation
 
 
 @kernel_op
-def _align(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The coefficients, and the matrix (N, 8, 8) of the equations that they solve."""
+def _align(
+    predicted: Tensor,  # [N, 1, tile, tile]
+    target: Tensor,  # [N, 1, tile, tile]
+    weights: list[Tensor],  # of reference.align.weight_shapes
+) -> tuple[Tensor, Tensor]:  # [N, 8], [N, 8, 8]
+    """The coefficients, and the matrix of the equations that they solve."""
     n = predicted.shape[0]
     return (
         predicted.new_empty(n, COEFFICIENTS, dtype=torch.float32),
@@ -27,9 +31,15 @@ def _align(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> tuple[Te
 
 @backward_op
 def _align_backward(
-    grad: Tensor, predicted: Tensor, target: Tensor, weights: list[Tensor], found: Tensor, matrix: Tensor,
-    wants_predicted: bool, wants_target: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad: Tensor,  # [N, 8]
+    predicted: Tensor,  # [N, 1, tile, tile]
+    target: Tensor,  # [N, 1, tile, tile]
+    weights: list[Tensor],
+    found: Tensor,  # [N, 8]
+    matrix: Tensor,  # [N, 8, 8]
+    wants_predicted: bool,
+    wants_target: bool,
+) -> tuple[Tensor, Tensor]:  # [N, 1, tile, tile] twice
     """Gradients of both tiles, empty where not wanted; ``found`` and ``matrix`` are what the forward returned."""
     return (
         predicted.new_empty(predicted.shape if wants_predicted else (0,)),

@@ -12,8 +12,12 @@ from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, w
 
 @kernel_op
 def _boundary_loss(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, wants_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    boundary_logits: Tensor,  # [N, 1, h, w]
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    wants_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [], [2], [2, N, 1, h, w]
     """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
     shape = (2, *boundary_logits.shape) if wants_grad else (0,)
     shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
@@ -31,7 +35,12 @@ def _(
 
 @without_derivative
 @define
-def _boundary_loss_backward(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+def _boundary_loss_backward(
+    grad: Tensor,  # []
+    gradient: Tensor,  # [2, N, 1, h, w]
+    weights: Tensor,  # [2]
+    dtype: torch.dtype,
+) -> Tensor:  # [N, 1, h, w]
     return gradient.new_empty(gradient.shape[1:], dtype=dtype)
 
 

@@ -11,7 +11,12 @@ from .library import EXTENSION, kernel, kernel_op
 
 
 @kernel_op
-def _boundary_map(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
+def _boundary_map(
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    release: bool,
+) -> Tensor:  # [N, H, W]
     return torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
 
 

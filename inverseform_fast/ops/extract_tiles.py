@@ -16,8 +16,12 @@ from .library import EXTENSION, backward_op, differentiate, kernel, kernel_op
 
 @kernel_op
 def _extract_tiles(
-    predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    predicted: Tensor,  # [N, 1, h, w]
+    target: Tensor,  # [N, 1, H, W]
+    size: list[int],
+    tile: int,
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [tiles, 1, tile, tile] three times
     """Predicted and true tiles, and which of their pixels are valid."""
     shape = (predicted.shape[0] * (size[0] // tile) * (size[1] // tile), 1, tile, tile)
     dtypes = (torch.float32, torch.float32, torch.uint8)
@@ -32,8 +36,13 @@ def _(predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bo
 
 @backward_op
 def _extract_tiles_backward(
-    grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool
-) -> Tensor:
+    grad: Tensor,  # [tiles, 1, tile, tile]
+    valid: Tensor,  # [tiles, 1, tile, tile]
+    predicted: Tensor,  # [N, 1, h, w]
+    size: list[int],
+    tile: int,
+    sigmoid: bool,
+) -> Tensor:  # [N, 1, h, w]
     return empty_gradient(predicted).to(predicted.dtype)
 
 

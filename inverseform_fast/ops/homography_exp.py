@@ -12,12 +12,17 @@ from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
-def _homography_exp(a: Tensor) -> Tensor:
+def _homography_exp(
+    a: Tensor,  # [..., 8]
+) -> Tensor:  # [..., 3, 3]
     return a.new_empty(*a.shape[:-1], 3, 3)
 
 
 @backward_op
-def _homography_exp_backward(grad: Tensor, a: Tensor) -> Tensor:
+def _homography_exp_backward(
+    grad: Tensor,  # [..., 3, 3]
+    a: Tensor,  # [..., 8]
+) -> Tensor:  # [..., 8]
     return a.new_empty(a.shape)
 
 

@@ -13,15 +13,26 @@ from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
-def _homography_warp(image: Tensor, theta: Tensor, size: list[int], nearest: bool, border: bool) -> Tensor:
-    """``(N, T, C, H', W')`` of ``image (N, C, H, W)`` and its views ``theta (N, T, 3, 3)``."""
+def _homography_warp(
+    image: Tensor,  # [N, C, H, W]
+    theta: Tensor,  # [N, T, 3, 3]
+    size: list[int],  # H', W'
+    nearest: bool,
+    border: bool,
+) -> Tensor:  # [N, T, C, H', W']
     return image.new_empty(*theta.shape[:2], image.shape[1], *size)
 
 
 @backward_op
 def _homography_warp_backward(
-    grad: Tensor, image: Tensor, theta: Tensor, nearest: bool, border: bool, wants_image: bool, wants_theta: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor,  # [N, T, C, H', W']
+    image: Tensor,  # [N, C, H, W]
+    theta: Tensor,  # [N, T, 3, 3]
+    nearest: bool,
+    border: bool,
+    wants_image: bool,
+    wants_theta: bool,
+) -> tuple[Tensor, Tensor]:  # [N, C, H, W], [N, T, 3, 3]
     """Gradients of image and theta, empty where not wanted."""
     return image.new_empty(image.shape if wants_image else (0,)), theta.new_empty(theta.shape if wants_theta else (0,))
 

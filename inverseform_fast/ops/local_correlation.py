@@ -12,14 +12,25 @@ from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
-def _local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> Tensor:
+def _local_correlation(
+    first: Tensor,  # [N, C, h, w]
+    second: Tensor,  # [N, C, h, w]
+    reach: int,
+    groups: int,
+) -> Tensor:  # [N, groups * (2 reach + 1)^2, h, w]
     return first.new_empty(first.shape[0], groups * (2 * reach + 1) ** 2, *first.shape[2:])
 
 
 @backward_op
 def _local_correlation_backward(
-    grad: Tensor, first: Tensor, second: Tensor, reach: int, groups: int, wants_first: bool, wants_second: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor,  # [N, groups * (2 reach + 1)^2, h, w]
+    first: Tensor,  # [N, C, h, w]
+    second: Tensor,  # [N, C, h, w]
+    reach: int,
+    groups: int,
+    wants_first: bool,
+    wants_second: bool,
+) -> tuple[Tensor, Tensor]:  # [N, C, h, w] twice
     """Gradients of both maps, empty where not wanted."""
     return first.new_empty(first.shape if wants_first else (0,)), second.new_empty(
         second.shape if wants_second else (0,)

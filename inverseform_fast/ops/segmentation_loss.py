@@ -13,8 +13,12 @@ from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, w
 
 @kernel_op
 def _segmentation_loss(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, wants_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    class_weights: Tensor | None,  # [C]
+    ignore_index: int,
+    wants_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [], [], [N, C, h, w]
     """Loss, sum of weights, and the gradient of their product: backward only scales it."""
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     return loss, weight, empty_gradient(logits, 1 if wants_grad else 0)
@@ -31,7 +35,12 @@ def _(
 
 @without_derivative
 @define
-def _segmentation_loss_backward(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _segmentation_loss_backward(
+    grad: Tensor,  # []
+    gradient: Tensor,  # [N, C, h, w]
+    weight: Tensor,  # []
+    dtype: torch.dtype,
+) -> Tensor:  # [N, C, h, w]
     return torch.empty_like(gradient, dtype=dtype)
 
 

@@ -21,26 +21,32 @@ NORMALIZE = (None, "frobenius", "det")  # by their numbers in C++
 
 
 @define
-def _project_to_so3(matrix: Tensor) -> Tensor:
+def _project_to_so3(
+    matrix: Tensor,  # [..., 3, 3]
+) -> Tensor:  # [..., 3, 3]
     return matrix.new_empty(matrix.shape)
 
 
 @define
-def _project_to_so3_backward(grad: Tensor, matrix: Tensor, rotation: Tensor) -> Tensor:
+def _project_to_so3_backward(
+    grad: Tensor,  # [..., 3, 3]
+    matrix: Tensor,  # [..., 3, 3]
+    rotation: Tensor,  # [..., 3, 3], what the forward returned
+) -> Tensor:  # [..., 3, 3]
     return grad.new_empty(grad.shape)
 
 
 @define
 def _geodesic_distance(
-    theta: Tensor,
-    theta_hat: Tensor,
+    theta: Tensor,  # [..., 3, 3]
+    theta_hat: Tensor,  # [..., 3, 3]
     lam: float,
     normalize: int,
     smooth: float,
     damping: float,
     wants_theta: bool,
     wants_theta_hat: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # [...], [..., 3, 3] twice
     """The distances, and their gradients, empty where not wanted."""
     shapes = (theta.shape if wanted else (0,) for wanted in (wants_theta, wants_theta_hat))
     grad_theta, grad_theta_hat = (theta.new_empty(shape) for shape in shapes)

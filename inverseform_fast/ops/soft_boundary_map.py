@@ -15,14 +15,23 @@ from .library import EXTENSION, backward_op, differentiate, kernel, kernel_op
 
 
 @kernel_op
-def _soft_boundary_map(logits: Tensor, size: list[int], radius: int) -> tuple[Tensor, Tensor]:
+def _soft_boundary_map(
+    logits: Tensor,  # [N, C, h, w]
+    size: list[int],  # H, W
+    radius: int,
+) -> tuple[Tensor, Tensor]:  # [N, 1, H, W] twice
     """The map, and the logarithm of its distance from 1."""
     result = logits.new_empty(logits.shape[0], 1, *size, dtype=torch.float32)
     return result, torch.empty_like(result)
 
 
 @backward_op
-def _soft_boundary_map_backward(grad: Tensor, logarithm: Tensor, logits: Tensor, radius: int) -> Tensor:
+def _soft_boundary_map_backward(
+    grad: Tensor,  # [N, 1, H, W]
+    logarithm: Tensor,  # [N, 1, H, W]
+    logits: Tensor,  # [N, C, h, w]
+    radius: int,
+) -> Tensor:  # [N, C, h, w]
     return empty_gradient(logits).to(logits.dtype)
 
 
