@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 assert_close = partial(torch.testing.assert_close, rtol=4e-6, atol=4e-6, equal_nan=True)
-normalisations = pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
+normalizations = pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
 full_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -99,7 +99,7 @@ def test_angle_and_its_gradient(so3: So3, m: Tensor) -> None:
     assert ((gradient.double() * m).sum((-2, -1)).abs() <= 1e-5 * kappa)[posed].all()
 
 
-@normalisations
+@normalizations
 @full_types
 def test_gradient_keeps_its_direction_near_a_match(so3: So3, g: torch.Generator, normalize, dtype) -> None:
     for scale in (1e-7, 1e-5, 1e-3, 1e-1, 1.0):
@@ -123,7 +123,7 @@ def test_far_from_a_match_agrees_with_autograd_through_svd(so3: So3, g: torch.Ge
     assert errors.quantile(0.99) <= 1e-11  # beyond that it is the SVD's autograd that errs
 
 
-@normalisations
+@normalizations
 @pytest.mark.parametrize("options", [{}, {"smooth": 0.05}, {"damping": 1e-3}], ids=str)
 @pytest.mark.parametrize("name", ["I + 0.1", "pi - 0.01", "gauss", "s = (3, 2, -0.5)"])
 def test_gradcheck(so3: So3, g: torch.Generator, name: str, options, normalize) -> None:
@@ -134,7 +134,7 @@ def test_gradcheck(so3: So3, g: torch.Generator, name: str, options, normalize) 
     assert torch.autograd.gradcheck(so3.project_to_so3, theta_hat, eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
-@normalisations
+@normalizations
 @full_types
 def test_a_match_is_exactly_zero(so3: So3, g: torch.Generator, normalize, dtype: torch.dtype) -> None:
     pixels = homographies(99, g) * torch.tensor([[1.0, 1, 224], [1, 1, 224], [1 / 224, 1 / 224, 1]])
@@ -209,7 +209,7 @@ def test_extreme_scales_and_pixel_coordinates(so3: So3, g: torch.Generator, size
     assert all(relative(a * scale, b * scale).max() <= 5e-5 for a, b in zip(gradients, truths, strict=True))
 
 
-@normalisations
+@normalizations
 @pytest.mark.parametrize("noise", [0.2, 0.01])  # far from a match, and so near that all rows take the shortcut
 def test_a_bad_row_is_nan_and_touches_no_other(
     so3: So3, g: torch.Generator, noise: float, normalize: str | None

@@ -37,7 +37,7 @@ def kernel_op(fake: Function) -> Function:
     name, module = fake.__name__.lstrip("_"), fake.__module__.rpartition(".")[2]
 
     def launch(first: Tensor, *args: Any) -> Any:
-        triton = import_module(f"inverseform_fast.kernels.{module}")  # here: the package works without Triton
+        triton = import_module(f"inverseform_fast.kernels.{module}")  # not before: the package works without Triton
         with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
             return getattr(triton, name)(first, *args)
 
@@ -53,6 +53,8 @@ def backward_op(fake: Function) -> Function:
 
 
 def without_derivative(op: Function) -> Function:
+    """Make it an error to differentiate the op."""
+
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(f"{op} has no derivative: kernels are differentiated once; choose the backend 'reference'")
 
@@ -60,11 +62,11 @@ def without_derivative(op: Function) -> Function:
     return op
 
 
-def kernel(op: Callable[..., Any], device: str) -> Callable[[Function], Function]:
-    """Register the decorated function as the op's kernel for a dispatch key: ``"CPU"``, or one for every device."""
+def kernel(op: Callable[..., Any], key: str) -> Callable[[Function], Function]:
+    """Register the decorated function as the op's kernel: ``"CPU"``, or ``"CompositeExplicitAutograd"``, every device."""
 
     def register(function: Function) -> Function:
-        LIBRARY.impl(op, function, device)
+        LIBRARY.impl(op, function, key)
         return function
 
     return register
@@ -101,8 +103,8 @@ def share_the_cpu_with_triton() -> None:
     Only here does a device have two kernels, and the dispatcher cannot tell which: so one asks for the backend again.
     """
     for name, launch in _LAUNCHERS.items():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Warning only once for all operators")  # of overriding
+        with warnings.catch_warnings():  # torch warns that a kernel is overridden, which is the purpose here
+            warnings.filterwarnings("ignore", message="Warning only once for all operators")
             LIBRARY.impl(name, _either(name, launch), "CPU", with_keyset=True, allow_override=True)
 
 
