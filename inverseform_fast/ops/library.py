@@ -63,7 +63,7 @@ def without_derivative(op: Function) -> Function:
 
 
 def kernel(op: Callable[..., Any], key: str) -> Callable[[Function], Function]:
-    """Register the decorated function as the op's kernel: ``"CPU"``, or ``"CompositeExplicitAutograd"``, every device."""
+    """Register the function for the dispatch key ``"CPU"``, or ``"CompositeExplicitAutograd"``: all devices."""
 
     def register(function: Function) -> Function:
         LIBRARY.impl(op, function, key)
