@@ -16,7 +16,7 @@ from inverseform_fast import homography
 from inverseform_fast.functional import boundary_map, extract_tiles
 from inverseform_fast.inverse_net import calibration
 from inverseform_fast.inverse_net.calibration import DISPLACEMENTS, calibrate, draw, read_label_maps, write
-from inverseform_fast.nets import Align
+from inverseform_fast.nets import Compact
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
 
@@ -30,7 +30,7 @@ def scene(height: int, width: int, seed: int = 0) -> Tensor:
 def test_tiles_are_those_of_the_loss(size: tuple[int, int], resized: tuple[int, int]) -> None:
     seen: list[Tensor] = []
 
-    class Recorder(Align):
+    class Recorder(Compact):
         def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
             seen.append(target[:1])
             return super().algebra(predicted, target)
@@ -51,7 +51,7 @@ def test_an_oracle_reads_the_displacement_and_points_home(monkeypatch: pytest.Mo
         pixels = torch.nn.functional.pad(homography.log(theta), (0, size[0] * size[1] - 8))
         return pixels.unflatten(-1, (1, *size))
 
-    class Oracle(Align):
+    class Oracle(Compact):
         def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
             return (predicted - target).flatten(1)[:, :8]
 
