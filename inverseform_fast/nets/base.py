@@ -82,8 +82,9 @@ class InverseTransformNet(nn.Module):
             one too many or of another shape.
         """
         path = Path(path)
+        weights = read_release(path)
         net = ARCHITECTURES["dense"](outputs=4)
-        load_strictly(net, read_release(path), path, "release")
+        load_strictly(net, weights, path, "release")
         return net.eval()
 
     @staticmethod
