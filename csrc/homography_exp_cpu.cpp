@@ -53,12 +53,7 @@ Tensor backward(const Tensor& grad, const Tensor& a) {
 
 }  // namespace homography_exp
 
-STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("homography_exp_cpu(Tensor a) -> Tensor");
-  m.def("homography_exp_backward_cpu(Tensor grad, Tensor a) -> Tensor");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
-  m.impl("homography_exp_cpu", TORCH_BOX(&homography_exp::forward));
-  m.impl("homography_exp_backward_cpu", TORCH_BOX(&homography_exp::backward));
+  m.impl("homography_exp", TORCH_BOX(&homography_exp::forward));
+  m.impl("homography_exp_backward", TORCH_BOX(&homography_exp::backward));
 }

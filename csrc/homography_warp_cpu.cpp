@@ -76,14 +76,7 @@ std::tuple<Tensor, Tensor> homography_warp_backward(const Tensor& grad, const Te
 
 }  // namespace homography_warp
 
-STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("homography_warp_cpu(Tensor image, Tensor theta, int[] size, bool nearest, bool border) -> Tensor");
-  m.def(
-      "homography_warp_backward_cpu(Tensor grad, Tensor image, Tensor theta, bool nearest, bool border, bool of_image, "
-      "bool of_theta) -> (Tensor, Tensor)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
-  m.impl("homography_warp_cpu", TORCH_BOX(&homography_warp::homography_warp));
-  m.impl("homography_warp_backward_cpu", TORCH_BOX(&homography_warp::homography_warp_backward));
+  m.impl("homography_warp", TORCH_BOX(&homography_warp::homography_warp));
+  m.impl("homography_warp_backward", TORCH_BOX(&homography_warp::homography_warp_backward));
 }

@@ -56,14 +56,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& first, con
 
 }  // namespace local_correlation
 
-STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("local_correlation_cpu(Tensor first, Tensor second, int reach, int groups) -> Tensor");
-  m.def(
-      "local_correlation_backward_cpu(Tensor grad, Tensor first, Tensor second, int reach, int groups, bool of_first, "
-      "bool of_second) -> (Tensor, Tensor)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
-  m.impl("local_correlation_cpu", TORCH_BOX(&local_correlation::forward));
-  m.impl("local_correlation_backward_cpu", TORCH_BOX(&local_correlation::backward));
+  m.impl("local_correlation", TORCH_BOX(&local_correlation::forward));
+  m.impl("local_correlation_backward", TORCH_BOX(&local_correlation::backward));
 }

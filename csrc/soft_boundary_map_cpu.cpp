@@ -75,11 +75,10 @@ Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logit
 }  // namespace soft_boundary_map
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("soft_boundary_map_cpu(Tensor logits, int[] size, int radius) -> (Tensor, Tensor)");
   m.def("soft_boundary_map_backward_cpu(Tensor grad, Tensor logarithm, Tensor logits, int radius) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
-  m.impl("soft_boundary_map_cpu", TORCH_BOX(&soft_boundary_map::forward));
+  m.impl("soft_boundary_map", TORCH_BOX(&soft_boundary_map::forward));
   m.impl("soft_boundary_map_backward_cpu", TORCH_BOX(&soft_boundary_map::backward));
 }

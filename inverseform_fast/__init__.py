@@ -2,8 +2,7 @@
 
 from . import functional, homography
 from .losses import BoundaryAwareLoss, InverseFormLoss, LossTerms
-from .nets import InverseTransformNet
-from .nets.spatial_transformer import SpatialTransformer
+from .nets import InverseTransformNet, SpatialTransformer
 from .ops import backend_info, set_backend
 
 __version__ = "0.1.0"

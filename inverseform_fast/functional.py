@@ -11,24 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import ops
 from .checks import (
-    check_activation,
-    check_broadcast,
+    check_align,
+    check_extract_tiles,
+    check_geodesic_distance,
+    check_homography_exp,
+    check_homography_warp,
     check_labels,
-    check_like,
+    check_local_correlation,
     check_maps,
     check_matrices,
     check_radius,
     check_same_device,
+    check_segmentation_loss,
     check_size,
-    check_tensor,
 )
-from .reference.align import CELL
-from .reference.align import SHAPES as ALIGN_SHAPES
 
 __all__ = [
     "align",
@@ -119,17 +119,7 @@ def extract_tiles(
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or activation.
     """
-    check_maps(predicted, "predicted", channels=1)
-    check_tensor(target, "target")
-    if target.ndim != 4 or target.shape[:2] != (predicted.shape[0], 1) or 0 in target.shape[2:]:
-        raise ValueError(f"target must have shape ({predicted.shape[0]}, 1, H, W), got {tuple(target.shape)}")
-    check_same_device("target", target, "predicted", predicted)
-    check_size(size)
-    if not isinstance(tile, int) or tile < 1:
-        raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
-    if size[0] % tile or size[1] % tile:
-        raise ValueError(f"size must be multiples of tile, got size {tuple(size)} and tile {tile}")
-    check_activation(activation)
+    check_extract_tiles(predicted, target, size, tile, activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
 
 
@@ -147,11 +137,7 @@ def homography_exp(a: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: wrong dtype or shape.
     """
-    check_tensor(a, "a")
-    if a.shape[-1:] != (8,):
-        raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
-    if not a.is_floating_point():
-        raise TypeError(f"a must be floating point, got {a.dtype}")
+    check_homography_exp(a)
     return ops.homography_exp(a)
 
 
@@ -183,24 +169,7 @@ def homography_warp(
     Raises:
         TypeError, ValueError: wrong dtype, shape, size, mode or padding.
     """
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
-    if padding not in ("zeros", "border"):
-        raise ValueError(f"padding must be 'zeros' or 'border', got {padding!r}")
-    check_tensor(image, "image")
-    check_tensor(theta, "theta")
-    if image.ndim != 4 or 0 in image.shape[2:]:
-        raise ValueError(f"image must have shape (N, C, H, W), got {tuple(image.shape)}")
-    if mode == "bilinear" and not image.is_floating_point():
-        raise TypeError(f"image must be floating point for mode 'bilinear', got {image.dtype}")
-    n = image.shape[0]
-    one_or_more_views = theta.ndim in (3, 4) and theta.shape[0] == n and theta.shape[-2:] == (3, 3)
-    if not one_or_more_views or not theta.is_floating_point():
-        raise ValueError(
-            f"theta must be floating point ({n}, 3, 3) or ({n}, T, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
-        )
-    check_same_device("theta", theta, "image", image)
-    check_size(size)
+    check_homography_warp(image, theta, size, mode, padding)
     return ops.homography_warp(image, theta, size, mode, padding)
 
 
@@ -221,12 +190,7 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
     Raises:
         TypeError, ValueError: wrong dtype, shape, reach or groups.
     """
-    check_maps(first, "first")
-    check_like("second", second, "first", first)
-    if not isinstance(reach, int) or reach < 0:
-        raise ValueError(f"reach must be a whole number of cells, at least 0, got {reach!r}")
-    if not isinstance(groups, int) or groups < 1 or first.shape[1] % groups:
-        raise ValueError(f"groups must divide the {first.shape[1]} channels, got {groups!r}")
+    check_local_correlation(first, second, reach, groups)
     return ops.local_correlation(first, second, reach, groups)
 
 
@@ -239,7 +203,7 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
 
     Args:
         predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype, the tile a multiple of 8.
-        weights: ``Align.weights``: of its convolutions and normalisation, the prior, and the velocity of each cell.
+        weights: ``Align.weights``: of its convolutions and normalization, the prior, and the velocity of each cell.
 
     Returns:
         Lie-algebra coefficients ``(N, 8)`` in half tiles, of first order in what moved; float32 (float64 of float64).
@@ -247,16 +211,7 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
     """
-    check_maps(predicted, "predicted", channels=1)
-    height, tile = predicted.shape[-2:]
-    if height != tile or tile % CELL:
-        raise ValueError(f"predicted must be square, of a multiple of {CELL} pixels, got {tuple(predicted.shape)}")
-    check_like("target", target, "predicted", predicted)
-    shapes = [*ALIGN_SHAPES, ((tile // CELL) ** 2, 8, 2)]
-    if [tuple(weight.shape) for weight in weights] != shapes:
-        raise ValueError(f"weights must have shapes {shapes}, got {[tuple(weight.shape) for weight in weights]}")
-    for weight in weights:
-        check_same_device("weights", weight, "predicted", predicted)
+    check_align(predicted, target, weights)
     return ops.align(predicted, target, weights)
 
 
@@ -308,15 +263,7 @@ def geodesic_distance(
         ValueError: wrong dtype, device, shape or option.
         NotImplementedError: the gradient is differentiated in its turn.
     """
-    check_matrices(theta, "theta")
-    check_matrices(theta_hat, "theta_hat")
-    check_same_device("theta_hat", theta_hat, "theta", theta)
-    check_broadcast("theta_hat", theta_hat, "theta", theta)
-    if normalize not in (None, "frobenius", "det"):
-        raise ValueError(f"normalize must be None, 'frobenius' or 'det', got {normalize!r}")
-    for name, value in (("lam", lam), ("smooth", smooth), ("damping", damping)):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+    check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
 
 
@@ -342,25 +289,7 @@ def segmentation_loss(
         ValueError: wrong shapes or devices, or (labels on the CPU, not under ``torch.compile``) a class id outside
             [0, C). On a GPU, where the check would wait for the device, the loss is NaN instead.
     """
-    check_maps(logits, "logits")
-    check_labels(labels, batch=logits.shape[0])
-    check_same_device("labels", labels, "logits", logits)
-    classes = logits.shape[1]
-    if class_weights is not None:
-        check_tensor(class_weights, "class_weights")
-        if class_weights.shape != (classes,):
-            raise ValueError(
-                f"class_weights must have shape ({classes},), one per channel of logits, "
-                f"got {tuple(class_weights.shape)}"
-            )
-        check_same_device("class_weights", class_weights, "logits", logits)
-    # On a GPU the check would sync; there the loss is NaN.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        ids = labels.long()  # a narrow dtype would wrap the numbers that it is compared with around
-        outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
-        if outside.any():
-            found = labels[outside].unique().tolist()
-            raise ValueError(f"labels must lie in [0, {classes}) or be ignore_index={ignore_index}, found {found[:10]}")
+    check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
 
 

@@ -1,6 +1,6 @@
 """Homographies as elements of SL(3): basis, exponential, logarithm, sampling and distances (DESIGN.md 2).
 
-Coordinates are normalised to [-1, 1] over the tile, x to the right, y down, pixel centres (``align_corners=False``). A
+Coordinates are normalized to [-1, 1] over the tile, x to the right, y down, pixel centres (``align_corners=False``). A
 homography ``theta (..., 3, 3)`` maps output points to input points, as in ``grid_sample``. ``theta = exp(sum_k a_k
 G_k)`` with eight generators, each scaled so that a unit coefficient moves the four tile corners by one unit (half a
 tile) on average: ``|a|`` times half the tile size reads in pixels.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 import inverseform_fast as iff
 from inverseform_fast import functional
 from inverseform_fast.nets import Align
+
+if TYPE_CHECKING:
+    from so3_truth import So3
 
 SO3 = [  # implementations: backend, and what ATEN_CPU_CAPABILITY says
     pytest.param(("reference", ""), id="reference"),
@@ -66,7 +69,7 @@ def g(generator: torch.Generator) -> torch.Generator:
 
 
 @pytest.fixture(params=SO3)
-def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[So3]:
     """project_to_so3 and geodesic_distance of one implementation, from and to the CPU."""
     backend, capability = request.param
     if reason := iff.ops.backend._why_not(backend):
@@ -74,7 +77,8 @@ def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
     with iff.set_backend(backend):
         names = ("project_to_so3", "geodesic_distance")
-        yield SimpleNamespace(**{name: _on_cuda(name) for name in names}) if backend == "cuda" else functional
+        on_cuda = SimpleNamespace(**{name: _on_cuda(name) for name in names})
+        yield cast("So3", on_cuda if backend == "cuda" else functional)
 
 
 @pytest.fixture(params=["", "avx2", "default"], ids=["best SIMD", "AVX2", "scalar"])

@@ -50,6 +50,12 @@ def assert_same_when_called(way: str, op: Callable[..., Any], *inputs: Any, **op
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def leaf_gradient(leaf: Tensor) -> Tensor:
+    """What ``backward()`` left there."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) -> list[Tensor]:
     inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) if isinstance(x, Tensor) else x for x in inputs)
     results = op(*inputs, **options)

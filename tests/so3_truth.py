@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import mpmath
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
+
+
+class So3(Protocol):
+    """An implementation: functional, or one that brings its arguments to a GPU."""
+
+    @property
+    def project_to_so3(self) -> Callable[..., Tensor]: ...
+
+    @property
+    def geodesic_distance(self) -> Callable[..., Tensor]: ...
+
 
 EPS32, EPS64 = 2.0**-24, 2.0**-53
 EYE = torch.eye(3)
@@ -124,7 +137,7 @@ def mp_distance(theta: mpmath.matrix, theta_hat: mpmath.matrix, normalize: str |
 def mp_value_and_gradients(theta: Tensor, theta_hat: Tensor, normalize: str | None) -> tuple[float, Tensor, Tensor]:
     """lam = 1/10, differences of 1e-25 in 60 digits: no formula in common with any implementation."""
     step, gradients = mpmath.mpf(10) ** -25, torch.zeros(2, 3, 3, dtype=torch.float64)
-    pair = [mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())]
+    pair = mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())
     value = mp_distance(*pair, normalize)
     for k, i, j in itertools.product(range(2), range(3), range(3)):
         pair[k][i, j] += step
@@ -139,7 +152,7 @@ def value_and_gradients(function, *arguments: Tensor) -> tuple[Tensor, ...]:
     return value.detach(), *torch.autograd.grad(value.sum(), leaves)
 
 
-def angle_op(so3, **options: float):
+def angle_op(so3: So3, **options: float) -> Callable[..., Tensor]:
     return partial(so3.geodesic_distance, EYE, lam=0.0, **options)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inverseform_fast import doctor, nets
+from inverseform_fast import doctor
+from inverseform_fast.nets import base
 
 
 def test_report_names_everything() -> None:
@@ -28,7 +29,7 @@ def test_report_names_everything() -> None:
 
 def test_report_survives_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(doctor, "EXTRA", ("no-such-package",))
-    monkeypatch.setattr(nets, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(base, "WEIGHTS", tmp_path)
     text = doctor.report()
     assert "no-such-package      not installed" in text
     assert "broken: net: no weight file at" in text

@@ -12,29 +12,28 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import inverseform_fast as iff
-from inverseform_fast import nets
-from inverseform_fast.nets import Align, Compact, InverseTransformNet
+from inverseform_fast.nets import WEIGHTS, Align
 
 TILE = 64
 
 
-@pytest.fixture(params=[Align, Compact])
-def net(request: pytest.FixtureRequest) -> InverseTransformNet:
+@pytest.fixture
+def net() -> Align:
     torch.manual_seed(0)
-    return request.param(tile=TILE).eval()
+    return Align(tile=TILE).eval()
 
 
 def maps(count: int, seed: int) -> Tensor:
     return torch.rand(count, 1, TILE, TILE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_identical_maps_give_exactly_the_identity_for_any_weights(net: InverseTransformNet) -> None:
+def test_identical_maps_give_exactly_the_identity_for_any_weights(net: Align) -> None:
     x = maps(5, 0)
     assert torch.equal(net.algebra(x, x.clone()), torch.zeros(5, 8))
     assert torch.equal(net(x, x.clone()), torch.eye(3).expand(5, 3, 3))
 
 
-def test_identical_rows_among_others_give_exactly_the_identity(net: InverseTransformNet) -> None:
+def test_identical_rows_among_others_give_exactly_the_identity(net: Align) -> None:
     x, y = maps(7, 0), maps(7, 1)
     y[[2, 6]] = x[[2, 6]]
     a = net.algebra(x, y)
@@ -42,10 +41,9 @@ def test_identical_rows_among_others_give_exactly_the_identity(net: InverseTrans
     assert (a[[0, 1, 3, 4, 5]].norm(dim=1) > 0).all()
 
 
-def test_swapped_maps_give_the_inverse(net: InverseTransformNet) -> None:
-    last = net.measure["4"] if isinstance(net, Align) else net.trunk[-1]
+def test_swapped_maps_give_the_inverse(net: Align) -> None:
     with torch.no_grad():
-        for parameter in last.parameters():  # make estimates of a size that matters
+        for parameter in net.measure["4"].parameters():  # make estimates of a size that matters
             parameter.mul_(50)
     x, y = maps(6, 0), maps(6, 1)
     for there, back in zip(net.estimates(x, y), net.estimates(y, x), strict=True):
@@ -62,7 +60,7 @@ def test_shipped_network_swaps_to_the_inverse() -> None:
     assert torch.equal(net.algebra(x, x), torch.zeros(2, 8))
 
 
-def test_gradient_reaches_the_prediction(net: InverseTransformNet) -> None:
+def test_gradient_reaches_the_prediction(net: Align) -> None:
     x = maps(2, 0).requires_grad_()
     net.algebra(x, maps(2, 1)).norm(dim=1).sum().backward()
     assert x.grad is not None
@@ -70,13 +68,13 @@ def test_gradient_reaches_the_prediction(net: InverseTransformNet) -> None:
     assert (x.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_compiles_whole(net: InverseTransformNet) -> None:
+def test_compiles_whole(net: Align) -> None:
     x, y = maps(2, 0), maps(2, 1)
     compiled = torch.compile(net.pair, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), net.pair(x, y))
 
 
-def test_saved_weights_load_to_the_same_network(net: InverseTransformNet, tmp_path: Path) -> None:
+def test_saved_weights_load_to_the_same_network(net: Align, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path, note="kept")
     loaded = iff.InverseTransformNet.from_file(path)
@@ -88,9 +86,9 @@ def test_saved_weights_load_to_the_same_network(net: InverseTransformNet, tmp_pa
 
 
 def test_shipped_weights_are_small_and_carded() -> None:
-    file = nets.WEIGHTS / "compact.safetensors"
+    file = WEIGHTS / "compact.safetensors"
     assert file.stat().st_size <= 4 * 1024**2
-    assert (nets.WEIGHTS / "compact.md").is_file()
+    assert (WEIGHTS / "compact.md").is_file()
 
 
 def test_missing_weights(tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_missing_weights(tmp_path: Path) -> None:
         iff.InverseFormLoss(net=tmp_path / "nowhere.safetensors")
 
 
-def test_pickle_is_refused(net: InverseTransformNet, tmp_path: Path) -> None:
+def test_pickle_is_refused(net: Align, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:
             return (tmp_path.joinpath("touched").touch, ())
@@ -113,7 +111,7 @@ def test_pickle_is_refused(net: InverseTransformNet, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_truncated_weights(net: InverseTransformNet, tmp_path: Path) -> None:
+def test_truncated_weights(net: Align, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path)
     content = path.read_bytes()
@@ -123,7 +121,7 @@ def test_truncated_weights(net: InverseTransformNet, tmp_path: Path) -> None:
             iff.InverseTransformNet.from_file(path)
 
 
-def test_weights_of_another_shape_name_what_differs(net: InverseTransformNet, tmp_path: Path) -> None:
+def test_weights_of_another_shape_name_what_differs(net: Align, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path)
     weights = load_file(path)
@@ -135,20 +133,19 @@ def test_weights_of_another_shape_name_what_differs(net: InverseTransformNet, tm
         iff.InverseTransformNet.from_file(path)
 
 
-@pytest.mark.parametrize("header", [None, {"architecture": "vgg", "tile": "64"}, {"architecture": "compact"}])
-def test_weights_without_a_known_architecture(net: InverseTransformNet, tmp_path: Path, header: dict | None) -> None:
+@pytest.mark.parametrize("header", [None, {"architecture": "vgg", "tile": "64"}, {"architecture": "align"}])
+def test_weights_without_a_known_architecture(net: Align, tmp_path: Path, header: dict | None) -> None:
     path = tmp_path / "net.safetensors"
     save_file(net.state_dict(), path, header)
     with pytest.raises(ValueError, match="must name an architecture"):
         iff.InverseTransformNet.from_file(path)
 
 
-@pytest.mark.parametrize(("architecture", "cell"), [(Align, 8), (Compact, 32)])
-def test_tile_must_fit_the_network(architecture: type, cell: int) -> None:
+def test_tile_must_fit_the_network() -> None:
     for tile in (0, 100):
-        with pytest.raises(ValueError, match=f"tile must be a positive multiple of {cell}, got {tile}"):
-            architecture(tile=tile)
-    small, tiles = architecture(tile=3 * cell), torch.rand(2, 2, 1, 3 * cell, 3 * cell)
+        with pytest.raises(ValueError, match=f"tile must be a positive multiple of 8, got {tile}"):
+            Align(tile=tile)
+    small, tiles = Align(tile=24), torch.rand(2, 2, 1, 24, 24)
     assert small.pair(*tiles).isfinite().all()
 
 
@@ -160,7 +157,7 @@ def test_the_default_is_cheap() -> None:
     assert sum(parameter.numel() for parameter in net.parameters()) <= 1e6
 
 
-def test_an_empty_batch(net: InverseTransformNet) -> None:
+def test_an_empty_batch(net: Align) -> None:
     none = torch.zeros(0, 1, TILE, TILE)
     assert net.algebra(none, none).shape == (0, 8)
     assert net.pair(none, none).shape == (0, 3, 3)

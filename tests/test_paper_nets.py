@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import leaf_gradient
 from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
@@ -22,16 +24,23 @@ from inverseform_fast.nets.paper import Aet, Dense
 from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
 
 TILE = 20
-BUILDERS = [lambda: Dense(TILE, 8), lambda: Dense(TILE, 6), lambda: Dense(TILE, 4), lambda: Aet(TILE)]
+Builder = Callable[[], Dense | Aet]
+BUILDERS: list[Builder] = [lambda: Dense(TILE, 8), lambda: Dense(TILE, 6), lambda: Dense(TILE, 4), lambda: Aet(TILE)]
 
 
 def maps(count: int, generator: torch.Generator, tile: int = TILE) -> Tensor:
     return (torch.rand(count, 1, tile, tile, generator=generator) < 0.1).float()
 
 
+def last_layer(net: torch.nn.Module) -> torch.nn.Linear:
+    assert isinstance(net, Dense | Aet)
+    assert isinstance(net.fc[-1], torch.nn.Linear)
+    return net.fc[-1]
+
+
 def shaken(net: Dense | Aet, generator: torch.Generator) -> Dense | Aet:
     """The network with a last layer that says something: untrained it is zero."""
-    torch.nn.init.normal_(net.fc[-1].weight, std=0.05, generator=generator)
+    torch.nn.init.normal_(last_layer(net).weight, std=0.05, generator=generator)
     return net.eval()
 
 
@@ -49,18 +58,18 @@ def release_weights(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_an_untrained_network_answers_the_identity_and_can_learn(build: object, generator: torch.Generator) -> None:
+def test_an_untrained_network_answers_the_identity_and_can_learn(build: Builder, generator: torch.Generator) -> None:
     net = build()
     x, y = maps(3, generator), maps(3, generator)
     assert torch.equal(net(x, y), torch.eye(3).expand(3, 3, 3))
     assert net.algebra(x[:0], y[:0]).shape == (0, 8)
     shaken(net, generator).algebra(x.requires_grad_(), y).norm(dim=1).sum().backward()
-    assert (x.grad.flatten(1).norm(dim=1) > 0).all()
-    assert all(p.grad.norm() > 0 for p in net.parameters())
+    assert (leaf_gradient(x).flatten(1).norm(dim=1) > 0).all()
+    assert all(leaf_gradient(p).norm() > 0 for p in net.parameters())
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_saved_weights_load_to_the_same_network(build: object, generator: torch.Generator, tmp_path: Path) -> None:
+def test_saved_weights_load_to_the_same_network(build: Builder, generator: torch.Generator, tmp_path: Path) -> None:
     net = shaken(build(), generator)
     net.save(tmp_path / "net.safetensors")
     loaded = iff.InverseTransformNet.from_file(tmp_path / "net.safetensors")
@@ -82,7 +91,7 @@ def test_outputs_are_entries_of_the_logarithm_in_half_tiles(outputs: int, matrix
     rows = torch.tensor(matrix)
     values = rows[:2].flatten() if outputs == 6 else torch.stack((rows[0, 2], rows[1, 2], rows[0, 0], rows[1, 1]))
     with torch.no_grad():
-        net.fc[-1].bias.copy_(values)
+        last_layer(net).bias.copy_(values)
     x = torch.zeros(1, 1, TILE, TILE)
     theta = net(x, x)[0]
     torch.testing.assert_close(theta / theta[2, 2], torch.linalg.matrix_exp(rows))
@@ -99,7 +108,7 @@ def test_outputs_are_entries_of_the_logarithm_in_half_tiles(outputs: int, matrix
         (lambda: NetConfig(architecture="aet", outputs=4), "outputs must be 8 for architecture aet, got 4"),
     ],
 )
-def test_bad_sizes(build: object, message: str) -> None:
+def test_bad_sizes(build: Builder, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -114,8 +123,8 @@ def test_the_trainer_trains_them(architecture: str, outputs: int, tmp_path: Path
     weights = tmp_path / f"{architecture}.safetensors"
     loaded = iff.InverseTransformNet.from_file(weights)
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.state_dict().items())
-    assert loaded.fc[-1].weight.shape[0] == outputs
-    assert loaded.fc[-1].weight.norm() > 0
+    assert last_layer(loaded).weight.shape[0] == outputs
+    assert last_layer(loaded).weight.norm() > 0
     bigger = NetConfig(architecture, tile=28, outputs=outputs, init=str(weights))
     with pytest.raises(ValueError, match=f"init must hold a network {architecture} of tile 28.*of tile 24"):
         train_net(label_maps, bigger, tmp_path / "next")
@@ -141,7 +150,7 @@ def test_the_release_gives_the_norm_of_its_outputs(generator: torch.Generator, t
     logits, target = torch.randn(1, 1, 90, 180, generator=generator), torch.ones(1, 1, 300, 600)
     found = iff.InverseFormLoss(net=net, resize=(672, 1344), reduction="none")(logits.requires_grad_(), target)
     found.sum().backward()
-    assert logits.grad.norm() > 0
+    assert leaf_gradient(logits).norm() > 0
 
     predicted, true = iff.functional.extract_tiles(logits.detach(), target, (672, 1344), 224)
     values = torch.cat((predicted.flatten(1), true.flatten(1)), 1)

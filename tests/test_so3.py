@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import mpmath
 import pytest
@@ -14,6 +13,7 @@ from so3_truth import (
     EPS64,
     EYE,
     FAMILIES,
+    So3,
     angle_of,
     angle_op,
     condition,
@@ -37,11 +37,11 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 assert_close = partial(torch.testing.assert_close, rtol=4e-6, atol=4e-6, equal_nan=True)
-normalisations = pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
+normalizations = pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
 full_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
-def assert_projection(so3: Any, m: Tensor) -> None:
+def assert_projection(so3: So3, m: Tensor) -> None:
     """Rotations everywhere, optimal everywhere, the unique nearest one where the problem is well posed."""
     p = so3.project_to_so3(m).double()
     u, s, vh = signed_svd(m)
@@ -52,7 +52,7 @@ def assert_projection(so3: Any, m: Tensor) -> None:
 
 
 @each_family
-def test_projection_and_its_gradient(so3: Any, g: torch.Generator, m: Tensor) -> None:
+def test_projection_and_its_gradient(so3: So3, g: torch.Generator, m: Tensor) -> None:
     assert_projection(so3, m)
     weight = gauss(len(m), g).float()
     gradient = value_and_gradients(lambda x: so3.project_to_so3(x) * weight, m)[1]
@@ -66,7 +66,7 @@ def test_projection_and_its_gradient(so3: Any, g: torch.Generator, m: Tensor) ->
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**1021])
 @pytest.mark.parametrize("name", ["gauss", "I + 0.001", "rotation + 0", "s = (1, 0.9, -0.89)", "s = (1, 0.01, 0.005)"])
-def test_projection_agrees_with_60_digits(so3: Any, g: torch.Generator, name: str, scale: float) -> None:
+def test_projection_agrees_with_60_digits(so3: So3, g: torch.Generator, name: str, scale: float) -> None:
     m = FAMILIES[name][:20] * (1 + 1e-9 * gauss(20, g)) * scale
     with mpmath.workdps(60):
         for matrix, p, kappa in zip(m, so3.project_to_so3(m), condition(signed_svd(m / scale)[1]), strict=True):
@@ -74,7 +74,7 @@ def test_projection_agrees_with_60_digits(so3: Any, g: torch.Generator, name: st
             assert mpmath.mnorm(error, "f") <= 16 * EPS64 * max(kappa.item(), 1)
 
 
-def test_hunt_with_a_fresh_seed(so3: Any, g: torch.Generator) -> None:
+def test_hunt_with_a_fresh_seed(so3: So3, g: torch.Generator) -> None:
     print("seed", g.seed())  # pytest shows it when the test fails
     s = (10 ** (-6 * torch.rand(20000, 3, generator=g))).sort(descending=True)[0]
     s[::2, 2] *= -1
@@ -84,7 +84,7 @@ def test_hunt_with_a_fresh_seed(so3: Any, g: torch.Generator) -> None:
 
 
 @each_family
-def test_angle_and_its_gradient(so3: Any, m: Tensor) -> None:
+def test_angle_and_its_gradient(so3: So3, m: Tensor) -> None:
     angle, gradient = value_and_gradients(angle_op(so3), m)
     u, s, vh = signed_svd(m)
     kappa, expected = condition(s), angle_of(u @ vh)
@@ -99,9 +99,9 @@ def test_angle_and_its_gradient(so3: Any, m: Tensor) -> None:
     assert ((gradient.double() * m).sum((-2, -1)).abs() <= 1e-5 * kappa)[posed].all()
 
 
-@normalisations
+@normalizations
 @full_types
-def test_gradient_keeps_its_direction_near_a_match(so3: Any, g: torch.Generator, normalize, dtype) -> None:
+def test_gradient_keeps_its_direction_near_a_match(so3: So3, g: torch.Generator, normalize, dtype) -> None:
     for scale in (1e-7, 1e-5, 1e-3, 1e-1, 1.0):
         theta = homographies(1, g)
         theta_hat, theta = (theta + scale * gauss(1, g)).to(dtype), theta.to(dtype)
@@ -114,7 +114,7 @@ def test_gradient_keeps_its_direction_near_a_match(so3: Any, g: torch.Generator,
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
-def test_far_from_a_match_agrees_with_autograd_through_svd(so3: Any, g: torch.Generator, smooth: float) -> None:
+def test_far_from_a_match_agrees_with_autograd_through_svd(so3: So3, g: torch.Generator, smooth: float) -> None:
     pair = homographies(300, g).double(), gauss(300, g)
     value, *gradients = value_and_gradients(partial(so3.geodesic_distance, lam=0.3, smooth=smooth), *pair)
     expected, *truths = value_and_gradients(partial(svd_distance, lam=0.3, smooth=smooth), *pair)
@@ -123,10 +123,10 @@ def test_far_from_a_match_agrees_with_autograd_through_svd(so3: Any, g: torch.Ge
     assert errors.quantile(0.99) <= 1e-11  # beyond that it is the SVD's autograd that errs
 
 
-@normalisations
+@normalizations
 @pytest.mark.parametrize("options", [{}, {"smooth": 0.05}, {"damping": 1e-3}], ids=str)
 @pytest.mark.parametrize("name", ["I + 0.1", "pi - 0.01", "gauss", "s = (3, 2, -0.5)"])
-def test_gradcheck(so3: Any, g: torch.Generator, name: str, options, normalize) -> None:
+def test_gradcheck(so3: So3, g: torch.Generator, name: str, options, normalize) -> None:
     theta = homographies(1, g).double().requires_grad_()
     theta_hat = (theta @ FAMILIES[name][:1].double()).detach().requires_grad_()
     distance = partial(so3.geodesic_distance, normalize=normalize, **options)
@@ -134,9 +134,9 @@ def test_gradcheck(so3: Any, g: torch.Generator, name: str, options, normalize) 
     assert torch.autograd.gradcheck(so3.project_to_so3, theta_hat, eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
-@normalisations
+@normalizations
 @full_types
-def test_a_match_is_exactly_zero(so3: Any, g: torch.Generator, normalize, dtype: torch.dtype) -> None:
+def test_a_match_is_exactly_zero(so3: So3, g: torch.Generator, normalize, dtype: torch.dtype) -> None:
     pixels = homographies(99, g) * torch.tensor([[1.0, 1, 224], [1, 1, 224], [1 / 224, 1 / 224, 1]])
     theta = torch.cat((homographies(100, g), gauss(100, g).float(), pixels, EYE[None], -EYE[None])).to(dtype)
     distance = partial(so3.geodesic_distance, normalize=normalize)
@@ -145,14 +145,14 @@ def test_a_match_is_exactly_zero(so3: Any, g: torch.Generator, normalize, dtype:
     assert all(result.abs().max() <= bound for result, bound in zip(one_rounding_away, (1e-5, 10, 10), strict=True))
 
 
-def test_zero_and_rank_one(so3: Any, g: torch.Generator) -> None:
+def test_zero_and_rank_one(so3: So3, g: torch.Generator) -> None:
     assert_close(value_and_gradients(so3.project_to_so3, 0 * EYE), (EYE, 0 * EYE), rtol=0, atol=0)
     a, b = torch.randint(1, 9, (2, 100, 3), generator=g).double()
     assert value_and_gradients(angle_op(so3), a[:, :, None] * b[:, None])[1].abs().max() < 1e6
 
 
 @full_types
-def test_nearly_symmetric_matrices(so3: Any, g: torch.Generator, dtype: torch.dtype) -> None:
+def test_nearly_symmetric_matrices(so3: So3, g: torch.Generator, dtype: torch.dtype) -> None:
     m, eps = gauss(100, g) / 20, torch.finfo(dtype).eps
     m = (EYE + m + m.mT).to(dtype)
     assert all(not result.any() for result in value_and_gradients(angle_op(so3), m))
@@ -167,7 +167,7 @@ def test_nearly_symmetric_matrices(so3: Any, g: torch.Generator, dtype: torch.dt
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 0.0])
-def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: Any, g: torch.Generator, gap: float) -> None:
+def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: So3, g: torch.Generator, gap: float) -> None:
     m = torch.cat((of_angle(math.pi - gap, 100, g).float(), torch.tensor([[-1.0, -1, 1]]).diag_embed()))
     angle, gradient = value_and_gradients(angle_op(so3), m)
     assert ((angle - math.pi).abs() <= gap + 1e-5).all()
@@ -177,7 +177,7 @@ def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: Any, g: torch.Generat
 
 
 @pytest.mark.parametrize("damping", [1e-1, 1e-3])
-def test_damping_caps_the_gradient_and_leaves_the_value(so3: Any, damping: float) -> None:
+def test_damping_caps_the_gradient_and_leaves_the_value(so3: So3, damping: float) -> None:
     m = torch.cat([FAMILIES[f] for f in ("gauss", "signed permutations", "reflection + 1e-3", "s = (1, 0, 0)")])
     value, gradient = value_and_gradients(angle_op(so3, damping=damping), m)
     u, s, vh = signed_svd(m)
@@ -191,7 +191,7 @@ def test_damping_caps_the_gradient_and_leaves_the_value(so3: Any, damping: float
 
 
 @pytest.mark.parametrize("normalize", ["frobenius", "det"])
-def test_normalised_distance_ignores_scale_and_sign(so3: Any, g: torch.Generator, normalize: str) -> None:
+def test_normalized_distance_ignores_scale_and_sign(so3: So3, g: torch.Generator, normalize: str) -> None:
     theta, theta_hat = homographies(200, g), homographies(200, g)
     distance = partial(so3.geodesic_distance, normalize=normalize)
     assert_close(distance(-0.3 * theta, 7 * theta_hat), distance(theta, theta_hat), rtol=1e-5, atol=1e-6)
@@ -199,7 +199,7 @@ def test_normalised_distance_ignores_scale_and_sign(so3: Any, g: torch.Generator
 
 @pytest.mark.parametrize("size", [2, 32, 224])
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1, 1e30, 1e200])
-def test_extreme_scales_and_pixel_coordinates(so3: Any, g: torch.Generator, size: int, scale: float) -> None:
+def test_extreme_scales_and_pixel_coordinates(so3: So3, g: torch.Generator, size: int, scale: float) -> None:
     to_pixels = torch.tensor([[size, 0, size], [0, size, size], [0, 0, 2]]).double() / 2
     pair = [to_pixels @ homographies(200, g, 0.1).double() @ to_pixels.inverse() for _ in range(2)]
     pair = [(scale * m).to(torch.float32 if 1e-38 < scale < 1e38 else torch.float64) for m in pair]
@@ -209,10 +209,10 @@ def test_extreme_scales_and_pixel_coordinates(so3: Any, g: torch.Generator, size
     assert all(relative(a * scale, b * scale).max() <= 5e-5 for a, b in zip(gradients, truths, strict=True))
 
 
-@normalisations
+@normalizations
 @pytest.mark.parametrize("noise", [0.2, 0.01])  # far from a match, and so near that all rows take the shortcut
 def test_a_bad_row_is_nan_and_touches_no_other(
-    so3: Any, g: torch.Generator, noise: float, normalize: str | None
+    so3: So3, g: torch.Generator, noise: float, normalize: str | None
 ) -> None:
     theta, theta_hat = homographies(12, g, noise), homographies(12, g, noise)
     theta_hat[1, 0, 0], theta_hat[3, 2, 1], theta[5, 1, 1], theta[6] = math.nan, math.inf, -math.inf, math.nan
@@ -227,7 +227,7 @@ def test_a_bad_row_is_nan_and_touches_no_other(
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_a_bad_number_in_a_symmetric_place_near_a_match(so3: Any, g: torch.Generator, wrong: float) -> None:
+def test_a_bad_number_in_a_symmetric_place_near_a_match(so3: So3, g: torch.Generator, wrong: float) -> None:
     """Nothing about the angle would show it."""
     m = homographies(16, g, 0.01)
     m[3, 0, 0] = wrong
@@ -236,7 +236,7 @@ def test_a_bad_number_in_a_symmetric_place_near_a_match(so3: Any, g: torch.Gener
         assert all(result[3].isnan().all() and result[:3].isfinite().all() for result in results)
 
 
-def test_any_number_of_rows_of_any_strides(so3: Any, g: torch.Generator) -> None:
+def test_any_number_of_rows_of_any_strides(so3: So3, g: torch.Generator) -> None:
     theta, theta_hat = homographies(260, g)[::2].mT, homographies(130, g).mT
     whole = value_and_gradients(so3.geodesic_distance, theta.contiguous(), theta_hat.contiguous())
     for n in (0, 1, 31, 32, 33, 127, 128, 129):
@@ -246,7 +246,7 @@ def test_any_number_of_rows_of_any_strides(so3: Any, g: torch.Generator) -> None
     assert so3.geodesic_distance(EYE, EYE).shape == ()
 
 
-def test_batch_dimensions_broadcast(so3: Any, g: torch.Generator) -> None:
+def test_batch_dimensions_broadcast(so3: So3, g: torch.Generator) -> None:
     theta, theta_hat = homographies(4, g).view(4, 1, 3, 3), homographies(5, g)
     copies = theta.expand(4, 5, 3, 3).contiguous(), theta_hat.expand(4, 5, 3, 3).contiguous()
     value, left, right = value_and_gradients(so3.geodesic_distance, *copies)
@@ -255,7 +255,7 @@ def test_batch_dimensions_broadcast(so3: Any, g: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_types_compute_in_float32(so3: Any, g: torch.Generator, dtype: torch.dtype) -> None:
+def test_half_types_compute_in_float32(so3: So3, g: torch.Generator, dtype: torch.dtype) -> None:
     theta, theta_hat = homographies(50, g).to(dtype), homographies(50, g).to(dtype)
     half = value_and_gradients(so3.geodesic_distance, theta, theta_hat)
     expected = value_and_gradients(so3.geodesic_distance, theta.float(), theta_hat.float())
@@ -267,7 +267,7 @@ def test_half_types_compute_in_float32(so3: Any, g: torch.Generator, dtype: torc
         assert torch.equal(so3.geodesic_distance(theta, theta_hat), half[0])
 
 
-def test_compiles_whole(so3: Any, g: torch.Generator) -> None:
+def test_compiles_whole(so3: So3, g: torch.Generator) -> None:
     theta, theta_hat = homographies(6, g), homographies(6, g)
     theta_hat[2] = math.nan
     distance = partial(so3.geodesic_distance, lam=0.2, normalize="det", smooth=0.01, damping=0.001)
@@ -278,7 +278,7 @@ def test_compiles_whole(so3: Any, g: torch.Generator) -> None:
         assert_close(compiled(*arguments), function(*arguments))
 
 
-def test_vmap_and_functional_gradients(so3: Any, g: torch.Generator) -> None:
+def test_vmap_and_functional_gradients(so3: So3, g: torch.Generator) -> None:
     pair = homographies(6, g), homographies(6, g)
     gradients = torch.func.grad(so3.geodesic_distance, (0, 1))
     result = torch.vmap(so3.geodesic_distance)(*pair), *torch.vmap(gradients)(*pair)

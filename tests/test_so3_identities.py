@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from so3_truth import (
     EPS64,
     EYE,
     FAMILIES,
+    So3,
     angle_op,
     condition,
     each_family,
@@ -42,7 +42,7 @@ def tolerance(m: Tensor) -> Tensor:
 
 
 @each_family
-def test_rotations_on_either_side_turn_the_projection(so3: Any, g: torch.Generator, m: Tensor) -> None:
+def test_rotations_on_either_side_turn_the_projection(so3: So3, g: torch.Generator, m: Tensor) -> None:
     left, right = rotations(len(m), g), rotations(len(m), g)
     turned = (left @ m.double() @ right).float()
     expected = left @ so3.project_to_so3(m).double() @ right
@@ -51,7 +51,7 @@ def test_rotations_on_either_side_turn_the_projection(so3: Any, g: torch.Generat
 
 
 @pytest.mark.parametrize("scale", [2.0**-100, 0.3, 7.0, 2.0**60])
-def test_the_angle_ignores_a_positive_scale(so3: Any, scale: float) -> None:
+def test_the_angle_ignores_a_positive_scale(so3: So3, scale: float) -> None:
     for name in ("gauss", "I + 0.001", "s = (3, 2, -0.5)", "pi - 0.01"):
         m = FAMILIES[name]
         error = (angle_op(so3)(m * scale) - angle_op(so3)(m)).abs()
@@ -59,7 +59,7 @@ def test_the_angle_ignores_a_positive_scale(so3: Any, scale: float) -> None:
 
 
 @pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
-def test_one_gradient_follows_from_the_other(so3: Any, g: torch.Generator, normalize: str | None) -> None:
+def test_one_gradient_follows_from_the_other(so3: So3, g: torch.Generator, normalize: str | None) -> None:
     theta, theta_hat = homographies(300, g), homographies(300, g)
     _, of_theta, of_theta_hat = value_and_gradients(
         partial(so3.geodesic_distance, normalize=normalize), theta, theta_hat
@@ -69,7 +69,7 @@ def test_one_gradient_follows_from_the_other(so3: Any, g: torch.Generator, norma
 
 
 @pytest.mark.parametrize("condition_number", [1e3, 1e4, 1e6])
-def test_a_badly_conditioned_theta(so3: Any, g: torch.Generator, condition_number: float) -> None:
+def test_a_badly_conditioned_theta(so3: So3, g: torch.Generator, condition_number: float) -> None:
     """A relative error of theta^-1 of eps times its condition is all that there may be."""
     s = torch.tensor([1.0, 0.5, 1 / condition_number]).double().expand(200, 3)
     theta = of_singular_values(s, g).float()
@@ -81,7 +81,7 @@ def test_a_badly_conditioned_theta(so3: Any, g: torch.Generator, condition_numbe
     assert all(torch.quantile(relative(a, b), 0.99) <= allowed for a, b in zip(gradients, truths, strict=True))
 
 
-def test_float64_agrees_with_lapack(so3: Any, g: torch.Generator) -> None:
+def test_float64_agrees_with_lapack(so3: So3, g: torch.Generator) -> None:
     for name in ("gauss", "rotation + 0.001", "I + 0.001", "s = (3, 2, -0.5)", "s = (1, 0.9, -0.89)"):
         m = FAMILIES[name].double() * (1 + 1e-9 * gauss(len(FAMILIES[name]), g))
         u, s, vh = signed_svd(m)
@@ -89,7 +89,7 @@ def test_float64_agrees_with_lapack(so3: Any, g: torch.Generator) -> None:
         assert (frobenius(so3.project_to_so3(m) - u @ vh) <= 256 * EPS64 * kappa.clamp_min(1))[kappa <= 1e3].all()
 
 
-def test_a_residual_beyond_float32_is_infinite_and_touches_no_other(so3: Any) -> None:
+def test_a_residual_beyond_float32_is_infinite_and_touches_no_other(so3: So3) -> None:
     theta_hat = torch.stack((EYE, 1e30 * EYE, 1.5 * EYE))
     value, gradient = value_and_gradients(partial(so3.geodesic_distance, EYE), theta_hat)
     assert value[0] == 0
@@ -101,7 +101,7 @@ def test_a_residual_beyond_float32_is_infinite_and_touches_no_other(so3: Any) ->
 
 @pytest.mark.parametrize("normalize", ["frobenius", "det"])
 @pytest.mark.parametrize("scale", [2.0**-140, 2.0**-126, 2.0**100])
-def test_normalised_at_the_ends_of_float32(so3: Any, g: torch.Generator, normalize: str, scale: float) -> None:
+def test_normalized_at_the_ends_of_float32(so3: So3, g: torch.Generator, normalize: str, scale: float) -> None:
     m = (EYE + 0.5 * torch.rand(50, 3, 3, generator=g).round(decimals=1)) * scale  # as exact as a denormal can be
     actual = so3.geodesic_distance(EYE, m, normalize=normalize)
     assert (actual - so3.geodesic_distance(EYE.double(), m.double(), normalize=normalize)).abs().max() <= 4e-6
@@ -180,7 +180,7 @@ def test_the_raw_op_refuses_what_it_cannot_read(theta: Tensor, theta_hat: Tensor
         torch.ops.inverseform_fast.geodesic_distance(theta, theta_hat, 0.1, 0, 0.0, 0.0, True, True)
 
 
-def test_a_second_derivative_is_refused(so3: Any) -> None:
+def test_a_second_derivative_is_refused(so3: So3) -> None:
     m = (EYE + 0.1 * torch.arange(9).view(3, 3).sin()).requires_grad_()
     (gradient,) = torch.autograd.grad(angle_op(so3)(m), m, create_graph=True)
     with pytest.raises(NotImplementedError, match="once, not twice"):
@@ -190,11 +190,11 @@ def test_a_second_derivative_is_refused(so3: Any) -> None:
         torch.autograd.grad(gradient.sum(), m)
 
 
-def test_shapes_that_do_not_broadcast_are_refused(so3: Any) -> None:
+def test_shapes_that_do_not_broadcast_are_refused(so3: So3) -> None:
     with pytest.raises(ValueError, match=r"theta_hat must broadcast with theta \(2, 3, 3\), got \(3, 3, 3\)"):
         so3.geodesic_distance(EYE.expand(2, 3, 3), EYE.expand(3, 3, 3))
 
 
-def test_half_a_turn_in_all_directions(so3: Any) -> None:
+def test_half_a_turn_in_all_directions(so3: So3) -> None:
     signs = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1]]).diag_embed()
     torch.testing.assert_close(angle_op(so3)(signs), torch.full((3,), math.pi), rtol=0, atol=1e-6)

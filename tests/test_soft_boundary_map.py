@@ -155,8 +155,9 @@ def test_cpu_kernel(size: tuple[int, int], full: tuple[int, int], dtype: torch.d
 
 
 @pytest.mark.usefixtures("cpu_kernels")
-@pytest.mark.parametrize("radius", [1, 3, 6, 100])
+@pytest.mark.parametrize("radius", [1, 3, 6, 20])
 def test_cpu_kernel_with_any_radius(radius: int) -> None:
+    """The last is longer than the map's diagonal."""
     assert_three_way("soft_boundary_map", some_logits((2, 3, 5, 7), 1.0, torch.float32), size=(10, 14), radius=radius)
 
 
@@ -273,7 +274,7 @@ def test_cpu_kernel_as_torch_sees_it(channels_last: bool, dtype: torch.dtype) ->
 def test_cpu_kernel_refuses_what_it_would_read_beyond(changed: dict[str, Any], message: str) -> None:
     arguments = {"logits": torch.zeros(2, 3, 4, 4), "size": [8, 8], "radius": 2, **changed}
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.inverseform_fast.soft_boundary_map_cpu(*arguments.values())
+        torch.ops.inverseform_fast.soft_boundary_map(*arguments.values())
 
 
 @pytest.mark.usefixtures("cpu_kernels")

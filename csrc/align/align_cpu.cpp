@@ -92,14 +92,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& predicted,
 
 }  // namespace align
 
-STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("align_cpu(Tensor predicted, Tensor target, Tensor[] weights) -> (Tensor, Tensor)");
-  m.def(
-      "align_backward_cpu(Tensor grad, Tensor predicted, Tensor target, Tensor[] weights, Tensor found, Tensor matrix, "
-      "bool of_predicted, bool of_target) -> (Tensor, Tensor)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
-  m.impl("align_cpu", TORCH_BOX(&align::forward));
-  m.impl("align_backward_cpu", TORCH_BOX(&align::backward));
+  m.impl("align", TORCH_BOX(&align::forward));
+  m.impl("align_backward", TORCH_BOX(&align::backward));
 }

@@ -28,14 +28,6 @@ struct Cpu {
 
 }  // namespace so3
 
-STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
-  m.def("project_to_so3(Tensor matrix) -> Tensor");
-  m.def("project_to_so3_backward(Tensor grad, Tensor matrix, Tensor rotation) -> Tensor");
-  m.def(
-      "geodesic_distance(Tensor theta, Tensor theta_hat, float lam, int normalize, float smooth, float damping, "
-      "bool of_theta, bool of_theta_hat) -> (Tensor distance, Tensor grad_theta, Tensor grad_theta_hat)");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
   m.impl("project_to_so3", TORCH_BOX(&so3::Ops<so3::Cpu>::project_to_so3));
   m.impl("project_to_so3_backward", TORCH_BOX(&so3::Ops<so3::Cpu>::project_to_so3_backward));

@@ -1,17 +1,15 @@
-"""The networks that the paper compares (sections 3.2 and 5), and the weights that its authors released."""
+"""The networks that the paper compares (sections 3.2 and 5)."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .. import homography
-from ..files import load_strictly
-from . import InverseTransformNet
+from .base import InverseTransformNet
 
 # Entries (row, column) of the logarithm of an affine matrix that the outputs are.
 _ENTRIES = {
@@ -90,27 +88,6 @@ class Aet(InverseTransformNet):
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         return self.fc(torch.cat((self.encoder(predicted), self.encoder(target)), 1))
-
-
-def read_release(path: Path) -> Dense:
-    """See :meth:`InverseTransformNet.from_release`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"release: no weight file at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage anywhere in a pickle makes it raise nearly anything
-        raise ValueError(
-            f"release: {path} must be a complete file of nothing but tensors that PyTorch saved (a pickle with code in "
-            f"it is refused, and nothing in it is run), but reading it raised {type(error).__name__}"
-        ) from error
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"release: {path} must hold a state dict of tensors, or one under 'state_dict'")
-    if all(name.startswith("module.") for name in weights):  # saved from nn.DataParallel
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    net = Dense(outputs=4)
-    load_strictly(net, weights, path, "release")
-    return net.eval()
 
 
 def _coefficients(outputs: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .. import homography
 from ..checks import check_maps
-from ..files import load_strictly, read_weights, write_weights
 from ..functional import homography_warp
+from .weights import load_strictly, read_weights, write_weights
 
 # The last two of the eight coefficients are the perspectives.
 KINDS = {"affine": 6, "homography": 8}

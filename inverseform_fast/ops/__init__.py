@@ -1,12 +1,13 @@
-"""One file per op: its implementations, and the choice between them."""
+"""One file per op: its registration with torch.library, its gradient, and the choice of an implementation."""
 
 from .align import align
-from .backend import backend_info, set_backend
+from .backend import INTERPRETED, backend_info, set_backend
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .extract_tiles import extract_tiles
 from .homography_exp import homography_exp
 from .homography_warp import homography_warp
+from .library import share_the_cpu_with_triton
 from .local_correlation import local_correlation
 from .segmentation_loss import segmentation_loss
 from .so3 import geodesic_distance, project_to_so3
@@ -27,3 +28,6 @@ __all__ = [
     "set_backend",
     "soft_boundary_map",
 ]
+
+if INTERPRETED:
+    share_the_cpu_with_triton()

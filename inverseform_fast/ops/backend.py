@@ -6,21 +6,23 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_OPS: list[Op] = []
+_OPS: list[Op[Any, Any]] = []
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _load(library: str) -> str | None:
-    """Load a binary of the C++/CUDA extension, which registers its ops; or why it cannot be."""
+    """Load a binary of the C++/CUDA extension, which registers its kernels; or say why it cannot be loaded."""
     path = next(Path(__file__).parents[1].glob(f"{library}.*so"), None)
     if path is None:
         return f"the extension was not built (no inverseform_fast/{library}.*so); `pip install -v` says what it lacks"
@@ -36,22 +38,27 @@ MISSING = {"cpu": _load("_C"), "triton": None if find_spec("triton") else "trito
 MISSING["cuda"] = MISSING["cpu"] or _load("_C_cuda")
 
 
-class Op:
-    """One op and its implementations by backend; calling it runs the one in force for its first argument."""
+class Op(Generic[P, R]):
+    """One op and its implementations by backend; calling it runs the one in force for its first argument.
 
-    def __init__(self, **implementations: Callable[..., Any]) -> None:
-        self.implementations = implementations
-        self.name = implementations["reference"].__name__
-        self.single = set() if "cuda" in implementations else {"cpu", "triton"}  # so3's also compute in float64
+    ``cpu`` and ``triton`` (or ``cuda``, of the extension) may be the same function: the dispatcher takes the kernel of
+    the tensors' device. ``float64``: the kernels compute in it, too, and can be transformed by torch.func.
+    """
+
+    def __init__(self, reference: Callable[P, R], *, float64: bool = False, **kernels: Callable[P, R]) -> None:
+        self.implementations = {"reference": reference, **kernels}
+        self.name = reference.__name__
+        self.float64 = float64
+        self._made_for = {"cpu": "cpu", "cuda": "cuda" if "cuda" in kernels else "triton"}  # by type of device
         _OPS.append(self)
 
-    def __call__(self, *args: Any) -> Any:
-        return self.implementations[self._choose(args[0])](*args)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.implementations[self._choose(cast(Tensor, args[0]))](*args, **kwargs)
 
     def _choose(self, tensor: Tensor) -> str:
         if _backend == "auto":
-            best = self._best("cuda" if tensor.is_cuda else tensor.device.type)
-            if best in self.single and (tensor.dtype == torch.float64 or _transformed()):
+            best = self._made_for.get(tensor.device.type, "reference")
+            if not self.float64 and (tensor.dtype == torch.float64 or _transformed()):
                 return "reference"
             if MISSING.get(best):
                 _log_once(f"plain PyTorch runs in place of {best} kernels: {MISSING[best]}")
@@ -64,57 +71,17 @@ class Op:
             raise RuntimeError(
                 f"{self.name}: backend {_backend!r} runs on {device.upper()} tensors, got one on {tensor.device}"
             )
-        if tensor.dtype == torch.float64 and _backend in self.single:
+        if tensor.dtype == torch.float64 and not self.float64:
             raise TypeError(f"{self.name}: backend {_backend!r} computes in float32, got {tensor.dtype}; use 'auto'")
         return _backend
-
-    def _best(self, device: str) -> str:
-        """The implementation made for a type of device."""
-        made_for_it = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())
-        return next((name for name in made_for_it if name in self.implementations), "reference")
 
     @property
     def backend(self) -> str:
         """What runs on this machine's best device."""
         if _backend != "auto":
             return _backend if _backend in self.implementations else "reference"
-        best = self._best("cuda" if torch.cuda.is_available() else "cpu")
+        best = self._made_for["cuda" if torch.cuda.is_available() else "cpu"]
         return "reference" if MISSING.get(best) else best
-
-
-def kernel_op(function: Callable[..., Any]) -> Any:
-    """Register ``function`` as ``torch.ops.inverseform_fast.<its name>``; it runs with its tensors' device current."""
-
-    def on_device(first: Tensor, *args: Any) -> Any:
-        with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
-            return function(first, *args)
-
-    name = f"inverseform_fast::{function.__name__.strip('_')}"
-    schema = torch.library.infer_schema(function, mutates_args=())
-    return torch.library.custom_op(name, on_device, mutates_args=(), schema=schema)
-
-
-def runs_on_cpu(tensor: Tensor) -> bool:
-    """Whether an op's C++ kernel takes the tensor, rather than its Triton kernel."""
-    return tensor.device.type == "cpu" and _backend != "triton"
-
-
-def differentiate_losses(forward: Any, backward: Any) -> None:
-    """Autograd of an op ``-> (loss, scale, gradient)`` that has made its first input's gradient, but for the scale.
-
-    ``backward(grad, gradient, scale, dtype)`` brings the two together.
-    """
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, scale, gradient = output
-        ctx.save_for_backward(gradient, scale)
-        ctx.set_materialize_grads(False)  # of zeros, for what only backward reads
-        ctx.dtype, ctx.others = inputs[0].dtype, len(inputs) - 1
-
-    def scaled(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return backward(grad, *ctx.saved_tensors, ctx.dtype), *[None] * ctx.others
-
-    forward.register_autograd(scaled, setup_context=save)
 
 
 def _transformed() -> bool:
@@ -166,6 +133,11 @@ class set_backend:
     def __exit__(self, *exception: object) -> None:
         global _backend
         _backend = self._previous
+
+
+def chosen() -> str:
+    """The backend that :class:`set_backend` chose last."""
+    return _backend
 
 
 def backend_info() -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""boundary_loss: its implementations by backend."""
+"""boundary_loss: its ops, their gradients, and the choice of an implementation."""
 
 from __future__ import annotations
 
@@ -6,49 +6,56 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, differentiate_losses, kernel_op, runs_on_cpu
+from .backend import Op
+from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, without_derivative
 
 
 @kernel_op
 def _boundary_loss(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    boundary_logits: Tensor,  # [N, 1, h, w]
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    wants_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [], [2], [2, N, 1, h, w]
     """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
-    if runs_on_cpu(boundary_logits):
-        target = torch.ops.inverseform_fast.boundary_map_cpu(labels, radius, ignore_index)
-        return torch.ops.inverseform_fast.boundary_loss_cpu(boundary_logits, target, with_gradient)
-    from ..kernels import boundary_loss as kernel
-
-    return kernel.boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)
-
-
-@_boundary_loss.register_fake
-def _(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (2, *boundary_logits.shape) if with_gradient else (0,)
+    shape = (2, *boundary_logits.shape) if wants_grad else (0,)
     shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
     loss, weights, gradient = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return loss, weights, gradient
 
 
-@kernel_op
-def _boundary_loss_backward(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+@kernel(_boundary_loss, "CPU")
+def _(
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, wants_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    target = EXTENSION.boundary_map_cpu.default(labels, radius, ignore_index)
+    return EXTENSION.boundary_loss_cpu.default(boundary_logits, target, wants_grad)
+
+
+@without_derivative
+@define
+def _boundary_loss_backward(
+    grad: Tensor,  # []
+    gradient: Tensor,  # [2, N, 1, h, w]
+    weights: Tensor,  # [2]
+    dtype: torch.dtype,
+) -> Tensor:  # [N, 1, h, w]
+    return gradient.new_empty(gradient.shape[1:], dtype=dtype)
+
+
+@kernel(_boundary_loss_backward, "CompositeExplicitAutograd")
+def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     # Not a product of matrices, which autocast would round.
     return ((grad * weights).view(2, 1, 1, 1, 1) * gradient).sum(0).to(dtype)
 
 
-@_boundary_loss_backward.register_fake
-def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    return gradient.new_empty(gradient.shape[1:], dtype=dtype)
+differentiate_loss(_boundary_loss, _boundary_loss_backward)
 
 
-differentiate_losses(_boundary_loss, _boundary_loss_backward)
+def _loss(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
+    wants_grad = boundary_logits.requires_grad and torch.is_grad_enabled()
+    return _boundary_loss(boundary_logits, labels, radius, ignore_index, wants_grad)[0]
 
 
-def _fused(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
-    with_gradient = boundary_logits.requires_grad and torch.is_grad_enabled()
-    return _boundary_loss(boundary_logits, labels, radius, ignore_index, with_gradient)[0]
-
-
-boundary_loss = Op(reference=reference.boundary_loss, cpu=_fused, triton=_fused)
+boundary_loss = Op(reference.boundary_loss, cpu=_loss, triton=_loss)

@@ -1,4 +1,4 @@
-"""boundary_map: its implementations by backend."""
+"""boundary_map: its ops, their gradients, and the choice of an implementation."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op, runs_on_cpu
+from .backend import Op
+from .library import EXTENSION, kernel, kernel_op
 
 
 @kernel_op
-def _boundary_map(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
-    if runs_on_cpu(labels):
-        return torch.ops.inverseform_fast.boundary_map_cpu(labels, radius, ignore_index)
-    from ..kernels import boundary_map as kernel
-
-    return kernel.boundary_map(labels, radius, ignore_index, release)
-
-
-@_boundary_map.register_fake
-def _(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
+def _boundary_map(
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    release: bool,
+) -> Tensor:  # [N, H, W]
     return torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
 
 
-def _cpu(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
-    chosen = reference.boundary_map if release else _boundary_map
-    return chosen(labels, radius, ignore_index, release)
+@kernel(_boundary_map, "CPU")
+def _(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
+    if release:  # for comparisons only: there is no C++ for it
+        return reference.boundary_map(labels, radius, ignore_index, release)
+    return EXTENSION.boundary_map_cpu.default(labels, radius, ignore_index)
 
 
-boundary_map = Op(reference=reference.boundary_map, cpu=_cpu, triton=_boundary_map)
+boundary_map = Op(reference.boundary_map, cpu=_boundary_map, triton=_boundary_map)

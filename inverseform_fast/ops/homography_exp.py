@@ -1,41 +1,28 @@
-"""homography_exp: its implementations by backend."""
+"""homography_exp: its ops, their gradients, and the choice of an implementation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op, runs_on_cpu
+from .backend import Op
+from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
-def _homography_exp(a: Tensor) -> Tensor:
-    if runs_on_cpu(a):
-        return torch.ops.inverseform_fast.homography_exp_cpu(a)
-    from ..kernels import homography_exp as kernel
-
-    return kernel.homography_exp(a)
-
-
-@_homography_exp.register_fake
-def _(a: Tensor) -> Tensor:
+def _homography_exp(
+    a: Tensor,  # [..., 8]
+) -> Tensor:  # [..., 3, 3]
     return a.new_empty(*a.shape[:-1], 3, 3)
 
 
-@kernel_op
-def _homography_exp_backward(grad: Tensor, a: Tensor) -> Tensor:
-    if runs_on_cpu(a):
-        return torch.ops.inverseform_fast.homography_exp_backward_cpu(grad, a)
-    from ..kernels import homography_exp as kernel
-
-    return kernel.homography_exp_backward(grad, a)
-
-
-@_homography_exp_backward.register_fake
-def _(grad: Tensor, a: Tensor) -> Tensor:
+@backward_op
+def _homography_exp_backward(
+    grad: Tensor,  # [..., 3, 3]
+    a: Tensor,  # [..., 8]
+) -> Tensor:  # [..., 8]
     return a.new_empty(a.shape)
 
 
@@ -47,6 +34,6 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
     return _homography_exp_backward(grad, *ctx.saved_tensors)
 
 
-_homography_exp.register_autograd(_backward, setup_context=_save)
+differentiate(_homography_exp, _backward, _save)
 
-homography_exp = Op(reference=reference.homography_exp, cpu=_homography_exp, triton=_homography_exp)
+homography_exp = Op(reference.homography_exp, cpu=_homography_exp, triton=_homography_exp)

@@ -1,49 +1,40 @@
-"""homography_warp: its implementations by backend."""
+"""homography_warp: its ops, their gradients, and the choice of an implementation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
-from .backend import Op, kernel_op, runs_on_cpu
+from .backend import Op
+from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
-def _homography_warp(image: Tensor, theta: Tensor, size: list[int], nearest: bool, border: bool) -> Tensor:
-    if runs_on_cpu(image):
-        return torch.ops.inverseform_fast.homography_warp_cpu(image, theta, size, nearest, border)
-    from ..kernels import homography_warp as kernel
-
-    return kernel.homography_warp(image, theta, size, nearest, border)
-
-
-@_homography_warp.register_fake
-def _(image: Tensor, theta: Tensor, size: list[int], nearest: bool, border: bool) -> Tensor:
+def _homography_warp(
+    image: Tensor,  # [N, C, H, W]
+    theta: Tensor,  # [N, T, 3, 3]
+    size: list[int],  # H', W'
+    nearest: bool,
+    border: bool,
+) -> Tensor:  # [N, T, C, H', W']
     return image.new_empty(*theta.shape[:2], image.shape[1], *size)
 
 
-@kernel_op
+@backward_op
 def _homography_warp_backward(
-    grad: Tensor, image: Tensor, theta: Tensor, nearest: bool, border: bool, of_image: bool, of_theta: bool
-) -> tuple[Tensor, Tensor]:
-    if runs_on_cpu(image):
-        return torch.ops.inverseform_fast.homography_warp_backward_cpu(
-            grad, image, theta, nearest, border, of_image, of_theta
-        )
-    from ..kernels import homography_warp as kernel
-
-    return kernel.homography_warp_backward(grad, image, theta, nearest, border, of_image, of_theta)
-
-
-@_homography_warp_backward.register_fake
-def _(
-    grad: Tensor, image: Tensor, theta: Tensor, nearest: bool, border: bool, of_image: bool, of_theta: bool
-) -> tuple[Tensor, Tensor]:
-    return image.new_empty(image.shape if of_image else (0,)), theta.new_empty(theta.shape if of_theta else (0,))
+    grad: Tensor,  # [N, T, C, H', W']
+    image: Tensor,  # [N, C, H, W]
+    theta: Tensor,  # [N, T, 3, 3]
+    nearest: bool,
+    border: bool,
+    wants_image: bool,
+    wants_theta: bool,
+) -> tuple[Tensor, Tensor]:  # [N, C, H, W], [N, T, 3, 3]
+    """Gradients of image and theta, empty where not wanted."""
+    return image.new_empty(image.shape if wants_image else (0,)), theta.new_empty(theta.shape if wants_theta else (0,))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -52,20 +43,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    of_image, of_theta = ctx.needs_input_grad[:2]
+    image, theta = ctx.saved_tensors
+    wants_image, wants_theta = ctx.needs_input_grad[:2]
     grad_image, grad_theta = _homography_warp_backward(
-        grad, *ctx.saved_tensors, ctx.nearest, ctx.border, of_image, of_theta
+        grad, image, theta, ctx.nearest, ctx.border, wants_image, wants_theta
     )
-    return grad_image if of_image else None, grad_theta if of_theta else None, None, None, None
+    return grad_image if wants_image else None, grad_theta if wants_theta else None, None, None, None
 
 
-_homography_warp.register_autograd(_backward, setup_context=_save)
+differentiate(_homography_warp, _backward, _save)
 
 
-def _fused(image: Tensor, theta: Tensor, size: Sequence[int] | None, mode: str, padding: str) -> Tensor:
+def _warp(image: Tensor, theta: Tensor, size: Sequence[int] | None, mode: str, padding: str) -> Tensor:
     views = theta if theta.ndim == 4 else theta[:, None]
-    result = _homography_warp(image, views, size or image.shape[-2:], mode == "nearest", padding == "border")
+    result = _homography_warp(image, views, list(size or image.shape[-2:]), mode == "nearest", padding == "border")
     return result if theta.ndim == 4 else result[:, 0]
 
 
-homography_warp = Op(reference=reference.homography_warp, cpu=_fused, triton=_fused)
+homography_warp = Op(reference.homography_warp, cpu=_warp, triton=_warp)

@@ -1,4 +1,4 @@
-"""segmentation_loss: its implementations by backend."""
+"""segmentation_loss: its ops, their gradients, and the choice of an implementation."""
 
 from __future__ import annotations
 
@@ -7,52 +7,57 @@ from torch import Tensor
 
 from .. import reference
 from ..kernels.layout import empty_gradient, layout
-from .backend import Op, differentiate_losses, kernel_op, runs_on_cpu
+from .backend import Op
+from .library import EXTENSION, define, differentiate_loss, kernel, kernel_op, without_derivative
 
 
 @kernel_op
 def _segmentation_loss(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    class_weights: Tensor | None,  # [C]
+    ignore_index: int,
+    wants_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [], [], [N, C, h, w]
     """Loss, sum of weights, and the gradient of their product: backward only scales it."""
-    if runs_on_cpu(logits):
-        options = (class_weights, ignore_index, with_gradient)
-        loss, weight, gradient = torch.ops.inverseform_fast.segmentation_loss_cpu(logits, labels, *options)
-        return loss, weight, gradient.contiguous(memory_format=layout(logits))
-    from ..kernels import segmentation_loss as kernel
-
-    return kernel.segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)
-
-
-@_segmentation_loss.register_fake
-def _(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
-    return loss, weight, empty_gradient(logits, 1 if with_gradient else 0)
+    return loss, weight, empty_gradient(logits, 1 if wants_grad else 0)
 
 
-@kernel_op
-def _segmentation_loss_backward(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+@kernel(_segmentation_loss, "CPU")
+def _(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, wants_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    options = (class_weights, ignore_index, wants_grad)
+    loss, weight, gradient = EXTENSION.segmentation_loss_cpu.default(logits, labels, *options)
+    return loss, weight, gradient.contiguous(memory_format=layout(logits))
+
+
+@without_derivative
+@define
+def _segmentation_loss_backward(
+    grad: Tensor,  # []
+    gradient: Tensor,  # [N, C, h, w]
+    weight: Tensor,  # []
+    dtype: torch.dtype,
+) -> Tensor:  # [N, C, h, w]
+    return torch.empty_like(gradient, dtype=dtype)
+
+
+@kernel(_segmentation_loss_backward, "CompositeExplicitAutograd")
+def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     # Into the final dtype at once: one pass over the gradient.
     return torch.mul(gradient, grad / weight, out=torch.empty_like(gradient, dtype=dtype))
 
 
-@_segmentation_loss_backward.register_fake
-def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(gradient, dtype=dtype)
+differentiate_loss(_segmentation_loss, _segmentation_loss_backward)
 
 
-differentiate_losses(_segmentation_loss, _segmentation_loss_backward)
+def _loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
+    if class_weights is not None and class_weights.requires_grad:  # the kernels make no gradient of them
+        return reference.segmentation_loss(logits, labels, class_weights, ignore_index)
+    wants_grad = logits.requires_grad and torch.is_grad_enabled()
+    return _segmentation_loss(logits, labels, class_weights, ignore_index, wants_grad)[0]
 
 
-def _fused(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
-    if class_weights is not None and class_weights.requires_grad:
-        return reference.segmentation_loss(
-            logits, labels, class_weights, ignore_index
-        )  # kernels make no gradient of them
-    with_gradient = logits.requires_grad and torch.is_grad_enabled()
-    return _segmentation_loss(logits, labels, class_weights, ignore_index, with_gradient)[0]
-
-
-segmentation_loss = Op(reference=reference.segmentation_loss, cpu=_fused, triton=_fused)
+segmentation_loss = Op(reference.segmentation_loss, cpu=_loss, triton=_loss)

@@ -1,7 +1,7 @@
-"""so3: the implementations of project_to_so3 and geodesic_distance by backend.
+"""so3: the ops of project_to_so3 and geodesic_distance, their gradients, and the choice of an implementation.
 
-The extension's ops (csrc/) take matrices (..., 3, 3) of one shape, float32 or float64, and make the gradients ahead.
-Their autograd stands here, not in the registration, so that torch.func can differentiate them, too.
+The extension's kernels (csrc/so3*) take matrices (..., 3, 3) of one shape, float32 or float64, and make the gradients
+ahead. Their autograd stands here, not in the registration, so that torch.func can differentiate them, too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,43 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.so3 import differentiable_once
-from .backend import MISSING, Op
+from .backend import Op
+from .library import LIBRARY, define
 
-_extension = torch.ops.inverseform_fast
-NORMALIZE = (None, "frobenius", "det")  # by their numbers in csrc/so3/arguments.h
+NORMALIZE = (None, "frobenius", "det")  # by their numbers in C++
+
+
+@define
+def _project_to_so3(
+    matrix: Tensor,  # [..., 3, 3]
+) -> Tensor:  # [..., 3, 3]
+    return matrix.new_empty(matrix.shape)
+
+
+@define
+def _project_to_so3_backward(
+    grad: Tensor,  # [..., 3, 3]
+    matrix: Tensor,  # [..., 3, 3]
+    rotation: Tensor,  # [..., 3, 3], what the forward returned
+) -> Tensor:  # [..., 3, 3]
+    return grad.new_empty(grad.shape)
+
+
+@define
+def _geodesic_distance(
+    theta: Tensor,  # [..., 3, 3]
+    theta_hat: Tensor,  # [..., 3, 3]
+    lam: float,
+    normalize: int,
+    smooth: float,
+    damping: float,
+    wants_theta: bool,
+    wants_theta_hat: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # [...], [..., 3, 3] twice
+    """The distances, and their gradients, empty where not wanted."""
+    shapes = (theta.shape if wanted else (0,) for wanted in (wants_theta, wants_theta_hat))
+    grad_theta, grad_theta_hat = (theta.new_empty(shape) for shape in shapes)
+    return theta.new_empty(theta.shape[:-2]), grad_theta, grad_theta_hat
 
 
 class _Projection(torch.autograd.Function):
@@ -25,7 +58,7 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def forward(matrix: Tensor) -> Tensor:
-        return _extension.project_to_so3(matrix)
+        return _project_to_so3(matrix)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -34,7 +67,7 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         matrix, rotation = ctx.saved_tensors
-        return differentiable_once(_extension.project_to_so3_backward(grad, matrix, rotation), matrix)
+        return differentiable_once(_project_to_so3_backward(grad, matrix, rotation), matrix)
 
 
 class _Distance(torch.autograd.Function):
@@ -48,10 +81,10 @@ class _Distance(torch.autograd.Function):
         normalize: int,
         smooth: float,
         damping: float,
-        of_theta: bool,
-        of_theta_hat: bool,
+        wants_theta: bool,
+        wants_theta_hat: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # spelled out: torch.compile takes *options for a method with a ctx
-        return _extension.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping, of_theta, of_theta_hat)
+        return _geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping, wants_theta, wants_theta_hat)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -76,11 +109,11 @@ for _function in (_Projection.forward, _Distance.forward):
     vars(_function)["__signature__"] = signature(_function)  # torch asks for it in every call
 
 
-def _project_to_so3(matrix: Tensor) -> Tensor:
+def _projection(matrix: Tensor) -> Tensor:
     return _Projection.apply(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
 
 
-def _geodesic_distance(
+def _distance(
     theta: Tensor, theta_hat: Tensor, lam: float, normalize: str | None, smooth: float, damping: float
 ) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(theta.dtype, theta_hat.dtype), torch.float32)
@@ -89,18 +122,7 @@ def _geodesic_distance(
     return _Distance.apply(*pair, lam, NORMALIZE.index(normalize), smooth, damping, *wanted)[0]
 
 
-def _fake_projection(*matrices: Tensor) -> Tensor:
-    return matrices[0].new_empty(matrices[0].shape)
-
-
-def _fake_distance(theta: Tensor, _: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    gradients = (theta.new_empty(theta.shape if wanted else (0,)) for wanted in options[-2:])
-    return theta.new_empty(theta.shape[:-2]), *gradients
-
-
-def _register(name: str, fake: Any) -> None:
-    op = getattr(_extension, name)
-
+def _map_over_batches(op: Any) -> None:
     def mapped(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         """vmap's dimension is one more batch dimension, in front."""
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
@@ -113,14 +135,11 @@ def _register(name: str, fake: Any) -> None:
             return results, 0
         return results, tuple(0 if len(result) else None for result in results)  # a gradient that nobody wants is empty
 
-    torch.library.register_fake(f"inverseform_fast::{name}", fake)
-    torch.library.register_vmap(f"inverseform_fast::{name}", mapped)
+    torch.library.register_vmap(op, mapped, lib=LIBRARY)
 
 
-if not MISSING["cpu"]:
-    _register("project_to_so3", _fake_projection)
-    _register("project_to_so3_backward", _fake_projection)
-    _register("geodesic_distance", _fake_distance)
+for _op in (_project_to_so3, _project_to_so3_backward, _geodesic_distance):
+    _map_over_batches(_op)
 
-project_to_so3 = Op(reference=reference.project_to_so3, cpu=_project_to_so3, cuda=_project_to_so3)
-geodesic_distance = Op(reference=reference.geodesic_distance, cpu=_geodesic_distance, cuda=_geodesic_distance)
+project_to_so3 = Op(reference.project_to_so3, float64=True, cpu=_projection, cuda=_projection)
+geodesic_distance = Op(reference.geodesic_distance, float64=True, cpu=_distance, cuda=_distance)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .local_correlation import local_correlation
 
+Correlation = Callable[[Tensor, Tensor, int, int], Tensor]
+
 # The network's sizes, for all who spell them: nets/align.py, the kernels, and csrc (a test compares its numbers).
 CELL = 8  # edge of a cell in pixels
 UNSHUFFLED = 4  # edge in pixels of the squares whose pixels become channels
@@ -22,14 +24,6 @@ NORM_GROUPS = 4
 # 0.05 to 0.2 before, and what has less must not be made to look like one.
 EPS = 0.01
 CELLS_PER_UNIT = 3  # that a displacement of one means
-# Of the weights but for the last, the velocity of each cell: convolutions and normalisation of the features,
-# convolutions of the measurement, logarithms of the prior's precision.
-SHAPES = (
-    (10, 16, 3, 3), (10,), (24, 10, 3, 3), (24,), (16, 24, 1, 1), (16,), (16,), (16,),
-    (26, 114, 1, 1), (26,), (16, 26, 3, 3), (16,), (5, 16, 1, 1), (5,), (8,),
-)  # fmt: skip
-
-
 COEFFICIENTS = 8  # of a homography, the dimension of sl(3)
 
 # (outputs, inputs, edge of the kernel), first of the features, then of the measurement.
@@ -40,18 +34,33 @@ CONVOLUTIONS = (
 FEATURE_WEIGHTS = 8  # how many of the weights are the features': kernels, biases, and the normalization's scale, shift
 
 
-def align(
-    predicted: Tensor,
-    target: Tensor,
-    weights: Sequence[Tensor],
-    correlate: Callable[[Tensor, Tensor, int, int], Tensor] = local_correlation,
-) -> Tensor:
+def weight_shapes(tile: int) -> list[tuple[int, ...]]:
+    """Shapes of the weights, in order: convolutions and normalization of the features, convolutions of the measurement,
+    logarithm of the prior's precision, velocity of each cell."""
+    kernels = [shape for outputs, inputs, edge in CONVOLUTIONS for shape in ((outputs, inputs, edge, edge), (outputs,))]
+    return [
+        *kernels[:6],
+        (FEATURES,),
+        (FEATURES,),
+        *kernels[6:],
+        (COEFFICIENTS,),
+        ((tile // CELL) ** 2, COEFFICIENTS, 2),
+    ]
+
+
+def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """See :func:`inverseform_fast.functional.align`."""
+    return align_with(local_correlation, predicted, target, weights)
+
+
+def align_with(correlate: Correlation, predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """As :func:`align`, with an implementation of ``local_correlation`` to choose."""
     dtype = torch.float64 if predicted.dtype == torch.float64 else torch.float32
     *weights, prior, velocity = (weight.to(dtype) for weight in weights)
-    first, second = (features(tiles.to(dtype), *weights[:8]) for tiles in (predicted, target))
+    feature_weights, measure_weights = weights[:FEATURE_WEIGHTS], weights[FEATURE_WEIGHTS:]
+    first, second = (features(tiles.to(dtype), *feature_weights) for tiles in (predicted, target))
     # Two calls, not one batch: a row's rounding may depend on its place in the batch, and d(x, x) must be 0.
-    outputs = (_measure(a, b, weights[8:], correlate) for a, b in ((first, second), (second, first)))
+    outputs = (_measure(a, b, measure_weights, correlate) for a, b in ((first, second), (second, first)))
     (there, there_vector), (back, back_vector) = (equations(each, velocity, predicted.shape[-1]) for each in outputs)
     matrix = there + back + prior.exp().diag()
     factor, _ = torch.linalg.cholesky_ex(matrix)  # _ex: no wait for the GPU
@@ -61,8 +70,8 @@ def align(
 def features(
     tiles: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    """``(N, 16, H / 8, W / 8)`` of tiles ``(N, 1, H, W)``: of each cell, normalised over the tile in four groups."""
-    x = F.silu(F.conv2d(_bordered(F.pixel_unshuffle(tiles, 4)), w1, b1))
+    """``(N, 16, H / 8, W / 8)`` of tiles ``(N, 1, H, W)``: of each cell, normalized over the tile in four groups."""
+    x = F.silu(F.conv2d(_bordered(F.pixel_unshuffle(tiles, UNSHUFFLED)), w1, b1))
     x = F.silu(F.conv2d(_bordered(x), w2, b2, stride=2))
     return F.group_norm(F.conv2d(x, w3, b3), NORM_GROUPS, scale, shift, EPS)
 
@@ -77,9 +86,7 @@ def _bordered(x: Tensor) -> Tensor:
     return torch.cat((x[..., :1], x, x[..., -1:]), 3)
 
 
-def _measure(
-    first: Tensor, second: Tensor, weights: Sequence[Tensor], correlate: Callable[[Tensor, Tensor, int, int], Tensor]
-) -> Tensor:
+def _measure(first: Tensor, second: Tensor, weights: Sequence[Tensor], correlate: Correlation) -> Tensor:
     """``(N, 5, cells)``: displacement x, y, in units of three cells; xx, yx, yy of L in W = L L^T, but for softplus."""
     w1, b1, w2, b2, w3, b3 = weights
     cells = torch.cat((correlate(first, second, REACH, GROUPS), first), 1)

@@ -84,6 +84,8 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         matrix, rotation = ctx.saved_tensors
+        # P^T M stays symmetric, so M + dM turns P by w: dP = P [w]x with K w = vee(P^T dM). For G = df/dP,
+        # <G, P [w]x> = vee(P^T G) . w, and K is symmetric: df/dM = P [K^-1 vee(P^T G)]x.
         return differentiable_once(rotation @ _cross(_solve(_k(rotation, matrix), _vee(rotation.mT @ grad))), matrix)
 
 
@@ -116,10 +118,13 @@ class _Geodesic(torch.autograd.Function):
         axis = torch.where(sine == 0, 0, v / sine * (angle / hypot))
         distance = value[..., 0] + lam * residual.square().sum((-2, -1))
 
+        # Of the angle: it grows by axis . w, for w as in _Projection, so df/dM = P [K^-1 axis]x. Of the residual: what
+        # the rotation moves is orthogonal to M - P, the shortest way to it, so only M counts: 2 (M - P).
         grad = rotation @ _cross(_solve(_k(rotation, scaled), axis, damping)) + 2 * lam * residual
         if normalize is not None:  # M / divisor does not change with M's scale: take that part out
             radial = scaled / 3 if normalize == "frobenius" else _adjugate(scaled)[0].mT / 3
             grad = (grad - (grad * scaled).sum((-2, -1), keepdim=True) * radial) / divisor
+        # M = theta^-1 theta_hat: dM = theta^-1 (d theta_hat - d theta M).
         grad_theta_hat = inverse.mT @ grad
         return distance, -grad_theta_hat @ matrix.mT, grad_theta_hat
 

@@ -1,0 +1,74 @@
+"""The default network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import homography
+from ..functional import align, homography_warp
+from ..reference.align import CELL, CONVOLUTIONS, FEATURES, NORM_GROUPS
+from .base import InverseTransformNet
+
+
+class Align(InverseTransformNet):
+    """The default network: it measures where each cell went, and how sure that is, and solves for the homography.
+
+    Shared features of both tiles and their local correlation give each cell of 8 x 8 pixels a displacement and a 2 x 2
+    information matrix W, of rank one where a straight line shows motion across it only. The coefficients that fit best
+    are the solution of 8 linear equations, ``a = (sum A^T W A + prior)^-1 sum A^T W d``, A the generators' velocity at
+    the cell. Measured both ways, with the sign of one turned: identical maps give exactly the identity and swapped maps
+    exactly the inverse, for any weights; and tiles that say nothing give nearly nothing, for W is then small beside the
+    prior. A second pass measures what is left after either tile has been warped half the way to the other.
+
+    What it computes stands in :mod:`inverseform_fast.reference.align`; here are its weights.
+
+    Args:
+        tile: edge of the tiles in pixels, a multiple of 8.
+    """
+
+    architecture = "align"
+    antisymmetric = True
+    passes = 2
+    velocity: Tensor
+
+    def __init__(self, tile: int = 224) -> None:
+        super().__init__()
+        if tile < CELL or tile % CELL:
+            raise ValueError(f"tile must be a positive multiple of {CELL}, got {tile}")
+        self.tile = tile
+        first, second, third, hidden, middle, last = (
+            nn.Conv2d(inputs, outputs, edge) for outputs, inputs, edge in CONVOLUTIONS
+        )
+        # The keys are those of the weight files.
+        self.features = nn.ModuleDict({"1": first, "3": second, "5": third, "6": nn.GroupNorm(NORM_GROUPS, FEATURES)})
+        self.measure = nn.ModuleDict({"0": hidden, "2": middle, "4": last})
+        nn.init.normal_(last.weight, std=0.02)
+        self.prior = nn.Parameter(torch.full((8,), 3.0))  # logarithm of its precision
+        self.register_buffer("velocity", homography.velocity(_cell_centres(tile // CELL)), persistent=False)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """As :func:`inverseform_fast.functional.align` takes them."""
+        return [*self.features.parameters(), *self.measure.parameters(), self.prior, self.velocity]
+
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return self.estimates(predicted, target)[-1]
+
+    def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
+        if predicted.shape[0] == 0:  # pixel_unshuffle fails on an empty batch
+            return [predicted.flatten(1)[:, :8]] * self.passes
+        found = [align(predicted, target, self.weights)]
+        size = predicted.shape[-2:]
+        for _ in range(1, self.passes):
+            half, back = homography.exp(found[-1] / 2), homography.exp(-found[-1] / 2)
+            warped = homography_warp(predicted, back, size), homography_warp(target, half, size)
+            found.append(homography.symmetric_product(found[-1], align(*warped, self.weights)))
+        return found
+
+
+def _cell_centres(count: int) -> Tensor:
+    """``(count^2, 2)`` (x, y) in [-1, 1], row by row."""
+    along = (torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    return torch.stack((x, y), -1).flatten(0, 1)

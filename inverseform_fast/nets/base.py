@@ -1,0 +1,109 @@
+"""The base of the inverse-transformation networks: two boundary tiles in, their homography out (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .. import homography
+from .registry import ARCHITECTURES
+from .weights import WEIGHTS, load_strictly, read_release, read_weights, write_weights
+
+
+class InverseTransformNet(nn.Module):
+    """Base of the networks; ``InverseTransformNet.compact()`` and ``.from_file(path)`` make one.
+
+    Attributes:
+        tile: edge in pixels of the tiles that the network reads.
+        sizes: names of the attributes, all integers, that the network is constructed from.
+        antisymmetric: whether swapped maps give exactly the inverse, for any weights.
+    """
+
+    tile: int
+    architecture: str
+    sizes: tuple[str, ...] = ("tile",)
+    antisymmetric: bool = False
+
+    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Lie-algebra coefficients ``(N, 8)``, in half tiles, of the homography between two batches of tiles.
+
+        Args:
+            predicted, target: ``(N, 1, tile, tile)`` boundary probabilities.
+        """
+        raise NotImplementedError
+
+    def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
+        """The coefficients after each refinement, the final ones last: what training minimises the error of."""
+        return [self.algebra(predicted, target)]
+
+    def pair(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Homography ``theta_hat (N, 3, 3)``: ``predicted(p) = target(theta_hat p)``; identity for identical maps."""
+        return homography.exp(self.algebra(predicted, target))
+
+    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return self.pair(predicted, target)
+
+    def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
+        """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the network."""
+        sizes = {name: str(getattr(self, name)) for name in self.sizes}
+        write_weights(Path(path), self, {"architecture": self.architecture, **sizes, **metadata})
+
+    @staticmethod
+    def compact() -> InverseTransformNet:
+        """The default network with the weights shipped in the package."""
+        return InverseTransformNet.from_file(WEIGHTS / "compact.safetensors")
+
+    @staticmethod
+    def dense(tile: int = 224, outputs: int = 8) -> InverseTransformNet:
+        """The paper's network, untrained; see :class:`inverseform_fast.nets.paper.Dense`."""
+        return ARCHITECTURES["dense"](tile, outputs)
+
+    @staticmethod
+    def aet(tile: int = 224) -> InverseTransformNet:
+        """The convolutional siamese network of the paper's Table 5, untrained; see :class:`.paper.Aet`."""
+        return ARCHITECTURES["aet"](tile)
+
+    @staticmethod
+    def from_release(path: str | os.PathLike[str]) -> InverseTransformNet:
+        """The network of the authors' public release, ``distance_measures_regressor.pth``, on the CPU, in float32.
+
+        A state dict, also one under ``"state_dict"`` or saved from ``nn.DataParallel``, of ``fc.0``, ``fc.2`` and
+        ``fc.4``: 100352 -> 1000 -> 32 -> 4, for tiles of 224 pixels. The authors call the 4 outputs normalized shifts
+        and scales (https://github.com/Qualcomm-AI-research/InverseForm/issues/1) and minimise their norm, on maps of
+        672 x 1344. Read here as in :class:`inverseform_fast.nets.paper.Dense`, so
+        ``InverseFormLoss(net=..., distance="log", resize=(672, 1344))`` is that norm, whatever their order.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, holds anything but tensors (code, say, which is not run), or a tensor is missing,
+            one too many or of another shape.
+        """
+        path = Path(path)
+        weights = read_release(path)
+        net = ARCHITECTURES["dense"](outputs=4)
+        load_strictly(net, weights, path, "release")
+        return net.eval()
+
+    @staticmethod
+    def from_file(path: str | os.PathLike[str]) -> InverseTransformNet:
+        """The network that :meth:`save` wrote, on the CPU, in float32.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no complete safetensors file (a pickle, say), of no known architecture, or its tensors do
+            not fit.
+        """
+        path = Path(path)
+        header, weights = read_weights(path, "net")
+        kind = ARCHITECTURES.get(header.get("architecture", ""))
+        if kind is None or not all(header.get(name, "").isdigit() for name in kind.sizes):
+            raise ValueError(
+                f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and its sizes in its metadata, "
+                f"got {json.dumps(header)}"
+            )
+        net = kind(**{name: int(header[name]) for name in kind.sizes})
+        load_strictly(net, weights, path, "net")
+        return net.eval()

@@ -1,0 +1,74 @@
+"""Weight files: whole or absent, of nothing but tensors, and loaded strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..files import write_atomically
+
+WEIGHTS = Path(__file__).parents[1] / "weights"  # those that the package ships
+
+
+def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:
+    """Write the state of ``net`` as safetensors, atomically, with ``header`` as its metadata."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    write_atomically(path, lambda file: file.write(save(weights, header)))
+
+
+def read_weights(path: Path, argument: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors, on the CPU, of a safetensors file; errors call it ``argument``.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it is no complete safetensors file (a pickle, say).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: no weight file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # safe_open is no dict: it cannot be iterated over
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{argument}: {path} must be a complete safetensors file (pickled weights are refused): {error}"
+        ) from error
+
+
+def read_release(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that the authors released, or that training with their code made.
+
+    See :meth:`InverseTransformNet.from_release`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"release: no weight file at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage anywhere in a pickle makes it raise nearly anything
+        raise ValueError(
+            f"release: {path} must be a complete file of nothing but tensors that PyTorch saved (a pickle with code in "
+            f"it is refused, and nothing in it is run), but reading it raised {type(error).__name__}"
+        ) from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"release: {path} must hold a state dict of tensors, or one under 'state_dict'")
+    if all(name.startswith("module.") for name in weights):  # saved from nn.DataParallel
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return weights
+
+
+def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
+    """Load ``weights``, read from ``path``; raise ValueError that names each tensor missing, too many or misshaped."""
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [
+        f"{k} {found.get(k, 'missing')}, not {expected.get(k, 'present')}"
+        for k in sorted({*expected, *found})
+        if expected.get(k) != found.get(k)
+    ]
+    if wrong:
+        raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {'; '.join(wrong)}")
+    net.load_state_dict(weights)
