@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
-from .segmentation.config import TrainConfig
+from .segmentation.training.config import TrainConfig
 
 _NEEDS_EXTRA = "error: this needs the training extra: pip install 'inverseform-fast[train]'"
 _EXTRA_MODULES = {"timm", "transformers", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "rich", "PIL"}
@@ -49,10 +49,11 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 def _with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives ``command(given, ...)`` an option per field of TrainConfig; ``given`` holds those on the command line."""
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-    flags = {"boundary_head": ["--boundary-head/--headless"], "data_options": ["--data-option"]}
+    flags = {"boundary_head": ["--boundary-head/--headless"], "data_options": ["--data-option"], "tasks": ["--task"]}
     hints = get_type_hints(TrainConfig, include_extras=True)
     for field in dataclasses.fields(TrainConfig):
-        hint = list[str] if field.name == "data_options" else hints[field.name].__origin__
+        hint = hints[field.name].__origin__
+        hint = list[str] if get_origin(hint) is dict else hint
         default = False if field.default in (None, dataclasses.MISSING) else str(field.default)
         option = typer.Option(*flags.get(field.name, []), help=hints[field.name].__metadata__[0], show_default=default)
         annotation = Annotated[hint | None, option]  # type: ignore[valid-type]
@@ -79,25 +80,26 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:
     """Train a segmentation model and report on it. --resume needs no other option than --out."""
-    from .segmentation.checkpoint import CHECKPOINT, load_checkpoint
-    from .segmentation.training import train as run_training
+    from .segmentation.training.checkpoint import CHECKPOINT, load_checkpoint
+    from .segmentation.training.run import train as run_training
 
     base = TrainConfig()
     if config:
         base = TrainConfig.from_file(config)
     elif resume:
         base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
-    if "data_options" in given:
-        given["data_options"] = dict(_data_option(text) for text in given["data_options"])
+    for name, option in {"data_options": "data-option", "tasks": "task"}.items():
+        if name in given:
+            given[name] = dict(_named_value(option, text) for text in given[name])
     settings = dataclasses.replace(base, **given)
     run_training(settings, resume=resume, overwrite=overwrite)
     typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
 
 
-def _data_option(text: str) -> tuple[str, Any]:
+def _named_value(option: str, text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"data-option must be NAME=VALUE, got {text!r}")
+        raise ValueError(f"{option} must be NAME=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -122,13 +124,15 @@ def evaluate(
 
     from .segmentation.evaluation import evaluate_checkpoint
     from .segmentation.report import metric_rows, write_metrics
+    from .segmentation.training.checkpoint import load_checkpoint
 
+    loaded = load_checkpoint(checkpoint)
     metrics = evaluate_checkpoint(
-        checkpoint, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+        loaded, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
     )
     table = Table("metric", title=str(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")
-    for row in metric_rows(metrics):
+    for row in metric_rows(metrics, loaded.tasks):
         table.add_row(*row)
     Console().print(table)
     if json_file:

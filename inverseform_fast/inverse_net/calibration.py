@@ -16,7 +16,7 @@ from ..files import write_atomically
 from ..functional import boundary_map, extract_tiles, homography_warp
 from ..losses import nearest_multiples
 from ..nets import InverseTransformNet
-from ..segmentation.datasets.base import parallel_map, read_label
+from ..segmentation.datasets.files import parallel_map, read_label
 from .evaluation import degrade
 
 matplotlib.use("Agg")

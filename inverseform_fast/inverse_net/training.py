@@ -330,4 +330,4 @@ def collect_label_maps(
         return torch.cat((scene_labels(scenes, *size, generator), shape_labels(shapes, *size, generator)))
     dataset = build_dataset(data, split, root)
     resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
-    return torch.stack([resize(dataset[index]["segmentation"]).as_subclass(Tensor) for index in range(len(dataset))])
+    return torch.stack([resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in range(len(dataset))])
