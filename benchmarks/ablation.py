@@ -35,8 +35,8 @@ from inverseform_fast.homography import DISTANCES
 from inverseform_fast.inverse_net.evaluation import evaluate, says_nothing
 from inverseform_fast.inverse_net.training import STATE, NetConfig, collect_label_maps, train_net, training_history
 from inverseform_fast.nets import WEIGHTS
-from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.training import train
+from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.training.run import train
 
 TRAINED, EVALUATED = 24 / 224, 16 / 224  # largest |a|, as a share of the tile
 # Of some minutes of CPU time each. From damaged pairs dense and aet learn nothing.

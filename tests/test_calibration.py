@@ -17,7 +17,7 @@ from inverseform_fast.functional import boundary_map, extract_tiles
 from inverseform_fast.inverse_net import calibration
 from inverseform_fast.inverse_net.calibration import DISPLACEMENTS, calibrate, draw, read_label_maps, write
 from inverseform_fast.nets import Compact
-from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
+from inverseform_fast.scenes.street import label_maps as scene_labels
 
 
 def scene(height: int, width: int, seed: int = 0) -> Tensor:

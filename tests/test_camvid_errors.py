@@ -11,9 +11,9 @@ from benchmarks import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.scenes.street import label_maps
-from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
-from inverseform_fast.segmentation.training import train
+from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.training.run import train
 
 
 @pytest.fixture(scope="module")

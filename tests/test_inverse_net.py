@@ -24,7 +24,7 @@ from inverseform_fast.inverse_net.pairs import both_orders, make_pairs
 from inverseform_fast.inverse_net.pictures import draw_pairs
 from inverseform_fast.inverse_net.training import PICTURE, STATE, NetConfig, train_net, training_history
 from inverseform_fast.nets import Align, Dense
-from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
+from inverseform_fast.scenes.street import label_maps as scene_labels
 
 TINY = NetConfig(tile=32, steps=6, batch_size=4, max_pixels=4.0)
 

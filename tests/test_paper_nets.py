@@ -16,7 +16,7 @@ import inverseform_fast as iff
 from inverseform_fast import cli, homography
 from inverseform_fast.inverse_net.training import STATE, NetConfig, train_net
 from inverseform_fast.nets.paper import Aet, Dense
-from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
+from inverseform_fast.scenes.street import label_maps as scene_labels
 
 TILE = 20
 BUILDERS = [lambda: Dense(TILE, 8), lambda: Dense(TILE, 6), lambda: Dense(TILE, 4), lambda: Aet(TILE)]

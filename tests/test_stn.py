@@ -19,7 +19,7 @@ from inverseform_fast import SpatialTransformer, cli, homography
 from inverseform_fast.inverse_net.pairs import make_pairs
 from inverseform_fast.inverse_net.stn import WEIGHTS, StnConfig, evaluate_stn, sample_views, train_stn
 from inverseform_fast.inverse_net.training import STATE, NetConfig, _transforms, train_net, training_history
-from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
+from inverseform_fast.scenes.street import label_maps as scene_labels
 
 TINY = StnConfig(tile=32, max_pixels=4.0, steps=4, batch_size=4)
 NET = NetConfig(tile=32, steps=2, batch_size=4, max_pixels=4.0)
