@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import math
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +23,7 @@ from training_runs import assert_same_end, run, scalars
 from inverseform_fast import cli
 from inverseform_fast.segmentation.datasets import DATASETS, Sample
 from inverseform_fast.segmentation.models import MODELS
-from inverseform_fast.segmentation.tasks import TASKS, SemanticTask
+from inverseform_fast.segmentation.tasks import TASKS, SemanticTask, Task
 from inverseform_fast.segmentation.training.config import TrainConfig
 
 GUIDE = Path(__file__).parents[1] / "docs/guide/extend.md"
@@ -43,17 +45,21 @@ def guide() -> Any:
 
 
 def config(out: Path, **changes: Any) -> TrainConfig:
-    options = {"length": 4, "size": [24, 32]}
-    fields = {
-        "data_options": options,
-        "crop": (24, 32),
-        "batch_size": 4,
-        "steps": 40,
-        "warmup": 1,
-        "lr": 0.05,
-        "threads": 1,
-    }
-    return TrainConfig(data="clouds", model="pixelwise", device="cpu", out=str(out), **fields | changes)
+    """A run of the script's own names on four small images."""
+    config = TrainConfig(
+        data="clouds",
+        data_options={"length": 4, "size": [24, 32]},
+        model="pixelwise",
+        crop=(24, 32),
+        batch_size=4,
+        steps=40,
+        warmup=1,
+        lr=0.05,
+        threads=1,
+        device="cpu",
+        out=str(out),
+    )
+    return dataclasses.replace(config, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def test_a_new_task_is_in_the_report(trained: tuple[TrainConfig, dict[str, float
     assert f"| mae | {metrics['mae']:.3f} |" in report
     assert json.loads((Path(each.out) / "metrics.json").read_text())["mae"] == metrics["mae"]
     with Image.open(Path(each.out) / "predictions.png") as picture:
-        pixels = torch.tensor(list(picture.convert("RGB").resize((90, 90)).getdata())).view(90, 90, 3)
+        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((90, 90)))).int()
     colored = pixels.amax(2) - pixels.amin(2) > 60
     assert colored[:, :30].float().mean() > 0.3  # the images; beside them are grey maps of the truth and the prediction
     assert not colored[:, 33:].any()
@@ -139,7 +145,10 @@ def two_tasks(guide: Any) -> None:
 
         def __init__(self, split: str, length: int, size: list[int]) -> None:
             super().__init__(split, length, size)
-            self.tasks = {"semantic": SemanticTask(classes=("dark", "lit")), **self.tasks}
+            self.tasks: dict[str, Task] = {
+                "semantic": SemanticTask(classes=("dark", "lit")),
+                "brightness": guide.Brightness(),
+            }
 
         def read(self, index: int) -> Sample:
             sample = super().read(index)

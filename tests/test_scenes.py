@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,14 +105,18 @@ def test_the_same_scene_at_another_resolution() -> None:
 
 
 def test_a_map_depends_on_the_generator_alone() -> None:
-    python, numpy, torch_state = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    python, numpy, torch_state = (
+        random.getstate(),
+        np.random.get_state(legacy=False)["state"]["key"].copy(),
+        torch.get_rng_state(),
+    )  # noqa: NPY002
     first = maps(6)
     assert torch.equal(first, maps(6))
     assert torch.equal(first[:2], maps(2))
     assert not torch.equal(first, maps(6, seed=1))
     assert len({labels.numpy().tobytes() for labels in first}) == 6
     assert python == random.getstate()
-    assert np.array_equal(numpy, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
@@ -147,7 +152,7 @@ def test_a_few_per_cent_are_void_and_the_rest_are_classes(scenes: Scenes) -> Non
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone(scenes: Scenes) -> None:
-    def make(split: str = "train", **options: int) -> Scenes:
+    def make(split: str = "train", **options: Any) -> Scenes:
         return Scenes(split, size=(96, 128), length=4, **options)
 
     torch.manual_seed(123)

@@ -155,10 +155,10 @@ def test_samples_are_fixed_by_pytorchs_global_generator_alone() -> None:
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    python, numpy = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     transform(dataset[0])
     assert python == random.getstate()
-    assert np.array_equal(numpy, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
 
 
 def test_the_sample_of_the_data_set_is_not_changed() -> None:

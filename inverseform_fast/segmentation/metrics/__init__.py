@@ -50,7 +50,7 @@ class SegmentationMetrics(Metric):
         class_names: Sequence[str] | None = None,
         dilation_ratio: float = 0.02,
     ) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
         self.regions = RegionMetrics(num_classes, ignore_index, class_names)
         self.boundaries = BoundaryMetrics(num_classes, ignore_index, tolerances, dilation_ratio)
 
@@ -89,4 +89,3 @@ class SegmentationMetrics(Metric):
             raise TypeError(f"incoming_state must be a SegmentationMetrics, got {type(incoming_state).__name__}")
         self.regions.merge_state(incoming_state.regions)
         self.boundaries.merge_state(incoming_state.boundaries)
-        self._computed = None

@@ -207,7 +207,7 @@ class BoundaryMetrics(Metric):
         tolerances: Sequence[int] = (1, 3, 5),
         dilation_ratio: float = 0.02,
     ) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
         if any(tolerance < 0 for tolerance in tolerances):
             raise ValueError(f"tolerances must be at least 0 pixels, got {tuple(tolerances)}")
         if not 0 < dilation_ratio < 1:

@@ -19,7 +19,7 @@ class RegionMetrics(Metric):
     confusion: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
         if len(self.class_names) != num_classes:
