@@ -105,11 +105,8 @@ def test_the_same_scene_at_another_resolution() -> None:
 
 
 def test_a_map_depends_on_the_generator_alone() -> None:
-    python, numpy, torch_state = (
-        random.getstate(),
-        np.random.get_state(legacy=False)["state"]["key"].copy(),
-        torch.get_rng_state(),
-    )  # noqa: NPY002
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     first = maps(6)
     assert torch.equal(first, maps(6))
     assert torch.equal(first[:2], maps(2))
