@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,17 +20,19 @@ from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import ablation, gpu, release
 from benchmarks.so3_speed import cpu
 from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.losses import nearest_multiples
+from inverseform_fast.segmentation.report import METRICS
+from inverseform_fast.segmentation.tasks import Task
 from inverseform_fast.segmentation.training.checkpoint import CHECKPOINT
 from inverseform_fast.segmentation.training.config import TrainConfig
-from inverseform_fast.segmentation.report import METRICS
-from inverseform_fast.segmentation.training import Criterion, train
+from inverseform_fast.segmentation.training.criterion import Criterion
+from inverseform_fast.segmentation.training.run import MakeCriterion, train
 
 RESULTS = gpu.ROOT / "benchmarks/results"
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -64,21 +66,22 @@ class Arm:
     main: bool = False
     start: float = 0.0
     zoom: int = 1
-    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+    criterion: MakeCriterion = Criterion
 
 
 class WithRelease(Criterion):
     """Cross-entropy and boundary BCE of ours, and the release's distance term, which has no gradient."""
 
-    def __init__(self, config: TrainConfig, ignore_index: int) -> None:
-        super().__init__(config, ignore_index)
-        self.weight, self.radius = config.gamma, config.radius
+    def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
+        super().__init__(config, tasks)
+        self.weight, self.radius, self.void = config.gamma, config.radius, int(tasks["semantic"].void)
         self.inverseform = release.InverseForm()
 
-    def forward(self, predictions: Mapping[str, Tensor], labels: Tensor, step: int) -> dict[str, Tensor]:
-        terms = super().forward(predictions, labels, step)
-        term = self.inverseform(predictions["boundary"], boundary_map(labels, self.radius, self.ignore_index) == 1)
-        return terms | {"total": terms["total"] + self.weight * term, "inverseform": term}
+    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        terms = super().forward(predictions, targets, step)
+        boundary = boundary_map(targets["semantic"], self.radius, self.void) == 1
+        term = self.inverseform(predictions["boundary"], boundary)
+        return terms | {"total": terms["total"] + self.weight * term, "semantic/inverseform": term}
 
 
 DENSE = "dense-log"  # of benchmarks/ablation.py
@@ -107,7 +110,7 @@ class Job:
     label: str
     seed: int
     config: TrainConfig
-    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+    criterion: MakeCriterion = Criterion
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -225,9 +228,10 @@ def result(job: Job, device: str) -> dict[str, Any]:
     out = Path(job.config.out)
     logs = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     curves = {
-        tag: [[event.step, rounded(event.value)] for event in logs.Scalars(tag)]
+        tag.replace("loss/semantic/", "loss/"): [[event.step, rounded(event.value)] for event in logs.Scalars(tag)]
         for tag in logs.Tags()["scalars"]
-        if tag.startswith("loss/") or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
+        if (tag.startswith("loss/") and not tag.endswith("/semantic/total"))
+        or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
     }
     machines = {"root": None, "out": out.name}  # no paths of this machine
     config = json.loads((out / "config.json").read_text()) | machines
