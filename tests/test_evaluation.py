@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
+from torch import Tensor
 
 from inverseform_fast.segmentation.datasets import Sample, Scenes
 from inverseform_fast.segmentation.evaluation import evaluate, predict
 from inverseform_fast.segmentation.models import SegmentationModel, build_model
 from inverseform_fast.segmentation.tasks import SemanticTask
+from inverseform_fast.segmentation.transforms import denormalize
 
 
 @pytest.fixture
@@ -33,6 +37,33 @@ def test_images_of_several_sizes_are_scored_whatever_the_batch_size(model: Segme
     assert many == pytest.approx(one, nan_ok=True, abs=1e-3)
     assert sum(counts) == 7
     assert model.training
+
+
+class _Oracle(SegmentationModel):
+    """Reads the class off the red channel, and remembers the sizes of what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.seen.append(tuple(inputs["image"].shape))
+        red = denormalize(inputs["image"])[:, :1].long()
+        return {"semantic": self.scale * -(red - torch.arange(11).view(1, -1, 1, 1)).abs().float()}
+
+
+class _RedIsTheClass(Scenes):
+    def read(self, index: int) -> Sample:
+        labels = super().read(index)["semantic"].clamp(max=10)
+        return {"image": labels.expand(3, -1, -1).clone(), "semantic": labels}
+
+
+def test_images_and_targets_are_resized_as_asked() -> None:
+    dataset, oracle = _RedIsTheClass("val", size=(20, 30), length=3), _Oracle()
+    assert evaluate(oracle, dataset)["miou"] == 1
+    assert evaluate(oracle, dataset, size=(40, 60), batch_size=2)["pixel_accuracy"] > 0.6  # colours mix at borders
+    assert oracle.seen == [(3, 3, 20, 30), (2, 3, 40, 60), (1, 3, 40, 60)]
 
 
 def test_a_prediction_is_the_most_likely_class_at_the_size_asked(model: SegmentationModel) -> None:

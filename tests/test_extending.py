@@ -145,10 +145,8 @@ def two_tasks(guide: Any) -> None:
 
         def __init__(self, split: str, length: int, size: list[int]) -> None:
             super().__init__(split, length, size)
-            self.tasks: dict[str, Task] = {
-                "semantic": SemanticTask(classes=("dark", "lit")),
-                "brightness": guide.Brightness(),
-            }
+            tasks: list[Task] = [SemanticTask(classes=("dark", "lit")), guide.Brightness()]
+            self.tasks = {task.name: task for task in tasks}
 
         def read(self, index: int) -> Sample:
             sample = super().read(index)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from training_runs import run, tiny_config
 
-from inverseform_fast.segmentation.report import comparison_table, headlines, metric_rows, summary, terms_text
+from inverseform_fast.segmentation.report import Row, comparison_table, headlines, metric_rows, summary, terms_text
 from inverseform_fast.segmentation.tasks import SemanticTask
 from inverseform_fast.segmentation.tasks.semantic import FALSE, MISSING, boundary_errors, colorize
 from inverseform_fast.segmentation.training.config import TrainConfig
@@ -53,6 +53,21 @@ def test_the_terms_of_the_loss_are_short_and_any_will_do() -> None:
     assert terms_text(values, ONE) == "L 1.000 xe 0.500 bxe 0.250"
     assert terms_text({"total": 1.0, "semantic/new": 2.0, "else": 3.0}, ONE) == "L 1.000 new 2.000 else 3.000"
     assert terms_text(values | {"parts/total": 2.0}, TASKS) == "L 1.000 semantic 1.000 xe 0.500 bxe 0.250 parts 2.000"
+
+
+def test_a_task_is_drawn_as_truth_predictions_and_what_they_get_wrong() -> None:
+    image = torch.full((3, 20, 30), 100, dtype=torch.uint8)
+    target = torch.zeros(20, 30, dtype=torch.int64)
+    target[:, 15:] = 1
+    row = Row(image, {"semantic": target}, {"good": {"semantic": target}, "bad": {"semantic": 1 - target.roll(5, 1)}})
+    task = TASKS["semantic"]
+    panels = row.panels("semantic", task)
+    assert list(panels) == ["truth", "good", "bad", "good:\nboundary errors", "bad:\nboundary errors"]
+    assert torch.equal(panels["truth"], task.draw(target))
+    assert torch.equal(panels["bad"], task.draw(1 - target.roll(5, 1)))
+    wrong = {name: (picture.float().std(-1) > 0).any() for name, picture in panels.items()}
+    assert wrong["bad:\nboundary errors"]
+    assert not wrong["good:\nboundary errors"]
 
 
 def test_the_picture_shows_boundary_errors_and_nothing_else() -> None:

@@ -123,6 +123,16 @@ def test_the_options_of_training_run_and_resume(config: TrainConfig, change: dic
     assert_same_end(straight, stopped)
 
 
+def test_clipping_bounds_the_step_of_the_weights(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, steps=1, warmup=0, optimizer="sgd", lr=1.0, weight_decay=0.0, clip=0.01)
+    run(config)
+    checkpoint = load_checkpoint(Path(config.out))
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, config.backbone, checkpoint.tasks)
+    steps = [checkpoint.model[name] - weight.detach() for name, weight in model.named_parameters()]
+    assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_a_model_learns(config: TrainConfig) -> None:
     scenes = Scenes("train", size=(48, 64), length=4)
     config = dataclasses.replace(config, steps=40, batch_size=4, crop=(48, 64), scale=(1.0, 1.0), loss="ce", lr=5e-3)

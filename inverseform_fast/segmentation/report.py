@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +27,15 @@ _PANEL = 3.0  # inches wide
 _RUN = {"seconds_per_step": Headline("seconds per step")}
 
 
-def headlines(metrics: Iterable[str], tasks: Mapping[str, Task]) -> dict[str, Headline]:
+def headlines(metrics: Collection[str], tasks: Mapping[str, Task]) -> dict[str, Headline]:
     """How each of the metrics is shown: those of the summary first, then in the order of the tasks' headlines."""
     known: dict[str, Headline] = {}
     for name, prefix in metric_prefixes(tasks).items():
         for metric, headline in tasks[name].headlines().items():
             title = f"{name} {headline.title}" if prefix else headline.title
             known[prefix + metric] = Headline(title, headline.scale, headline.digits, headline.in_summary)
-    order = [*known, *metrics]
-    shown = {name: (known | _RUN).get(name, Headline(name)) for name in order if name in metrics}
+    every = known | {name: Headline(name) for name in metrics if name not in known} | _RUN
+    shown = {name: headline for name, headline in every.items() if name in metrics}
     return dict(sorted(shown.items(), key=lambda item: not item[1].in_summary))
 
 
@@ -98,10 +98,10 @@ def write_report(
     draw_rows(out / PICTURE, rows, tasks, title)
     values = "\n".join(f"| {what} | {value} |" for what, value in metric_rows(metrics, tasks))
     options = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
-    notes = " ".join(task.note for task in tasks.values() if task.note)
+    notes = "".join(f" {task.note}" for task in tasks.values() if task.note)
     text = (
         f"# {title}\n\n"
-        f"After {config.steps} steps, on {len(dataset)} images of the {config.eval_split} split. {notes}\n\n"
+        f"After {config.steps} steps, on {len(dataset)} images of the {config.eval_split} split.{notes}\n\n"
         f"| metric | value |\n|---|---:|\n{values}\n\n"
         f"![Images, truth and predictions]({PICTURE})\n\n"
         f"## Configuration\n\n| option | value |\n|---|---|\n{options}\n"
