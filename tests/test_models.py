@@ -20,7 +20,7 @@ def tasks(classes: int) -> dict[str, Task]:
     ("model_name", "backbone"),
     [("pyramid", "test_resnet"), ("pyramid", "test_convnext"), ("pyramid", "test_mambaout"), ("segformer", "mit_b0")],
 )
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (90, 120), (61, 67), (19, 33)])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (61, 67), (19, 33)])
 def test_logits_are_at_a_quarter_of_any_size(model_name: str, backbone: str, height: int, width: int) -> None:
     model = build_model(model_name, backbone, tasks(5)).eval()
     logits = model({"image": torch.randn(2, 3, height, width)})
