@@ -174,7 +174,8 @@ def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("headless", [False, True])
 def test_only_the_release_has_a_boundary_head_nevertheless(headless: bool) -> None:
     setting = replace(TINY, headless=headless)
-    heads = {name: Step(setting, name).model(torch.zeros(1, 3, 64, 64)).keys() for name in ("stock", "reference")}
+    inputs = {"image": torch.zeros(1, 3, 64, 64)}
+    heads = {name: Step(setting, name).model(inputs).keys() for name in ("stock", "reference")}
     assert ("boundary" in heads["reference"]) == (not headless)
     assert "boundary" not in heads["stock"]
     assert Loss(setting, "release").head

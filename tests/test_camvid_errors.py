@@ -12,9 +12,9 @@ from benchmarks.studies import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.scenes.street import label_maps
-from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
-from inverseform_fast.segmentation.training import train
+from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.training.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -59,11 +59,11 @@ def test_gradients_are_compared_with_those_of_the_losses(true: torch.Tensor) -> 
     labels = label_maps(1, 224, 224, torch.Generator().manual_seed(5)).long()
     generator = torch.Generator().manual_seed(0)
     predictions = {
-        "segmentation": torch.randn(1, 11, 56, 56, generator=generator),
+        "semantic": torch.randn(1, 11, 56, 56, generator=generator),
         "boundary": torch.randn(1, 1, 56, 56, generator=generator),
     }
     row = camvid_errors.gradients(predictions, labels, (224, 224))
-    logits = predictions["segmentation"].requires_grad_()
+    logits = predictions["semantic"].requires_grad_()
     soft = functional.soft_boundary_map(logits, (224, 224)).logit(eps=1e-6)
     term = camvid_errors.InverseFormLoss(resize=(224, 224))(soft, boundary_map(labels)[:, None])
     (mine,) = torch.autograd.grad(term, logits)

@@ -17,9 +17,10 @@ from torchvision import tv_tensors
 
 from inverseform_fast.segmentation.datasets import DATASETS, CamVid, Folder, SegmentationDataset, build_dataset
 from inverseform_fast.segmentation.datasets.camvid import part
-from inverseform_fast.segmentation.transforms import train_transform
+from inverseform_fast.segmentation.tasks import SemanticTask
+from inverseform_fast.segmentation.transforms import TrainTransform
 
-CLASSES = ["sky", "road", "car"]
+CLASSES = ("sky", "road", "car")
 
 
 def write_pair(
@@ -61,6 +62,12 @@ MAKERS: dict[str, Callable[[Path], Path]] = {"camvid": make_camvid, "folder": ma
 FIRST = "val/valV0_00000"
 
 
+def semantic(dataset: SegmentationDataset) -> SemanticTask:
+    task = dataset.tasks["semantic"]
+    assert isinstance(task, SemanticTask)
+    return task
+
+
 @pytest.fixture(params=list(MAKERS))
 def tree(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     return request.param, MAKERS[request.param](tmp_path)
@@ -73,8 +80,8 @@ def test_samples_are_those_of_the_files(tree: tuple[str, Path]) -> None:
     name, root = tree
     dataset = build_dataset(name, "val", root)
     assert isinstance(dataset, SegmentationDataset)
-    assert dataset.classes == CLASSES
-    assert len(dataset.colors) == 3
+    assert semantic(dataset).classes == CLASSES
+    assert len(semantic(dataset).colors) == 3
     assert len(dataset) == len(dataset.names) == 3
     for i, stem in enumerate(dataset.names):
         stem = stem.split("/")[-1]
@@ -82,10 +89,10 @@ def test_samples_are_those_of_the_files(tree: tuple[str, Path]) -> None:
         image = np.array(Image.open(root / "images" / "val" / f"{stem}.jpg"))
         label = np.array(Image.open(root / "labels" / "val" / f"{stem}.png"))
         assert isinstance(sample["image"], tv_tensors.Image)
-        assert isinstance(sample["segmentation"], tv_tensors.Mask)
-        assert sample["image"].dtype == sample["segmentation"].dtype == torch.uint8
+        assert isinstance(sample["semantic"], tv_tensors.Mask)
+        assert sample["image"].dtype == sample["semantic"].dtype == torch.uint8
         assert np.array_equal(sample["image"].numpy(), image.transpose(2, 0, 1))
-        assert np.array_equal(sample["segmentation"].numpy(), label)
+        assert np.array_equal(sample["semantic"].numpy(), label)
 
 
 def test_cached_samples_are_the_same_and_need_no_files(tree: tuple[str, Path]) -> None:
@@ -97,20 +104,21 @@ def test_cached_samples_are_the_same_and_need_no_files(tree: tuple[str, Path]) -
         path.unlink()
     for i, sample in enumerate(samples):
         assert torch.equal(cached[i]["image"], sample["image"])
-        assert torch.equal(cached[i]["segmentation"], sample["segmentation"])
+        assert torch.equal(cached[i]["semantic"], sample["semantic"])
 
 
 def test_batches_of_a_data_loader(tree: tuple[str, Path]) -> None:
     name, root = tree
-    dataset = build_dataset(name, "val", root, transform=train_transform((16, 24)))
+    tasks = build_dataset(name, "val", root).tasks
+    dataset = build_dataset(name, "val", root, transform=TrainTransform(tasks, (16, 24)))
     batch = next(iter(DataLoader(dataset, batch_size=3)))
     assert batch["image"].shape == (3, 3, 16, 24)
-    assert batch["segmentation"].shape == (3, 16, 24)
+    assert batch["semantic"].shape == (3, 16, 24)
 
 
 def test_camvid_classes_and_colors(tmp_path: Path) -> None:
     dataset = CamVid("test", make_camvid(tmp_path))
-    assert dataset.colors == [(0, 0, 255), (1, 0, 254), (2, 0, 253)]
+    assert semantic(dataset).colors == ((0, 0, 255), (1, 0, 254), (2, 0, 253))
     assert dataset.names == ["testV0_00000", "testV1_00000"]
 
 
@@ -145,7 +153,7 @@ def test_folder_takes_many_formats_and_sub_folders(tmp_path: Path) -> None:
     assert dataset.names == [f"train/town/{i}" for i in range(6)]
     for i in range(6):
         label = np.array(Image.open(tmp_path / "labels" / f"train/town/{i}.png"))
-        assert np.array_equal(dataset[i]["segmentation"].numpy(), label)
+        assert np.array_equal(dataset[i]["semantic"].numpy(), label)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
@@ -164,15 +172,15 @@ def test_palettised_labels_are_read_as_ids(tmp_path: Path) -> None:
     picture.putpalette([255 - i // 3 for i in range(768)])
     picture.save(tmp_path / "labels/train/a.png")
     assert Image.open(tmp_path / "labels/train/a.png").mode == "P"
-    assert np.array_equal(Folder("train", tmp_path)[0]["segmentation"].numpy(), label)
+    assert np.array_equal(Folder("train", tmp_path)[0]["semantic"].numpy(), label)
 
 
 def test_folder_counts_the_classes_of_all_splits(tmp_path: Path) -> None:
     write_pair(tmp_path, "train/a", label=np.array([[0, 1], [1, 255]], np.uint8).repeat(10, 0).repeat(15, 1))
     write_pair(tmp_path, "val/b", label=np.full((20, 30), 4, np.uint8))
     for split in ("train", "val"):
-        dataset = Folder(split, tmp_path)
-        assert len(dataset.classes) == len(dataset.colors) == len(set(dataset.colors)) == 5
+        task = semantic(Folder(split, tmp_path))
+        assert len(task.classes) == len(task.colors) == len(set(task.colors)) == 5
 
 
 @pytest.mark.parametrize(
@@ -188,8 +196,8 @@ def test_folder_reads_class_names(tmp_path: Path, file: str, content: str) -> No
     write_pair(tmp_path, "train/a")
     (tmp_path / file).write_text(content)
     dataset = Folder("train", tmp_path)
-    assert dataset.classes == CLASSES
-    assert len(set(dataset.colors)) == 3
+    assert semantic(dataset).classes == CLASSES
+    assert len(set(semantic(dataset).colors)) == 3
 
 
 def test_folder_without_splits_is_parted_by_name(tmp_path: Path) -> None:
@@ -377,5 +385,5 @@ def test_real_camvid() -> None:
     sizes = {split: len(CamVid(split, root)) for split in CamVid.splits}
     assert sizes == {"train": 367, "val": 101, "test": 233, "fit": 276, "holdout": 55}
     dataset = CamVid("holdout", root)
-    assert len(dataset.classes) == 11
+    assert semantic(dataset).channels == 11
     assert dataset[0]["image"].shape == (3, 360, 480)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ import torch
 from scipy import ndimage
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from inverseform_fast.segmentation.metrics import (
-    SegmentationMetrics,
+from inverseform_fast.segmentation.metrics import BoundaryMetrics, RegionMetrics, SegmentationMetrics
+from inverseform_fast.segmentation.metrics.boundary import (
     boundary_f_scores,
     boundary_overlap,
     dilate,
@@ -266,6 +268,7 @@ def test_an_image_without_anything_valid_is_left_out() -> None:
     assert with_void.compute() == alone.compute()
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_no_image_at_all_gives_nan() -> None:
     assert all(math.isnan(value) for value in SegmentationMetrics(2).compute().values())
 
@@ -277,6 +280,51 @@ def test_a_shifted_boundary_is_within_tolerance_from_its_shift_on() -> None:
     metrics.update(target.roll(3, 2).masked_fill(torch.arange(40) < 3, 0).long(), target)
     result = metrics.compute()
     assert [result[f"boundary_f_{t}px"] for t in (1, 2, 3, 5)] == [0, 0, 1, 1]
+
+
+def halves() -> tuple[SegmentationMetrics, SegmentationMetrics, SegmentationMetrics]:
+    """Metrics of all of four images, of the first two, and of the others."""
+    whole, first, second = (SegmentationMetrics(CLASSES) for _ in range(3))
+    for seed in range(4):
+        pair = [labels[None] for labels in random_labels(seed, 40, 53)]
+        whole.update(*pair)
+        (first if seed < 2 else second).update(*pair)
+    return whole, first, second
+
+
+def test_two_halves_merge_into_the_whole() -> None:
+    whole, first, second = halves()
+    alone = second.compute()
+    second.merge_state(pickle.loads(pickle.dumps(first)))
+    assert second.compute() == whole.compute() != alone
+    second.reset()
+    assert second.regions.confusion.sum() == second.boundaries.overlap.sum() == len(second.boundaries.f_scores) == 0
+    with pytest.raises(TypeError, match="incoming_state must be a SegmentationMetrics, got RegionMetrics"):
+        first.merge_state(RegionMetrics(CLASSES))
+
+
+def test_processes_that_synchronise_get_the_numbers_of_the_whole() -> None:
+    whole, first, second = halves()
+    for part, other in ((first.regions, second.regions), (first.boundaries, second.boundaries)):
+        theirs = iter([torch.cat(value) if isinstance(value, list) else value for value in other.metric_state.values()])
+
+        def gather(mine: torch.Tensor, group: object, theirs: Iterator[torch.Tensor] = theirs) -> list[torch.Tensor]:
+            return [mine, next(theirs)]
+
+        part.dist_sync_fn, part.distributed_available_fn = gather, lambda: True
+    assert first.compute() == whole.compute()
+
+
+def test_regions_and_boundaries_are_usable_alone() -> None:
+    prediction, target = (labels[None] for labels in random_labels(0))
+    whole = SegmentationMetrics(CLASSES, tolerances=(2,), class_names="abcde")
+    regions, boundaries = RegionMetrics(CLASSES, class_names="abcde"), BoundaryMetrics(CLASSES, tolerances=(2,))
+    for metrics in (whole, regions, boundaries):
+        metrics.update(prediction, target)
+    assert list(regions.compute()) == ["miou", "pixel_accuracy", *(f"iou/{name}" for name in "abcde")]
+    assert list(boundaries.compute()) == ["mba", "boundary_f_2px", "boundary_iou"]
+    assert regions.compute() | boundaries.compute() == whole.compute()
+    assert list(whole.compute())[:5] == ["miou", "pixel_accuracy", "mba", "boundary_f_2px", "boundary_iou"]
 
 
 def test_bad_labels_are_refused_by_name() -> None:
@@ -292,3 +340,7 @@ def test_bad_labels_are_refused_by_name() -> None:
         metrics.update(good, good + 7)
     with pytest.raises(ValueError, match="dilation_ratio must be between 0 and 1, got 2"):
         SegmentationMetrics(3, dilation_ratio=2)
+    with pytest.raises(ValueError, match=r"tolerances must be at least 0 pixels, got \(-1,\)"):
+        SegmentationMetrics(3, tolerances=(-1,))
+    with pytest.raises(ValueError, match="class_names must name 3 classes, got 2"):
+        SegmentationMetrics(3, class_names=("a", "b"))

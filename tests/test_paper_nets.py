@@ -21,7 +21,7 @@ from inverseform_fast.inverse_net.config import NetConfig
 from inverseform_fast.inverse_net.state import STATE
 from inverseform_fast.inverse_net.training import train_net
 from inverseform_fast.nets.paper import Aet, Dense
-from inverseform_fast.segmentation.datasets.scenes import label_maps as scene_labels
+from inverseform_fast.scenes.street import label_maps as scene_labels
 
 TILE = 20
 Builder = Callable[[], Dense | Aet]

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from inverseform_fast.scenes.street import _DRAWS, CLASSES, Painter, _compose, label_maps
 from inverseform_fast.segmentation.datasets import Scenes
+from inverseform_fast.segmentation.tasks import SemanticTask
 
 
 def maps(count: int, height: int = 120, width: int = 160, seed: int = 0) -> Tensor:
@@ -125,18 +126,20 @@ def test_the_most_crowded_scene_has_enough_random_numbers() -> None:
 
 def test_samples_have_the_interface_of_a_data_set(scenes: Scenes) -> None:
     assert len(scenes) == len(scenes.names) == len(set(scenes.names)) == 48
-    assert scenes.ignore_index == 255
-    assert len(scenes.classes) == len(scenes.colors) == len(set(scenes.colors)) == 11
+    task = scenes.tasks["semantic"]
+    assert isinstance(task, SemanticTask)
+    assert task.void == 255
+    assert task.channels == len(task.colors) == len(set(task.colors)) == 11
     sample = scenes[3]
     assert isinstance(sample["image"], tv_tensors.Image)
-    assert isinstance(sample["segmentation"], tv_tensors.Mask)
+    assert isinstance(sample["semantic"], tv_tensors.Mask)
     assert sample["image"].shape == (3, 96, 128)
-    assert sample["segmentation"].shape == (96, 128)
-    assert sample["image"].dtype == sample["segmentation"].dtype == torch.uint8
+    assert sample["semantic"].shape == (96, 128)
+    assert sample["image"].dtype == sample["semantic"].dtype == torch.uint8
 
 
 def test_a_few_per_cent_are_void_and_the_rest_are_classes(scenes: Scenes) -> None:
-    labels = torch.stack([sample["segmentation"] for sample in (scenes[i] for i in range(len(scenes)))])
+    labels = torch.stack([sample["semantic"] for sample in (scenes[i] for i in range(len(scenes)))])
     void = labels == 255
     assert 0.01 < void.float().mean() < 0.06
     assert void.flatten(1).any(1).float().mean() > 0.9
@@ -153,7 +156,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone(scenes: Scenes) -> None:
     again = make()
     for i in range(4):
         assert torch.equal(again[i]["image"], scenes[i]["image"])
-        assert torch.equal(again[i]["segmentation"], scenes[i]["segmentation"])
+        assert torch.equal(again[i]["semantic"], scenes[i]["semantic"])
     for other in (make("val"), make("test"), make(seed=1)):
         assert not torch.equal(other.images, again.images)
         assert not torch.equal(other.labels, again.labels)
@@ -193,6 +196,6 @@ def test_transform_is_applied() -> None:
         ({"split": "val", "length": 0}, "length must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+def test_bad_arguments(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scenes(**options)

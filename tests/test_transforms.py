@@ -12,15 +12,18 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from inverseform_fast.segmentation.datasets import Scenes
-from inverseform_fast.segmentation.transforms import MEAN, STD, denormalize, eval_transform, train_transform
+from inverseform_fast.segmentation.tasks import SemanticTask, Task
+from inverseform_fast.segmentation.tasks.base import Kind
+from inverseform_fast.segmentation.transforms import MEAN, STD, EvalTransform, TrainTransform, denormalize
 
 VOID = 255
+TASKS: dict[str, Task] = {"semantic": SemanticTask(classes=tuple(map(str, range(11))))}
 
 
 def colored(labels: Tensor) -> dict[str, Tensor]:
     """A sample whose image shows the label: 200 for void, and steps of 15 above 20 for the classes."""
     value = torch.where(labels == VOID, torch.tensor(200), 20 + 15 * labels.long()).to(torch.uint8)
-    return {"image": tv_tensors.Image(value.expand(3, -1, -1).clone()), "segmentation": tv_tensors.Mask(labels)}
+    return {"image": tv_tensors.Image(value.expand(3, -1, -1).clone()), "semantic": tv_tensors.Mask(labels)}
 
 
 @pytest.fixture(scope="module")
@@ -42,40 +45,40 @@ def inside(labels: Tensor, radius: int) -> Tensor:
 
 
 def test_output_is_plain_tensors_for_a_model(labels: Tensor) -> None:
-    for transform, size in ((train_transform((40, 56)), (40, 56)), (eval_transform(), (72, 96))):
+    for transform, size in ((TrainTransform(TASKS, (40, 56)), (40, 56)), (EvalTransform(TASKS), (72, 96))):
         sample = transform(colored(labels))
-        assert type(sample["image"]) is type(sample["segmentation"]) is Tensor
+        assert type(sample["image"]) is type(sample["semantic"]) is Tensor
         assert sample["image"].dtype == torch.float32
         assert sample["image"].shape == (3, *size)
-        assert sample["segmentation"].dtype == torch.int64
-        assert sample["segmentation"].shape == size
+        assert sample["semantic"].dtype == torch.int64
+        assert sample["semantic"].shape == size
 
 
 def test_pairs_stay_aligned(labels: Tensor) -> None:
     labels = (
         labels[::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1)
     )  # a thin thing would vanish, its colour not
-    transform = train_transform((64, 64), scale=(0.5, 2.0), jitter=0)
+    transform = TrainTransform(TASKS, (64, 64), scale=(0.5, 2.0), jitter=0)
     compared = 0
     for seed in range(20):
         torch.manual_seed(seed)
         sample = transform(colored(labels))
         # Antialiasing mixes the colours at a border of labels, which may lie just outside the crop.
-        safe = inside(sample["segmentation"], 3)
+        safe = inside(sample["semantic"], 3)
         safe &= denormalize(sample["image"]).amax(0) > 0
-        assert torch.equal(label_of(sample["image"])[safe], sample["segmentation"][safe])
+        assert torch.equal(label_of(sample["image"])[safe], sample["semantic"][safe])
         compared += int(safe.sum())
     assert compared > 20_000
 
 
 def test_crop_and_flip_move_no_pixel_against_its_label(labels: Tensor) -> None:
-    transform = train_transform((50, 60), scale=(1, 1), jitter=0)
+    transform = TrainTransform(TASKS, (50, 60), scale=(1, 1), jitter=0)
     seen = set()
     for seed in range(12):
         torch.manual_seed(seed)
         sample = transform(colored(labels))
-        assert torch.equal(label_of(sample["image"]), sample["segmentation"])
-        seen.add(sample["segmentation"].numpy().tobytes())
+        assert torch.equal(label_of(sample["image"]), sample["semantic"])
+        seen.add(sample["semantic"].numpy().tobytes())
     assert len(seen) > 8
 
 
@@ -84,9 +87,9 @@ def test_resizing_does_not_shift_labels_against_the_image(size: tuple[int, int])
     y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
     disk = ((x - 37) ** 2 + (y - 28) ** 2 < 18**2).to(torch.uint8)
     picture = tv_tensors.Image((disk * 200).expand(3, -1, -1).clone())
-    out = eval_transform(size)({"image": picture, "segmentation": tv_tensors.Mask(disk)})
+    out = EvalTransform(TASKS, size)({"image": picture, "semantic": tv_tensors.Mask(disk)})
     light = denormalize(out["image"])[0].double()
-    mask = out["segmentation"].double()
+    mask = out["semantic"].double()
     for dim, side in enumerate(size):
         position = (torch.arange(side, dtype=torch.double) + 0.5).view(-1, *[1] * (1 - dim))
         shift = (light * position).sum() / light.sum() - (mask * position).sum() / mask.sum()
@@ -95,9 +98,10 @@ def test_resizing_does_not_shift_labels_against_the_image(size: tuple[int, int])
 
 def test_padding_is_black_and_void() -> None:
     labels = torch.zeros((20, 30), dtype=torch.uint8)
+    tasks: dict[str, Task] = {"semantic": SemanticTask(classes=("a", "b"), void=77)}
     torch.manual_seed(0)
-    sample = train_transform((50, 50), scale=(1, 1), jitter=0, ignore_index=77)(colored(labels))
-    picture, target = denormalize(sample["image"]), sample["segmentation"]
+    sample = TrainTransform(tasks, (50, 50), scale=(1, 1), jitter=0)(colored(labels))
+    picture, target = denormalize(sample["image"]), sample["semantic"]
     assert (target == 0).sum() == 20 * 30
     assert (target == 77).sum() == 50 * 50 - 20 * 30
     assert (picture[:, target == 77] == 0).all()
@@ -106,36 +110,36 @@ def test_padding_is_black_and_void() -> None:
 
 def test_void_is_kept(labels: Tensor) -> None:
     assert (labels == VOID).any()
-    sample = train_transform((72, 96), scale=(1, 1))(colored(labels))
-    assert (sample["segmentation"] == VOID).sum() == (labels == VOID).sum()
+    sample = TrainTransform(TASKS, (72, 96), scale=(1, 1))(colored(labels))
+    assert (sample["semantic"] == VOID).sum() == (labels == VOID).sum()
 
 
 def test_scale_is_drawn_from_its_range() -> None:
     size = []
     square = torch.ones((40, 40), dtype=torch.uint8)
-    transform = train_transform((100, 100), scale=(0.5, 2.0))
+    transform = TrainTransform(TASKS, (100, 100), scale=(0.5, 2.0))
     for seed in range(60):
         torch.manual_seed(seed)
-        size.append(int((transform(colored(square))["segmentation"] == 1).sum()) ** 0.5 / 40)
+        size.append(int((transform(colored(square))["semantic"] == 1).sum()) ** 0.5 / 40)
     assert 0.5 <= min(size) < 0.65
     assert 1.85 < max(size) <= 2.0
 
 
 def test_flip_and_jitter_change_what_they_should(labels: Tensor) -> None:
     sample = colored(labels)
-    plain = eval_transform()(sample)
-    flipped = train_transform((72, 96), scale=(1, 1), flip=1, jitter=0)(sample)
+    plain = EvalTransform(TASKS)(sample)
+    flipped = TrainTransform(TASKS, (72, 96), scale=(1, 1), flip=1, jitter=0)(sample)
     assert torch.equal(flipped["image"], plain["image"].flip(-1))
-    assert torch.equal(flipped["segmentation"], plain["segmentation"].flip(-1))
+    assert torch.equal(flipped["semantic"], plain["semantic"].flip(-1))
     torch.manual_seed(0)
-    jittered = train_transform((72, 96), scale=(1, 1), flip=0)(sample)
+    jittered = TrainTransform(TASKS, (72, 96), scale=(1, 1), flip=0)(sample)
     assert not torch.equal(jittered["image"], plain["image"])
-    assert torch.equal(jittered["segmentation"], plain["segmentation"])
+    assert torch.equal(jittered["semantic"], plain["semantic"])
 
 
 def test_samples_are_fixed_by_pytorchs_global_generator_alone() -> None:
     dataset = Scenes("train", size=(48, 64), length=1)
-    transform = train_transform((40, 40))
+    transform = TrainTransform(TASKS, (40, 40))
 
     def draw(seed: int, other: int) -> dict[str, Tensor]:
         random.seed(other)
@@ -146,45 +150,100 @@ def test_samples_are_fixed_by_pytorchs_global_generator_alone() -> None:
     for seed in range(8):
         first, second = draw(seed, 1), draw(seed, 2)
         assert torch.equal(first["image"], second["image"])
-        assert torch.equal(first["segmentation"], second["segmentation"])
+        assert torch.equal(first["semantic"], second["semantic"])
     assert not torch.equal(draw(0, 0)["image"], draw(1, 0)["image"])
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    python, numpy = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     transform(dataset[0])
     assert python == random.getstate()
-    assert np.array_equal(numpy, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
 
 
 def test_the_sample_of_the_data_set_is_not_changed() -> None:
     dataset = Scenes("train", size=(48, 64), length=1)
     image, labels = dataset.images.clone(), dataset.labels.clone()
-    train_transform((40, 40))(dataset[0])
-    eval_transform()(dataset[0])
+    TrainTransform(TASKS, (40, 40))(dataset[0])
+    EvalTransform(TASKS)(dataset[0])
     assert torch.equal(dataset.images, image)
     assert torch.equal(dataset.labels, labels)
 
 
 def test_evaluation_normalises_by_imagenets_statistics(labels: Tensor) -> None:
     sample = colored(labels)
-    out = eval_transform()(sample)
+    out = EvalTransform(TASKS)(sample)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     torch.testing.assert_close(out["image"], (sample["image"].as_subclass(Tensor) / 255 - mean) / std)
-    assert torch.equal(out["segmentation"], labels.long())
+    assert torch.equal(out["semantic"], labels.long())
     assert torch.equal(denormalize(out["image"]), sample["image"].as_subclass(Tensor))
     batch = denormalize(out["image"][None].expand(2, -1, -1, -1))
     assert batch.shape == (2, 3, 72, 96)
     assert batch.dtype == torch.uint8
 
 
+class Other(Task):
+    """A task of which augmentation needs the kind, the void and the name."""
+
+    channels = 1
+    loss = decode = metrics = draw = None  # type: ignore[assignment]
+
+    def __init__(self, kind: Kind, void: float) -> None:
+        vars(self).update(name=kind, kind=kind, void=void)
+
+
+KINDS: dict[str, Task] = {task.name: task for task in (Other("depth", 0.0), Other("normals", 9.0), Other("map", -1.0))}
+
+
+@pytest.fixture
+def geometry() -> dict[str, Tensor]:
+    """Columns 1 .. 40 in every target; the normals point up and a little to the right; rows 0 to 4 are void."""
+    columns = torch.arange(40.0).expand(30, 40) + 1
+    depth, single = columns.clone()[None], columns.clone()
+    normals = torch.stack((columns / 100, torch.full_like(columns, -1.0), torch.zeros_like(columns)))
+    depth[:, :5], normals[:, :5], single[:5] = 0.0, 9.0, -1.0
+    image = tv_tensors.Image((columns * 5).to(torch.uint8).expand(3, -1, -1).clone())
+    return {"image": image, "depth": depth, "normals": normals, "map": single, "height": columns[None].clone()}
+
+
+def test_a_flip_negates_the_x_of_normals_and_moves_all_else(geometry: dict[str, Tensor]) -> None:
+    flipped = TrainTransform(KINDS, (30, 40), scale=(1, 1), flip=1, jitter=0)(geometry)
+    for name in ("depth", "map", "height"):
+        assert torch.equal(flipped[name], geometry[name].flip(-1))
+    x, y, z = geometry["normals"].flip(-1)
+    assert torch.equal(flipped["normals"][:, 5:], torch.stack((-x, y, z))[:, 5:])
+    assert (flipped["normals"][:, :5] == 9).all()
+
+
+def test_a_resize_divides_depth_by_its_scale_and_no_other_value(geometry: dict[str, Tensor]) -> None:
+    half = EvalTransform(KINDS, (15, 20))(geometry)
+    twice = TrainTransform(KINDS, (60, 80), scale=(2, 2), flip=0)(geometry)
+    for resized, scale, columns in ((half, 0.5, torch.arange(1, 40, 2)), (twice, 2, torch.arange(80) // 2)):
+        for name in ("map", "height", "normals"):
+            assert torch.equal(resized[name][..., -1, :], geometry[name][..., -1, columns])
+        assert torch.equal(resized["depth"][0, -1], geometry["depth"][0, -1, columns] / scale)
+        for name, void in (("depth", 0), ("normals", 9), ("map", -1)):
+            assert (resized[name][..., 0, :] == void).all()
+
+
+def test_padding_is_the_void_of_each_task_and_zero_for_other_inputs(geometry: dict[str, Tensor]) -> None:
+    padded = TrainTransform(KINDS, (200, 40), scale=(1, 1), flip=0)(geometry)
+    shapes = {name: padded[name].shape for name in ("depth", "normals", "map", "height")}
+    assert shapes == {"depth": (1, 200, 40), "normals": (3, 200, 40), "map": (200, 40), "height": (1, 200, 40)}
+    outside = padded["height"][0] == 0
+    assert outside.sum() == 170 * 40
+    for name, void in (("depth", 0), ("normals", 9), ("map", -1)):
+        assert (padded[name][..., outside] == void).all()
+    assert all(value.dtype == torch.float32 for value in padded.values())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: train_transform((0, 4)), r"crop must be a positive \(height, width\), got \(0, 4\)"),
-        (lambda: train_transform((4, 4), scale=(2.0, 1.0)), "scale must be a positive range"),
-        (lambda: train_transform((4, 4), scale=(0.0, 1.0)), "scale must be a positive range"),
-        (lambda: eval_transform((4, -1)), r"size must be a positive \(height, width\), got \(4, -1\)"),
+        (lambda: TrainTransform(TASKS, (0, 4)), r"crop must be a positive \(height, width\), got \(0, 4\)"),
+        (lambda: TrainTransform(TASKS, (4, 4), scale=(2.0, 1.0)), "scale must be a positive range"),
+        (lambda: TrainTransform(TASKS, (4, 4), scale=(0.0, 1.0)), "scale must be a positive range"),
+        (lambda: EvalTransform(TASKS, (4, -1)), r"size must be a positive \(height, width\), got \(4, -1\)"),
     ],
 )
 def test_bad_arguments(make, message: str) -> None:

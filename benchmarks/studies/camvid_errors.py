@@ -27,7 +27,8 @@ from inverseform_fast import InverseFormLoss, InverseTransformNet, functional, h
 from inverseform_fast.inverse_net.pairs import blur
 from inverseform_fast.segmentation.datasets import build_dataset
 from inverseform_fast.segmentation.evaluation import load_model, predict
-from inverseform_fast.segmentation.transforms import eval_transform
+from inverseform_fast.segmentation.tasks.semantic import VOID
+from inverseform_fast.segmentation.transforms import EvalTransform
 
 RESULTS = paths.RESULTS / "camvid_errors.json"
 NEAR = (1, 5, 16)  # pixels: found, displaced a little, displaced as far as the network was trained for; beyond: missing
@@ -100,7 +101,7 @@ def gradients(predictions: dict[str, Tensor], labels: Tensor, size: tuple[int, i
     cross-entropy's.
     """
     target, term = functional.boundary_map(labels)[:, None], InverseFormLoss(resize=size)
-    segmentation, boundary = (predictions[name].detach().requires_grad_() for name in ("segmentation", "boundary"))
+    segmentation, boundary = (predictions[name].detach().requires_grad_() for name in ("semantic", "boundary"))
     soft = functional.soft_boundary_map(segmentation, labels.shape[-2:]).logit(eps=1e-6)
     losses = {
         "head": (boundary, term(boundary, target), functional.boundary_loss(boundary, labels)),
@@ -123,18 +124,19 @@ def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20)
     """
     model, _ = load_model(run)
     frames = build_dataset(data, "test", root)
-    net, transform, rows = InverseTransformNet.compact(), eval_transform(), []
+    net, transform, rows = InverseTransformNet.compact(), EvalTransform(frames.tasks), []
     shares: dict[str, list[list[float]]] = {"missing": [], "false": []}
     for size in SIZES:
         tiles: list[dict[str, float]] = []
         slopes: list[dict[str, float]] = []
         for index in range(0, len(frames), every):
             sample = transform(frames[index])
-            images, labels = sample["image"][None], sample["segmentation"][None]
+            images, labels = sample["image"][None], sample["semantic"][None]
             with torch.no_grad():
-                predictions = model(images)
-            classes = predict(model, images, (labels.shape[-2], labels.shape[-1]))
-            predicted = functional.boundary_map(classes.masked_fill(labels == frames.ignore_index, frames.ignore_index))
+                predictions = model({"image": images})
+            maps = predict(model, {"image": images}, frames.tasks, (labels.shape[-2], labels.shape[-1]))
+            classes = maps["semantic"]
+            predicted = functional.boundary_map(classes.masked_fill(labels == VOID, VOID))
             target = functional.boundary_map(labels)[:, None]
             boundary = (predicted == 1).float()[:, None]
             tiles += overlaps(net, *functional.extract_tiles(boundary, target, size, net.tile, None))

@@ -12,14 +12,14 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.common import results
 from benchmarks.common.machine import ON_GPU, machine
@@ -30,10 +30,12 @@ from inverseform_fast.bench import release
 from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.losses import nearest_multiples
-from inverseform_fast.segmentation.checkpoint import CHECKPOINT
-from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.report import METRICS
-from inverseform_fast.segmentation.training import Criterion, train
+from inverseform_fast.segmentation.tasks import Task
+from inverseform_fast.segmentation.training.checkpoint import CHECKPOINT
+from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.training.criterion import Criterion
+from inverseform_fast.segmentation.training.run import MakeCriterion, train
 
 SCHEDULES: dict[str, Json] = {
     "cpu": {"backbone": "test_resnet", "crop": (224, 224), "batch_size": 8, "steps": 800, "threads": 1},
@@ -66,21 +68,22 @@ class Arm:
     main: bool = False
     start: float = 0.0
     zoom: int = 1
-    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+    criterion: MakeCriterion = Criterion
 
 
 class WithRelease(Criterion):
     """Cross-entropy and boundary BCE of ours, and the release's distance term, which has no gradient."""
 
-    def __init__(self, config: TrainConfig, ignore_index: int) -> None:
-        super().__init__(config, ignore_index)
-        self.weight, self.radius = config.gamma, config.radius
+    def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
+        super().__init__(config, tasks)
+        self.weight, self.radius, self.void = config.gamma, config.radius, int(tasks["semantic"].void)
         self.inverseform = release.InverseForm()
 
-    def forward(self, predictions: Mapping[str, Tensor], labels: Tensor, step: int) -> dict[str, Tensor]:
-        terms = super().forward(predictions, labels, step)
-        term = self.inverseform(predictions["boundary"], boundary_map(labels, self.radius, self.ignore_index) == 1)
-        return terms | {"total": terms["total"] + self.weight * term, "inverseform": term}
+    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        terms = super().forward(predictions, targets, step)
+        boundary = boundary_map(targets["semantic"], self.radius, self.void) == 1
+        term = self.inverseform(predictions["boundary"], boundary)
+        return terms | {"total": terms["total"] + self.weight * term, "semantic/inverseform": term}
 
 
 DENSE = "dense-log"  # of ablation.py
@@ -109,7 +112,7 @@ class Job:
     label: str
     seed: int
     config: TrainConfig
-    criterion: Callable[[TrainConfig, int], nn.Module] = Criterion
+    criterion: MakeCriterion = Criterion
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -227,9 +230,10 @@ def result(job: Job, device: str) -> Json:
     out = Path(job.config.out)
     logs = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     curves = {
-        tag: [[event.step, rounded(event.value)] for event in logs.Scalars(tag)]
+        tag.replace("loss/semantic/", "loss/"): [[event.step, rounded(event.value)] for event in logs.Scalars(tag)]
         for tag in logs.Tags()["scalars"]
-        if tag.startswith("loss/") or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
+        if (tag.startswith("loss/") and not tag.endswith("/semantic/total"))
+        or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
     }
     no_paths = {"root": None, "out": out.name}  # of this machine
     config = results.read(out / "config.json") | no_paths

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import inverseform_fast as iff
 
 from ..segmentation.models import build_model
+from ..segmentation.tasks import SemanticTask
 from . import release
 from .setting import AMP, PROVIDERS, Setting
 from .street import street_labels
@@ -119,7 +120,8 @@ class Step:
         self.setting, self.loss = setting, Loss(setting, provider)
         self.device = torch.device(setting.device)
         torch.manual_seed(0)
-        model = build_model(setting.backbone, setting.classes, self.loss.head, model=setting.model)
+        tasks = {"semantic": SemanticTask(classes=tuple(map(str, range(setting.classes))))}
+        model = build_model(setting.model, setting.backbone, tasks, boundary_head=self.loss.head)
         self.model: nn.Module = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.images, self.labels = batch(setting)
@@ -137,9 +139,9 @@ class Step:
             images, labels, *targets = (each.to(self.device, non_blocking=True) for each in host)
             times.append(clock())
             with torch.autocast(self.device.type, amp, enabled=amp != torch.float32):
-                predictions = self.model(images)
+                predictions = self.model({"image": images})
             times.append(clock())
-            loss = self.loss.criterion(predictions["segmentation"], labels, *_boundary(predictions), *targets)
+            loss = self.loss.criterion(predictions["semantic"], labels, *_boundary(predictions), *targets)
             times.append(clock())
             loss.backward()
             times.append(clock())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
-from ..segmentation.config import TrainConfig
+from ..segmentation.training.config import TrainConfig
 from .options import Device, options_of
 
 
@@ -22,8 +22,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:
     """Train a segmentation model and report on it. --resume needs no other option than --out."""
-    from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
-    from ..segmentation.training import train as run_training
+    from ..segmentation.training.checkpoint import CHECKPOINT, load_checkpoint
+    from ..segmentation.training.run import train as run_training
 
     base = TrainConfig()
     if config:
@@ -53,14 +53,16 @@ def evaluate(
 
     from ..segmentation.evaluation import evaluate_checkpoint
     from ..segmentation.report import metric_rows, write_metrics
+    from ..segmentation.training.checkpoint import load_checkpoint
 
     choose_device(device)  # before the data set is made
+    loaded = load_checkpoint(checkpoint)
     metrics = evaluate_checkpoint(
-        checkpoint, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+        loaded, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
     )
     table = Table("metric", title=str(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")
-    for row in metric_rows(metrics):
+    for row in metric_rows(metrics, loaded.tasks):
         table.add_row(*row)
     Console().print(table)
     if json_file:

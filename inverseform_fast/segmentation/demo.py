@@ -9,10 +9,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from .config import TrainConfig
 from .evaluation import load_model
 from .report import comparison_table, draw_rows, predict_rows
-from .training import open_datasets, train
+from .training.config import TrainConfig
+from .training.run import open_datasets, train
 
 PICTURE = "demo.png"
 _RUNS: dict[str, Literal["ce", "inverseform"]] = {"cross-entropy": "ce", "with InverseForm": "inverseform"}
@@ -31,11 +31,11 @@ def run_demo(config: TrainConfig, console: Console) -> Path:
         metrics[name] = train(run, overwrite=True, datasets=datasets, console=console)
         models[name] = load_model(out / loss)[0]
     dataset = datasets[1]
-    rows = predict_rows(dataset, 3, models)
-    draw_rows(
-        out / PICTURE, rows, dataset, title="The same small model and schedule, on procedural scenes it never saw"
-    )
-    console.print(comparison_table(metrics, _COLUMNS, title=f"{len(dataset)} unseen scenes, shares in percent"))
+    rows = predict_rows(dataset, 3, models, dataset.tasks)
+    title = "The same small model and schedule, on procedural scenes it never saw"
+    draw_rows(out / PICTURE, rows, dataset.tasks, title)
+    caption = f"{len(dataset)} unseen scenes, shares in percent"
+    console.print(comparison_table(metrics, _COLUMNS, dataset.tasks, title=caption))
     return out / PICTURE
 
 

@@ -4,73 +4,77 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..files import write_atomically
-from .config import TrainConfig
 from .datasets import SegmentationDataset
 from .evaluation import predict
-from .metrics import class_boundaries, dilate, disk_half_widths
-from .transforms import eval_transform
+from .models import SegmentationModel
+from .tasks import RGB, Headline, Task, metric_prefixes
+from .training.config import TrainConfig
+from .transforms import EvalTransform
 
 METRICS, REPORT, PICTURE = "metrics.json", "report.md", "predictions.png"
-HEADLINES = {
-    "miou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mba": "mBA",
-    "boundary_f_1px": "boundary F 1 px",
-    "boundary_f_3px": "boundary F 3 px",
-    "boundary_f_5px": "boundary F 5 px",
-    "boundary_iou": "Boundary IoU",
-    "seconds_per_step": "seconds per step",
-}
-MISSING, FALSE = (
-    (230, 60, 20),
-    (30, 90, 230),
-)  # orange red and blue: far apart for every common kind of colour blindness
+_PANEL = 3.0  # inches wide
+_RUN = {"seconds_per_step": Headline("seconds per step")}
 
 
-def format_metric(name: str, value: float) -> str:
-    """A metric for people: shares in percent, times in seconds, and a dash for what is not defined."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3f}" if name == "seconds_per_step" else f"{100 * value:.1f}"
+def headlines(metrics: Collection[str], tasks: Mapping[str, Task]) -> dict[str, Headline]:
+    """How each of the metrics is shown: those of the summary first, then in the order of the tasks' headlines."""
+    known: dict[str, Headline] = {}
+    for name, prefix in metric_prefixes(tasks).items():
+        for metric, headline in tasks[name].headlines().items():
+            title = f"{name} {headline.title}" if prefix else headline.title
+            known[prefix + metric] = Headline(title, headline.scale, headline.digits, headline.in_summary)
+    every = known | {name: Headline(name) for name in metrics if name not in known} | _RUN
+    shown = {name: headline for name, headline in every.items() if name in metrics}
+    return dict(sorted(shown.items(), key=lambda item: not item[1].in_summary))
 
 
-def summary(metrics: Mapping[str, float]) -> str:
+def summary(metrics: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
     """The headline metrics in one line."""
-    return ", ".join(f"{HEADLINES[name]} {format_metric(name, metrics[name])}" for name in HEADLINES if name in metrics)
+    shown = headlines(metrics, tasks).items()
+    return ", ".join(f"{line.title} {line.text(metrics[name])}" for name, line in shown if line.in_summary)
 
 
-def comparison_table(runs: Mapping[str, Mapping[str, float]], names: Sequence[str], title: str) -> Table:
-    """A table with a row per run and a column per metric; shares are in percent."""
+def terms_text(values: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
+    """The terms of the loss in short: ``L`` is the total; the total of a task, shown if there are several, its name."""
+
+    def title(term: str) -> str:
+        name, _, last = term.rpartition("/")
+        if last == "total":
+            return name or "L"
+        return tasks[name].short_terms.get(last, last) if name in tasks else term
+
+    shown = [term for term in values if len(tasks) > 1 or not term.endswith("/total")]
+    return " ".join(f"{title(term)} {values[term]:.3f}" for term in shown)
+
+
+def comparison_table(
+    runs: Mapping[str, Mapping[str, float]], names: Sequence[str], tasks: Mapping[str, Task], title: str
+) -> Table:
+    """A table with a row per run and a column per metric."""
+    lines = headlines(names, tasks)
     table = Table(title=title)
     table.add_column("")
     for name in names:
-        table.add_column(HEADLINES[name], justify="right")
+        table.add_column(lines[name].title, justify="right")
     for run, metrics in runs.items():
-        table.add_row(run, *(format_metric(name, metrics[name]) for name in names))
+        table.add_row(run, *(lines[name].text(metrics[name]) for name in names))
     return table
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """All metrics as (what, value) for a table of two columns, the headlines first."""
-    headlines = [(HEADLINES[name], format_metric(name, metrics[name])) for name in HEADLINES if name in metrics]
-    classes = [
-        (f"IoU {name.removeprefix('iou/')}", format_metric(name, value))
-        for name, value in metrics.items()
-        if name.startswith("iou/")
-    ]
-    return headlines + classes
+def metric_rows(metrics: Mapping[str, float], tasks: Mapping[str, Task]) -> list[tuple[str, str]]:
+    """All metrics as (what, value) for a table of two columns, those of the summary first."""
+    return [(line.title, line.text(metrics[name])) for name, line in headlines(metrics, tasks).items()]
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> None:
@@ -80,20 +84,26 @@ def write_metrics(path: Path, metrics: Mapping[str, float]) -> None:
 
 
 def write_report(
-    out: Path, config: TrainConfig, model: nn.Module, dataset: SegmentationDataset, metrics: Mapping[str, float]
+    out: Path,
+    config: TrainConfig,
+    model: SegmentationModel,
+    dataset: SegmentationDataset,
+    tasks: Mapping[str, Task],
+    metrics: Mapping[str, float],
 ) -> None:
     """Writes ``metrics.json``, ``predictions.png`` (a few images of the data set) and ``report.md`` into ``out``."""
     write_metrics(out / METRICS, metrics)
-    rows = predict_rows(dataset, 4, {"prediction": model}, config.eval_size)
-    draw_rows(out / PICTURE, rows, dataset, title=f"{config.backbone} on {config.data}, loss: {config.loss}")
-    values = "\n".join(f"| {what} | {value} |" for what, value in metric_rows(metrics))
+    rows = predict_rows(dataset, 4, {"prediction": model}, tasks, config.eval_size)
+    title = f"{config.backbone} on {config.data}, loss: {config.loss}"
+    draw_rows(out / PICTURE, rows, tasks, title)
+    values = "\n".join(f"| {what} | {value} |" for what, value in metric_rows(metrics, tasks))
     options = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
+    notes = "".join(f" {task.note}" for task in tasks.values() if task.note)
     text = (
-        f"# {config.backbone} on {config.data}, loss: {config.loss}\n\n"
-        f"After {config.steps} steps, on {len(dataset)} images of the {config.eval_split} split; shares in percent. "
-        "Void is left out; a class in neither truth nor prediction (-) is left out of the mean.\n\n"
+        f"# {title}\n\n"
+        f"After {config.steps} steps, on {len(dataset)} images of the {config.eval_split} split.{notes}\n\n"
         f"| metric | value |\n|---|---:|\n{values}\n\n"
-        f"![Image, truth, prediction and boundary errors]({PICTURE})\n\n"
+        f"![Images, truth and predictions]({PICTURE})\n\n"
         f"## Configuration\n\n| option | value |\n|---|---|\n{options}\n"
     )
     write_atomically(out / REPORT, lambda file: file.write(text.encode()))
@@ -101,77 +111,83 @@ def write_report(
 
 @dataclass
 class Row:
-    """One image of a picture: (3, H, W) uint8, its labels (H, W), and predicted labels (H, W) by name."""
+    """One image of a picture.
+
+    Attributes:
+        image: (3, H, W) uint8.
+        targets: the true map of each task.
+        predictions: the predicted maps of each model, by its name and the task's.
+    """
 
     image: Tensor
-    target: Tensor
-    predictions: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    predictions: dict[str, dict[str, Tensor]]
+
+    def panels(self, name: str, task: Task) -> dict[str, Tensor]:
+        """Pictures (H, W, 3) uint8 by title: the truth of a task, its predictions, and what these get wrong."""
+        predictions = {model: maps[name] for model, maps in self.predictions.items()}
+        panels = {"truth": task.draw(self.targets[name])}
+        panels |= {model: task.draw(prediction) for model, prediction in predictions.items()}
+        for model, prediction in predictions.items():
+            errors = task.draw_errors(self.image, prediction, self.targets[name])
+            panels |= {f"{model}:\n{title}": picture for title, picture in errors.items()}
+        return panels
 
 
 def predict_rows(
-    dataset: SegmentationDataset, count: int, models: Mapping[str, nn.Module], size: tuple[int, int] | None = None
+    dataset: SegmentationDataset,
+    count: int,
+    models: Mapping[str, SegmentationModel],
+    tasks: Mapping[str, Task],
+    size: tuple[int, int] | None = None,
 ) -> list[Row]:
     """Images evenly spread over the data set with the predictions of each model, which sees them at ``size``."""
     count = min(count, len(dataset))
-    return [_predict_row(dataset[i * len(dataset) // count], models, size) for i in range(count)]
+    rows = []
+    for i in range(count):
+        sample = dataset[i * len(dataset) // count]
+        inputs = {name: value[None] for name, value in EvalTransform(dataset.tasks, size)(sample).items()}
+        whole = EvalTransform(dataset.tasks)(sample)
+        height, width = sample["image"].shape[-2:]
+        predictions = {}
+        for name, model in models.items():
+            maps = predict(model, inputs, tasks, (height, width))
+            predictions[name] = {task: values[0].cpu() for task, values in maps.items()}
+        rows.append(Row(sample["image"].as_subclass(Tensor), {name: whole[name] for name in tasks}, predictions))
+    return rows
 
 
-def _predict_row(sample: dict[str, Tensor], models: Mapping[str, nn.Module], size: tuple[int, int] | None) -> Row:
-    image, target = (sample[name].as_subclass(Tensor) for name in ("image", "segmentation"))
-    inputs = eval_transform(size)(sample)["image"][None]
-    predictions = {}
-    for name, model in models.items():
-        device = next(model.parameters()).device
-        predictions[name] = predict(model, inputs.to(device), (target.shape[0], target.shape[1]))[0].cpu()
-    return Row(image, target, predictions)
-
-
-def colorize(labels: Tensor, colors: Sequence[tuple[int, int, int]]) -> Tensor:
-    """(H, W) class ids to (H, W, 3) uint8; what has no colour, void that is, is black."""
-    palette = torch.zeros(256, 3, dtype=torch.uint8)
-    palette[: len(colors)] = torch.tensor(colors, dtype=torch.uint8)
-    return palette[labels.long()]
-
-
-def boundary_errors(image: Tensor, prediction: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """The image (3, H, W) uint8 in light grey, with the boundary pixels that the F-score at 1 px counts as wrong.
-
-    Orange: true, but no predicted boundary of the same class within 1 px. Blue: predicted, but no true one.
-    """
-    grey = image.float().mean(0)
-    picture = (175 + 0.3 * grey).to(torch.uint8)[..., None].repeat(1, 1, 3)
-    valid = target != ignore_index
-    true, predicted = (class_boundaries(labels, valid, 256) for labels in (target, prediction))
-    disk = disk_half_widths(1)
-    for mine, others, color in ((predicted, true, FALSE), (true, predicted, MISSING)):
-        wrong = mine & ~dilate(others, disk, torch.bitwise_or)
-        picture[wrong.any(0)] = torch.tensor(color, dtype=torch.uint8)
-    return picture
-
-
-def draw_rows(path: Path, rows: Sequence[Row], dataset: SegmentationDataset, title: str) -> None:
-    """Draws image, truth, predictions and their boundary errors side by side, a row per image, into a PNG file."""
-    names = list(rows[0].predictions)
-    titles = ["image", "truth", *names, *(f"{name}:\nboundary errors" for name in names)]
-    height, width = rows[0].target.shape[-2:]
-    panel = 3.0  # inches wide
+def draw_rows(path: Path, rows: Sequence[Row], tasks: Mapping[str, Task], title: str) -> None:
+    """Draws each image beside its truth, predictions and their errors, a row per image, into a PNG file."""
+    lines = [_panels(row, tasks) for row in rows]
+    height, width = rows[0].image.shape[-2:]
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    figure = Figure(figsize=(panel * len(titles), panel * height / width * len(rows) + 1.4), layout=layout)
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for row, line in zip(rows, axes, strict=True):
-        panels = [row.image.permute(1, 2, 0), colorize(row.target, dataset.colors)]
-        panels += [colorize(p, dataset.colors) for p in row.predictions.values()]
-        panels += [boundary_errors(row.image, p, row.target, dataset.ignore_index) for p in row.predictions.values()]
-        for axis, pixels in zip(line, panels, strict=True):
+    figure = Figure(figsize=(_PANEL * len(lines[0]), _PANEL * height / width * len(rows) + 1.4), layout=layout)
+    axes = figure.subplots(len(rows), len(lines[0]), squeeze=False)
+    for line, panels in zip(axes, lines, strict=True):
+        for axis, pixels in zip(line, panels.values(), strict=True):
             axis.imshow(pixels.numpy(), interpolation="nearest")
             axis.set_axis_off()
-    for axis, text in zip(axes[0], titles, strict=True):
+    for axis, text in zip(axes[0], lines[0], strict=True):
         axis.set_title(text, fontsize=13)
     figure.suptitle(title, fontsize=15)
-    keys = list(zip(dataset.classes, dataset.colors, strict=True))
-    keys += [("missing boundary", MISSING), ("false boundary", FALSE)]
+    _draw_legend(figure, [key for task in tasks.values() for key in task.legend()])
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
+
+
+def _panels(row: Row, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """All pictures of a row by title; the tasks are named where there are several."""
+    panels = {"image": row.image.permute(1, 2, 0)}
+    for name, task in tasks.items():
+        prefix = f"{name}: " if len(tasks) > 1 else ""
+        panels |= {f"{prefix}{title}": picture for title, picture in row.panels(name, task).items()}
+    return panels
+
+
+def _draw_legend(figure: Figure, keys: Sequence[tuple[str, RGB]]) -> None:
+    if not keys:
+        return
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in keys]
     lines = math.ceil(len(patches) * 1.7 / figure.get_figwidth())  # an entry is about 1.7 inches wide
     columns = math.ceil(len(patches) / lines)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=12)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))

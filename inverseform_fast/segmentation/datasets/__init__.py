@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .base import SegmentationDataset
+from .base import Sample, SegmentationDataset
 from .camvid import CamVid
 from .folder import Folder
 from .scenes import Scenes
 
-__all__ = ["DATASETS", "CamVid", "Folder", "Scenes", "SegmentationDataset", "build_dataset"]
+__all__ = ["DATASETS", "CamVid", "Folder", "Sample", "Scenes", "SegmentationDataset", "build_dataset"]
 
 DATASETS: dict[str, type[SegmentationDataset]] = {"scenes": Scenes, "camvid": CamVid, "folder": Folder}
 
@@ -30,10 +30,10 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
     """
     if name not in DATASETS:
         raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}")
-    dataset = DATASETS[name]
-    if dataset.needs_root == (root is None):
-        wanted = "the folder of the data set" if dataset.needs_root else "None"
+    dataset_type = DATASETS[name]
+    if dataset_type.needs_root == (root is None):
+        wanted = "the folder of the data set" if dataset_type.needs_root else "None"
         raise ValueError(f"root must be {wanted} for {name}, got {root!r}")
     if root is not None:
         options["root"] = root
-    return dataset(split=split, **options)
+    return dataset_type(split=split, **options)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-from torch import Tensor
-
-from .base import FileDataset, read_classes
+from .base import Transform
+from .files import FileDataset, read_task
 
 _SEGMENT, _SHARE, _GAP = 60, 0.15, 3  # frames to a segment, share held out of it, frames dropped on either side
 
@@ -38,7 +36,7 @@ class CamVid(FileDataset):
         split: str,
         root: str | Path,
         cache: bool = False,
-        transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         root = Path(root)
         if not root.is_dir():
@@ -48,7 +46,7 @@ class CamVid(FileDataset):
         if split in ("fit", "holdout"):
             names = part(names)[split == "holdout"]
         pairs = [(root / "images" / folder / f"{name}.jpg", root / "labels" / folder / f"{name}.png") for name in names]
-        super().__init__(split, pairs, names, *read_classes(root / "classes.json"), cache, transform)
+        super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform)
 
 
 def _read_names(path: Path) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
-from .base import FileDataset, palette, parallel_map, read_classes, read_label
+from ..tasks import SemanticTask
+from ..tasks.semantic import VOID
+from .base import Transform
+from .files import FileDataset, parallel_map, read_label, read_task
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -17,7 +17,7 @@ class Folder(FileDataset):
     """A folder with ``images/`` and ``labels/``, where each image has a label of the same name in the same sub-folder.
 
     A label is a PNG of one 8-bit channel whose value is the class id, 255 for void. The classes come from
-    ``classes.json`` or ``classes.txt`` (see ``read_classes``); without them there are as many as the labels of all
+    ``classes.json`` or ``classes.txt`` (see ``read_task``); without them there are as many as the labels of all
     splits have. If ``images/`` has folders ``train``, ``val`` or ``test``, they are the splits; if not, one in ten
     images (at least one) is for ``val``, one for ``test`` and the rest for ``train``, by the order of the SHA-256 of
     their names.
@@ -38,7 +38,7 @@ class Folder(FileDataset):
         split: str,
         root: str | Path,
         cache: bool = False,
-        transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         root = Path(root)
         images = _images(root)
@@ -47,9 +47,9 @@ class Folder(FileDataset):
         if split in self.splits and not names:
             raise FileNotFoundError(f"split {split!r} must have images: none in {root / 'images' / split}")
         files = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]
-        classes, colors = read_classes(files[0]) if files else _count_classes(list(labels.values()))
+        task = read_task(files[0]) if files else _counted_task(list(labels.values()))
         pairs = [(images[name], labels[name]) for name in names]
-        super().__init__(split, pairs, names, classes, colors, cache, transform)
+        super().__init__(split, pairs, names, task, cache, transform)
 
 
 def _images(root: Path) -> dict[str, Path]:
@@ -87,17 +87,17 @@ def _splits(names: dict[str, Path]) -> dict[str, str]:
     return {name: held.get(name, "train") for name in names}
 
 
-def _count_classes(labels: list[Path]) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Made-up names and colours of as many classes as the labels have."""
+def _counted_task(labels: list[Path]) -> SemanticTask:
+    """As many classes as the labels have, with made-up names and colours."""
 
     def highest(path: Path) -> int:
         if not path.is_file():
             raise FileNotFoundError(f"image must have a label: no file {path}")
         values = read_label(path)
-        values = values[values != Folder.ignore_index]
+        values = values[values != VOID]
         return int(values.max()) if len(values) else 0
 
     count = 1 + max(parallel_map(highest, labels))
     if count < 2:
         raise ValueError("labels must have at least 2 classes, got only id 0 (and 255, which is void)")
-    return [f"class {i}" for i in range(count)], palette(count)
+    return SemanticTask(classes=tuple(f"class {i}" for i in range(count)))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ...scenes.rendering import band_noise, render
-from ...scenes.street import CLASSES, PAVEMENT, Painter, label_maps, paint_street
-from .base import SegmentationDataset
+from ...scenes.street import CLASSES, PAVEMENT, Painter, paint_street
+from ..tasks import SemanticTask
+from ..tasks.semantic import VOID
+from .base import Sample, SegmentationDataset, Transform
 
-__all__ = ["CLASSES", "Scenes", "label_maps"]
-
-_COLORS = [  # those of CamVid
+_COLORS = (  # those of CamVid
     (128, 128, 128),
     (128, 0, 0),
     (192, 192, 128),
@@ -26,7 +25,7 @@ _COLORS = [  # those of CamVid
     (64, 0, 128),
     (64, 64, 0),
     (0, 128, 192),
-]
+)
 _LENGTHS = {"train": 256, "val": 64, "test": 64}
 
 
@@ -48,8 +47,6 @@ class Scenes(SegmentationDataset):
     """
 
     needs_root = False
-    classes = CLASSES
-    colors = _COLORS
 
     def __init__(
         self,
@@ -57,16 +54,17 @@ class Scenes(SegmentationDataset):
         size: tuple[int, int] = (144, 192),
         length: int | None = None,
         seed: int = 0,
-        transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        super().__init__(split, transform)
-        length = _LENGTHS[split] if length is None else length
+        if length is None:
+            length = _LENGTHS.get(split, 0)
+        names = [f"{split}_{index:05d}" for index in range(length)]
+        super().__init__(split, [SemanticTask(classes=tuple(CLASSES), colors=_COLORS)], names, transform)
         height, width = size
         if min(height, width) < 1:
             raise ValueError(f"size must be a positive (height, width), got {size}")
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
-        self.names = [f"{split}_{index:05d}" for index in range(length)]
         self.images = torch.empty((length, 3, height, width), dtype=torch.uint8)
         self.labels = torch.empty((length, height, width), dtype=torch.uint8)
         for index in range(length):
@@ -76,8 +74,8 @@ class Scenes(SegmentationDataset):
             self.images[index] = render(painter, generator)
             self.labels[index] = _with_void(painter, generator)
 
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
+    def read(self, index: int) -> Sample:
+        return {"image": self.images[index], "semantic": self.labels[index]}
 
 
 def _with_void(painter: Painter, generator: torch.Generator) -> Tensor:
@@ -93,4 +91,4 @@ def _with_void(painter: Painter, generator: torch.Generator) -> Tensor:
     skipped = torch.rand(len(painter.layers), generator=generator) < 0.03
     things = torch.tensor([layer.material > PAVEMENT for layer in painter.layers])
     void |= (skipped & things)[painter.layer.int()]
-    return labels.masked_fill_(void, SegmentationDataset.ignore_index)
+    return labels.masked_fill_(void, VOID)

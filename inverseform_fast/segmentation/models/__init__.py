@@ -1,34 +1,37 @@
-"""Segmentation models: a new one is a new file here and a line in ``MODELS``."""
+"""Models: a new one is one new file and one line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from torch import nn
-
+from ..tasks import Task
+from .base import ModelType, SegmentationModel
 from .pyramid import PyramidSegmenter
 from .segformer import SegFormer
 
-# Each takes (backbone, num_classes, boundary_head, pretrained) and maps images to a dict task -> logits.
-MODELS: dict[str, Callable[..., nn.Module]] = {"pyramid": PyramidSegmenter, "segformer": SegFormer}
+__all__ = ["MODELS", "ModelType", "PyramidSegmenter", "SegFormer", "SegmentationModel", "build_model"]
+
+MODELS: dict[str, ModelType] = {"pyramid": PyramidSegmenter, "segformer": SegFormer}
 
 
 def build_model(
-    backbone: str, num_classes: int, boundary_head: bool = True, pretrained: bool = False, model: str = "pyramid"
-) -> nn.Module:
+    name: str, backbone: str, tasks: Mapping[str, Task], *, boundary_head: bool = True, pretrained: bool = False
+) -> SegmentationModel:
     """A model of ``MODELS`` by name.
 
-    Its forward maps float images (N, 3, H, W) to ``{"segmentation": (N, num_classes, h, w)}`` and, with a boundary
-    head, ``"boundary": (N, 1, h, w)``: logits at a quarter of the resolution, ``h = ceil(H / 4)``, ``w = ceil(W / 4)``.
+    Its forward maps ``{"image": float32 (N, 3, H, W)}`` to a dict with (N, channels, h, w) for each task and, with a
+    boundary head, ``"boundary"``: (N, 1, h, w) logits. Those of this library are at a quarter of the resolution,
+    ``h = ceil(H / 4)``, ``w = ceil(W / 4)``.
 
     Args:
         backbone: for "pyramid" any timm name whose features include one at stride 4, e.g. "hrnet_w18"; for "segformer"
             "mit_b0" to "mit_b5".
+        tasks: what to predict, by name.
         pretrained: load ImageNet weights into the backbone (downloads them on first use).
 
     Raises:
         ValueError: an unknown model or backbone, or a backbone without a feature at stride 4.
     """
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {sorted(MODELS)}, got {model!r}")
-    return MODELS[model](backbone, num_classes, boundary_head=boundary_head, pretrained=pretrained)
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {sorted(MODELS)}, got {name!r}")
+    return MODELS[name](backbone, tasks, boundary_head=boundary_head, pretrained=pretrained)

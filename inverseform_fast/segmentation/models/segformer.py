@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..tasks import Task
+from .base import SegmentationModel
+from .heads import Heads
 
 _SMALL, _LARGE = (32, 64, 160, 256), (64, 128, 320, 512)
 # Per backbone: channels and number of blocks of the four levels, and the width of the head.
@@ -15,17 +21,18 @@ _BACKBONES = {
     "mit_b4": (_LARGE, (3, 8, 27, 3), 768),
     "mit_b5": (_LARGE, (3, 6, 40, 3), 768),
 }
-_STRIDE = 4
 _MIN_SIZE = 32  # The keys of attention are at stride 32: a smaller image would have none.
 
 
-class SegFormer(nn.Module):
+class SegFormer(SegmentationModel):
     """A Mix Transformer, "mit_b0" to "mit_b5", under the all-MLP head.
 
     See :func:`~inverseform_fast.segmentation.models.build_model` for arguments, result and errors.
     """
 
-    def __init__(self, backbone: str, num_classes: int, boundary_head: bool = True, pretrained: bool = False) -> None:
+    def __init__(
+        self, backbone: str, tasks: Mapping[str, Task], *, boundary_head: bool = True, pretrained: bool = False
+    ) -> None:
         super().__init__()
         if backbone not in _BACKBONES:
             raise ValueError(f"backbone must be one of {sorted(_BACKBONES)}, got {backbone!r}")
@@ -41,16 +48,10 @@ class SegFormer(nn.Module):
             self.encoder = SegformerModel(config)
         self.fuse = SegformerDecodeHead(config)
         self.fuse.classifier = nn.Identity()  # type: ignore[assignment]
-        self.segmentation = nn.Conv2d(width, num_classes, 1)
-        # Made last, so that with one seed every other weight starts the same with and without it.
-        self.boundary = nn.Conv2d(width, 1, 1) if boundary_head else None
+        self.heads = Heads(width, tasks, boundary_head)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (0, max(_MIN_SIZE - width, 0), 0, max(_MIN_SIZE - height, 0)))
-        x = self.fuse(self.encoder(padded, output_hidden_states=True).hidden_states)
-        x = x[..., : -(-height // _STRIDE), : -(-width // _STRIDE)]
-        logits = {"segmentation": self.segmentation(x)}
-        if self.boundary is not None:
-            logits["boundary"] = self.boundary(x)
-        return logits
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        image = inputs["image"]
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, max(_MIN_SIZE - width, 0), 0, max(_MIN_SIZE - height, 0)))
+        return self.heads(self.fuse(self.encoder(padded, output_hidden_states=True).hidden_states), image)

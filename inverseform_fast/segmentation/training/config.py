@@ -27,6 +27,9 @@ class TrainConfig:
     eval_split: Annotated[str, "Split to evaluate on."] = "val"
     out: Annotated[str, "Folder for the checkpoint, logs and report.", NEUTRAL] = "runs/train"
 
+    tasks: Annotated[
+        dict[str, float], "Task to train and the weight of its loss; all of the data set's at weight 1 if not given."
+    ] = field(default_factory=dict)
     model: Annotated[str, "Model of the registry."] = "pyramid"
     backbone: Annotated[str, "Any timm backbone with a feature at stride 4, e.g. hrnet_w18."] = "test_resnet"
     pretrained: Annotated[bool, "Start from timm's ImageNet weights."] = False
@@ -85,6 +88,11 @@ class TrainConfig:
                 name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
             )
         self._require("inverseform_start", lambda value: value < self.steps, f"below steps, {self.steps}")
+        self._require(
+            "tasks",
+            lambda value: isinstance(value, dict) and all(weight > 0 for weight in value.values()),
+            "positive weights by name",
+        )
         self._require("scale", lambda value: value[0] <= value[1], "a range (lowest, highest)")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from ..files import write_atomically
+from ...files import write_atomically
+from ..tasks import Task, task_from_dict, task_to_dict
 from .config import TrainConfig
 
 CHECKPOINT = "last.pt"
-_FORMAT = 1
+_FORMAT = 2  # 1 had the names of the classes of a single task
 
 
 @dataclass
@@ -22,13 +23,13 @@ class Checkpoint:
 
     Attributes:
         config: of the run.
-        classes: class names, in the order of the logits.
+        tasks: that the model predicts, in order.
         step: how many steps were taken.
         model, optimizer, scaler: state dicts.
     """
 
     config: TrainConfig
-    classes: list[str]
+    tasks: dict[str, Task]
     step: int
     model: dict[str, Any]
     optimizer: dict[str, Any]
@@ -36,18 +37,27 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes ``checkpoint`` to ``path`` atomically."""
-    values = {**vars(checkpoint), "config": checkpoint.config.to_dict(), "format": _FORMAT}
-    write_atomically(path, lambda file: torch.save(values, file))
+    """Writes ``checkpoint`` to ``path`` atomically.
+
+    Raises:
+        ValueError: a task of a class that is not in ``TASKS``.
+    """
+    plain = {
+        "format": _FORMAT,
+        "config": checkpoint.config.to_dict(),
+        "tasks": [task_to_dict(task) for task in checkpoint.tasks.values()],
+    }
+    write_atomically(path, lambda file: torch.save(vars(checkpoint) | plain, file))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU, without unpickling anything but tensors and plain values.
+    """Reads a checkpoint (a file, or the folder of a run) onto the CPU; only tensors and plain values are unpickled.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is truncated, damaged or no checkpoint of this program.
+        ValueError: the file is truncated, damaged, of another format or no checkpoint of this program.
     """
+    path = path / CHECKPOINT if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -55,6 +65,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} must be a complete checkpoint, but cannot be read: {reason}") from error
-    if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
+    found = values.pop("format", None) if isinstance(values, dict) else None
+    if found is None:
         raise ValueError(f"{path} must be a checkpoint of inverseform-fast train (format {_FORMAT}), and is not")
-    return Checkpoint(**{**values, "config": TrainConfig.from_dict(values["config"])})
+    if found != _FORMAT:
+        raise ValueError(
+            f"{path} must be a checkpoint of format {_FORMAT}, got format {found}, of another version: train it again"
+        )
+    tasks = {task.name: task for task in map(task_from_dict, values["tasks"])}
+    return Checkpoint(**values | {"config": TrainConfig.from_dict(values["config"]), "tasks": tasks})

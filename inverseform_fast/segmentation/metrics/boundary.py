@@ -1,4 +1,4 @@
-"""Segmentation metrics: region overlap (mIoU, pixel accuracy) and boundary quality (mBA, boundary F, Boundary IoU).
+"""Quality of boundaries: mBA, boundary F and Boundary IoU.
 
 Void (``ignore_index``) is left out everywhere: a void pixel is never scored, and a label change between a void pixel
 and another one is no boundary, in the truth or in the prediction.
@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics import Metric
+
+from .checks import check_labels
 
 # Offsets (rows, columns) to the neighbours that a pixel is compared with to find one-pixel-wide boundaries.
 _EAST_SOUTH_SOUTHEAST = ((0, 1), (1, 0), (1, 1))
@@ -190,107 +192,53 @@ def boundary_overlap(
     return torch.stack((both, sum(sizes) - both)).cpu()
 
 
-class SegmentationMetrics:
-    """Accumulates the metrics of a data set; runs on whatever device the labels are on.
+class BoundaryMetrics(Metric):
+    """mBA, boundary F-scores and Boundary IoU of a data set; see ``SegmentationMetrics`` for arguments and names."""
 
-    ``compute`` gives, each in [0, 1] and NaN where nothing defines it:
-
-    - ``miou``: mean over classes of the IoU from one confusion matrix over all valid pixels (torchmetrics'
-      ``MulticlassJaccardIndex``). A class that is in neither truth nor prediction is left out of the mean.
-    - ``pixel_accuracy``: share of all valid pixels that are labelled right.
-    - ``mba``: :func:`mean_boundary_accuracy`, averaged over the images that have a boundary.
-    - ``boundary_f_{t}px`` per tolerance ``t``: :func:`boundary_f_scores` averaged over the images in which the class
-      has a boundary (true or predicted), then over the classes that have such an image.
-    - ``boundary_iou``: :func:`boundary_overlap` summed over the images; the mean over classes of intersection / union.
-    - ``iou/{name}`` per class.
-
-    Args:
-        num_classes: class ids are 0 .. num_classes - 1.
-        ignore_index: label of void.
-        tolerances: of the boundary F-score, in pixels.
-        class_names: for the ``iou/`` entries; the class ids if not given.
-        dilation_ratio: depth of Boundary IoU's regions as a share of the image's diagonal; 0.02 is the paper's.
-    """
+    full_state_update = False
+    boundary_accuracies: list[Tensor]
+    f_scores: list[Tensor]
+    overlap: Tensor
 
     def __init__(
         self,
         num_classes: int,
         ignore_index: int = 255,
         tolerances: Sequence[int] = (1, 3, 5),
-        class_names: Sequence[str] | None = None,
         dilation_ratio: float = 0.02,
     ) -> None:
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
         if any(tolerance < 0 for tolerance in tolerances):
             raise ValueError(f"tolerances must be at least 0 pixels, got {tuple(tolerances)}")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.tolerances = tuple(tolerances)
-        self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
-        if len(self.class_names) != num_classes:
-            raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
         if not 0 < dilation_ratio < 1:
             raise ValueError(f"dilation_ratio must be between 0 and 1, got {dilation_ratio}")
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
-        self._boundary_accuracies: list[float] = []
-        self._boundary_f_scores: list[Tensor] = []
-        self.dilation_ratio = dilation_ratio
-        self.boundary_overlap = torch.zeros(2, num_classes, dtype=torch.int64)  # intersection, union
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.tolerances, self.dilation_ratio = tuple(tolerances), dilation_ratio
+        self.add_state("boundary_accuracies", [], dist_reduce_fx="cat")  # (1,) float64 an image
+        self.add_state("f_scores", [], dist_reduce_fx="cat")  # (1, tolerances, classes) float64 an image
+        self.add_state("overlap", torch.zeros(2, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            prediction: (N, H, W) integer class ids in 0 .. num_classes - 1.
-            target: (N, H, W) integer class ids, ``ignore_index`` for void.
-
-        Raises:
-            TypeError: labels that are no integers.
-            ValueError: another shape, or a class id out of range.
-        """
-        self._check(prediction, target)
-        self.confusion += multiclass_confusion_matrix(
-            prediction.long(), target.long(), self.num_classes, ignore_index=self.ignore_index, validate_args=False
-        ).cpu()
+        """Adds a batch of integer class ids (N, H, W); see ``SegmentationMetrics.update``."""
+        check_labels(prediction, target, self.num_classes, self.ignore_index)
+        options = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
         for predicted, true in zip(prediction, target, strict=True):
-            self._boundary_accuracies.append(mean_boundary_accuracy(predicted, true, self.ignore_index))
-            self._boundary_f_scores.append(
-                boundary_f_scores(predicted, true, self.num_classes, self.tolerances, self.ignore_index)
-            )
-            self.boundary_overlap += boundary_overlap(
-                predicted, true, self.num_classes, self.dilation_ratio, self.ignore_index
-            )
+            accuracy = mean_boundary_accuracy(predicted, true, self.ignore_index)
+            f_scores = boundary_f_scores(predicted, true, tolerances=self.tolerances, **options)
+            overlap = boundary_overlap(predicted, true, dilation_ratio=self.dilation_ratio, **options)
+            self.boundary_accuracies.append(torch.tensor([accuracy], dtype=torch.float64, device=self.device))
+            self.f_scores.append(f_scores[None].to(self.device))
+            self.overlap += overlap.to(self.device)
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all batches so far; see the class for the names."""
-        right = self.confusion.diagonal().double()
-        iou = right / (self.confusion.sum(0) + self.confusion.sum(1) - right)  # 0/0 = NaN for an absent class
-        metrics = {
-            "miou": float(iou.nanmean()),
-            "pixel_accuracy": float(right.sum() / self.confusion.sum()),
-            "mba": float(torch.tensor(self._boundary_accuracies, dtype=torch.float64).nanmean()),
-        }
-        f_scores = torch.full((1, len(self.tolerances), self.num_classes), math.nan, dtype=torch.float64)
-        if self._boundary_f_scores:
-            f_scores = torch.stack(self._boundary_f_scores)
-        for tolerance, f in zip(self.tolerances, f_scores.nanmean(0).nanmean(1).tolist(), strict=True):
-            metrics[f"boundary_f_{tolerance}px"] = f
-        intersection, union = self.boundary_overlap.double()
-        metrics["boundary_iou"] = float((intersection / union).nanmean())  # 0/0 = NaN for an absent class
-        metrics.update({f"iou/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)})
-        return metrics
+        """``mba``, ``boundary_f_{t}px`` and ``boundary_iou``; NaN where nothing defines one."""
+        metrics = {"mba": float(_joined(self.boundary_accuracies, (0,)).nanmean())}
+        f_scores = _joined(self.f_scores, (0, len(self.tolerances), self.num_classes)).nanmean(0).nanmean(1)
+        metrics |= {f"boundary_f_{t}px": f for t, f in zip(self.tolerances, f_scores.tolist(), strict=True)}
+        intersection, union = self.overlap.cpu().double()
+        return metrics | {"boundary_iou": float((intersection / union).nanmean())}  # 0/0 = NaN for an absent class
 
-    def _check(self, prediction: Tensor, target: Tensor) -> None:
-        if prediction.ndim != 3 or prediction.shape != target.shape:
-            raise ValueError(
-                "prediction and target must have the same shape (N, H, W), "
-                f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
-            )
-        for name, labels in (("prediction", prediction), ("target", target)):
-            if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-                raise TypeError(f"{name} must hold integer class ids, got {labels.dtype}")
-            known = (labels >= 0) & (labels < self.num_classes)
-            if name == "target":
-                known |= labels == self.ignore_index
-            if not bool(known.all()):
-                wrong = sorted(set(labels[~known].tolist()))[:5]
-                raise ValueError(f"{name} must hold class ids 0 .. {self.num_classes - 1}, got {wrong}")
+
+def _joined(values: Tensor | list[Tensor], empty: tuple[int, ...]) -> Tensor:
+    """A list state in one tensor on the CPU; torchmetrics has joined it already after a synchronisation."""
+    return torch.cat([torch.empty(empty, dtype=torch.float64), *values]) if isinstance(values, list) else values.cpu()

@@ -1,0 +1,91 @@
+"""Metrics: torchmetrics whose states are tensors, so that they merge, synchronise across processes and pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from .boundary import BoundaryMetrics
+from .regions import RegionMetrics
+
+__all__ = ["BoundaryMetrics", "RegionMetrics", "SegmentationMetrics"]
+
+
+class SegmentationMetrics(Metric):
+    """Accumulates the metrics of a data set: :class:`RegionMetrics` and :class:`BoundaryMetrics`, each usable alone.
+
+    ``compute`` gives, each in [0, 1] and NaN where nothing defines it:
+
+    - ``miou``: mean over classes of the IoU from one confusion matrix over all valid pixels (torchmetrics'
+      ``MulticlassJaccardIndex``). A class that is in neither truth nor prediction is left out of the mean.
+    - ``pixel_accuracy``: share of all valid pixels that are labelled right.
+    - ``mba``: :func:`~.boundary.mean_boundary_accuracy`, averaged over the images that have a boundary.
+    - ``boundary_f_{t}px`` per tolerance ``t``: :func:`~.boundary.boundary_f_scores` averaged over the images in which
+      the class has a boundary (true or predicted), then over the classes that have such an image.
+    - ``boundary_iou``: :func:`~.boundary.boundary_overlap` summed over the images; the mean over classes of
+      intersection / union.
+    - ``iou/{name}`` per class.
+
+    Args:
+        num_classes: class ids are 0 .. num_classes - 1.
+        ignore_index: label of void.
+        tolerances: of the boundary F-score, in pixels.
+        class_names: for the ``iou/`` entries; the class ids if not given.
+        dilation_ratio: depth of Boundary IoU's regions as a share of the image's diagonal; 0.02 is the paper's.
+
+    Raises:
+        ValueError: a negative tolerance, a ratio outside (0, 1), or not one name a class.
+    """
+
+    full_state_update = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        tolerances: Sequence[int] = (1, 3, 5),
+        class_names: Sequence[str] | None = None,
+        dilation_ratio: float = 0.02,
+    ) -> None:
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
+        self.regions = RegionMetrics(num_classes, ignore_index, class_names)
+        self.boundaries = BoundaryMetrics(num_classes, ignore_index, tolerances, dilation_ratio)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            prediction: (N, H, W) integer class ids in 0 .. num_classes - 1.
+            target: (N, H, W) integer class ids, ``ignore_index`` for void.
+
+        Raises:
+            TypeError: labels that are no integers.
+            ValueError: another shape, or a class id out of range.
+        """
+        self.regions.update(prediction, target)
+        self.boundaries.update(prediction, target)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all batches so far; see the class for the names."""
+        metrics = self.regions.compute() | self.boundaries.compute()
+        return dict(sorted(metrics.items(), key=lambda item: item[0].startswith("iou/")))
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        super().reset()
+        self.regions.reset()
+        self.boundaries.reset()
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Adds the batches of another ``SegmentationMetrics``.
+
+        Raises:
+            TypeError: another kind of metric.
+        """
+        if not isinstance(incoming_state, SegmentationMetrics):
+            raise TypeError(f"incoming_state must be a SegmentationMetrics, got {type(incoming_state).__name__}")
+        self.regions.merge_state(incoming_state.regions)
+        self.boundaries.merge_state(incoming_state.boundaries)

@@ -1,0 +1,44 @@
+"""Overlap of regions: mIoU, pixel accuracy and the IoU of each class, from one confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from .checks import check_labels
+
+
+class RegionMetrics(Metric):
+    """Region overlap over a data set; see ``SegmentationMetrics`` for arguments and names."""
+
+    full_state_update = False
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None) -> None:
+        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
+        if len(self.class_names) != num_classes:
+            raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
+        confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
+        self.add_state("confusion", confusion, dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds a batch of integer class ids (N, H, W); see ``SegmentationMetrics.update``."""
+        check_labels(prediction, target, self.num_classes, self.ignore_index)
+        confusion = multiclass_confusion_matrix(
+            prediction.long(), target.long(), self.num_classes, ignore_index=self.ignore_index, validate_args=False
+        )
+        self.confusion += confusion.to(self.device)
+
+    def compute(self) -> dict[str, float]:
+        """``miou``, ``pixel_accuracy`` and ``iou/{name}`` per class; NaN where nothing defines one."""
+        confusion = self.confusion.cpu()
+        right = confusion.diagonal().double()
+        iou = right / (confusion.sum(0) + confusion.sum(1) - right)  # 0/0 = NaN for an absent class
+        metrics = {"miou": float(iou.nanmean()), "pixel_accuracy": float(right.sum() / confusion.sum())}
+        return metrics | {f"iou/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)}

@@ -1,0 +1,47 @@
+"""Tasks: a new one is one new file and one line here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .base import RGB, Headline, Task, choose_tasks, metric_prefixes
+from .semantic import SemanticTask
+
+__all__ = [
+    "RGB",
+    "TASKS",
+    "Headline",
+    "SemanticTask",
+    "Task",
+    "choose_tasks",
+    "metric_prefixes",
+    "task_from_dict",
+    "task_to_dict",
+]
+
+TASKS: dict[str, type[Task]] = {"semantic": SemanticTask}
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """The task in plain values: ``"type"``, its key in ``TASKS``, and its fields.
+
+    Raises:
+        ValueError: its class is not in ``TASKS``.
+    """
+    for key, task_type in TASKS.items():
+        if task_type is type(task):
+            return {"type": key, **dataclasses.asdict(task)}
+    raise ValueError(f"task must be of a class in TASKS ({', '.join(TASKS)}), got {type(task).__name__}")
+
+
+def task_from_dict(values: dict[str, Any]) -> Task:
+    """The inverse of :func:`task_to_dict`.
+
+    Raises:
+        ValueError: a type that is not in ``TASKS``.
+    """
+    fields = dict(values)
+    if (key := fields.pop("type")) not in TASKS:
+        raise ValueError(f"the type of a task must be one of {', '.join(TASKS)}, got {key!r}")
+    return TASKS[key](**fields)

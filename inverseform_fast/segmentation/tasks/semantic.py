@@ -1,0 +1,158 @@
+"""Semantic segmentation: a class for every pixel, with the boundary losses of this library."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import inverseform_fast as iff
+
+from ..metrics import SegmentationMetrics
+from ..metrics.boundary import class_boundaries, dilate, disk_half_widths
+from .base import RGB, Headline, Kind, Task
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+
+VOID = 255
+# Orange red and blue are far apart for every common kind of colour blindness.
+MISSING, FALSE = (230, 60, 20), (30, 90, 230)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticTask(Task):
+    """A class for every pixel. Its target is (H, W) class ids, ``void`` where there is none.
+
+    The loss is the one that a configuration names: cross-entropy, boundary BCE and InverseForm. It takes the boundary
+    from ``predictions["boundary"]`` where the model has such a head, else from the class logits.
+
+    Attributes:
+        classes: names; a class id is an index into them.
+        colors: RGB 0..255 of each class, for pictures; made up if not given. Tasks that differ in nothing else are
+            equal.
+
+    Raises:
+        ValueError: not one color a class.
+    """
+
+    kind: ClassVar[Kind] = "labels"
+    short_terms: ClassVar[Mapping[str, str]] = {"segmentation": "xe", "boundary": "bxe", "inverseform": "if"}
+    note: ClassVar[str] = (
+        "Shares are in percent. Void is left out; a class in neither truth nor prediction (-) is left out of the mean."
+    )
+
+    name: str = "semantic"
+    void: int = VOID
+    classes: tuple[str, ...]
+    colors: tuple[RGB, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.colors:
+            object.__setattr__(self, "colors", palette(self.channels))
+        if len(self.colors) != len(self.classes):
+            raise ValueError(f"colors must be {len(self.classes)}, one a class, got {len(self.colors)}")
+
+    @property
+    def channels(self) -> int:
+        return len(self.classes)
+
+    def loss(self, config: TrainConfig) -> nn.Module:
+        return SemanticLoss(config, self.name, self.void)
+
+    def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class ids (N, H, W) int64 of logits (N, C, h, w), which are upsampled (bilinear) before the argmax."""
+        return F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
+
+    def metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.channels, self.void, class_names=self.classes)
+
+    def draw(self, values: Tensor) -> Tensor:
+        return colorize(values, self.colors)
+
+    def draw_errors(self, image: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"boundary errors": boundary_errors(image, prediction, target, self.void)}
+
+    def legend(self) -> Iterable[tuple[str, RGB]]:
+        yield from zip(self.classes, self.colors, strict=True)
+        yield "missing boundary", MISSING
+        yield "false boundary", FALSE
+
+    def headlines(self) -> dict[str, Headline]:
+        titles = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mba": "mBA"}
+        titles |= {f"boundary_f_{tolerance}px": f"boundary F {tolerance} px" for tolerance in (1, 3, 5)}
+        titles |= {"boundary_iou": "Boundary IoU"}
+        percent: dict[str, Any] = {"scale": 100, "digits": 1}
+        shown = {name: Headline(title, **percent) for name, title in titles.items()}
+        return shown | {f"iou/{name}": Headline(f"IoU {name}", **percent, in_summary=False) for name in self.classes}
+
+
+class SemanticLoss(nn.Module):
+    """The loss that a configuration names, of the logits and labels of the task ``name``.
+
+    Its terms are ``total`` and ``segmentation``, and unless the loss is cross-entropy alone, ``boundary`` and
+    ``inverseform``. InverseForm counts from the step ``config.inverseform_start`` on.
+    """
+
+    def __init__(self, config: TrainConfig, name: str, void: int) -> None:
+        super().__init__()
+        self.name, self.void, self.start = name, void, config.inverseform_start
+        self.loss = None if config.loss == "ce" else _boundary_aware_loss(config, void)
+        self.gamma = self.loss.gamma if self.loss else 0.0
+
+    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        logits, labels = predictions[self.name], targets[self.name]
+        if self.loss is None:
+            loss = iff.functional.segmentation_loss(logits, labels, ignore_index=self.void)
+            return {"total": loss, "segmentation": loss}
+        self.loss.gamma = self.gamma if step >= self.start else 0.0
+        return self.loss(logits, labels, predictions.get("boundary"))._asdict()
+
+
+def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLoss:
+    term = iff.InverseFormLoss(net=config.net, distance=config.distance, resize=config.resize)
+    given = {name: value for name in ("beta", "gamma") if (value := getattr(config, name)) is not None}
+    if config.loss == "boundary":
+        given["gamma"] = 0.0
+    return iff.BoundaryAwareLoss(**given, radius=config.radius, ignore_index=void, inverseform=term)
+
+
+def colorize(labels: Tensor, colors: Sequence[RGB]) -> Tensor:
+    """(H, W) class ids to (H, W, 3) uint8; what has no colour, void that is, is black."""
+    palette = torch.zeros(256, 3, dtype=torch.uint8)
+    palette[: len(colors)] = torch.tensor(colors, dtype=torch.uint8)
+    return palette[labels.long()]
+
+
+def boundary_errors(image: Tensor, prediction: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """The image (3, H, W) uint8 in light grey, with the boundary pixels that the F-score at 1 px counts as wrong.
+
+    Orange: true, but no predicted boundary of the same class within 1 px. Blue: predicted, but no true one.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = image.float().mean(0)
+    picture = (175 + 0.3 * grey).to(torch.uint8)[..., None].repeat(1, 1, 3)
+    valid = target != ignore_index
+    true, predicted = (class_boundaries(labels, valid, 256) for labels in (target, prediction))
+    disk = disk_half_widths(1)
+    for mine, others, color in ((predicted, true, FALSE), (true, predicted, MISSING)):
+        wrong = mine & ~dilate(others, disk, torch.bitwise_or)
+        picture[wrong.any(0)] = torch.tensor(color, dtype=torch.uint8)
+    return picture
+
+
+def palette(count: int) -> tuple[RGB, ...]:
+    """Colours that are far apart in hue."""
+    colors = []
+    for i in range(count):
+        red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.45 + 0.4 * (i % 2), 0.55 + 0.2 * (i % 3))
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colors)

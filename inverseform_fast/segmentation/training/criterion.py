@@ -1,0 +1,39 @@
+"""The loss of all tasks together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..tasks import Task
+from .config import TrainConfig
+
+
+class Criterion(nn.Module):
+    """The weighted sum of the tasks' losses; ``config.tasks`` has the weights, and a task that it lacks weighs 1."""
+
+    def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
+        super().__init__()
+        self.weights = {name: config.tasks.get(name, 1.0) for name in tasks}
+        self.losses = nn.ModuleDict({name: task.loss(config) for name, task in tasks.items()})
+
+    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Scalars: ``"total"``, which is minimised, and every term of every task's loss as ``"task/term"``.
+
+        Args:
+            predictions: what the model returns, floats (N, C, h, w).
+            targets: batches of maps by task, (N, H, W) or (N, C, H, W).
+            step: how many steps were taken before.
+
+        Raises:
+            ValueError: the model predicts too little.
+        """
+        if missing := [name for name in self.losses if name not in predictions]:
+            raise ValueError(f"the model must predict {', '.join(missing)}, got {', '.join(predictions)}")
+        terms: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            terms |= {f"{name}/{term}": value for term, value in loss(predictions, targets, step).items()}
+        weighted = [weight * terms[f"{name}/total"] for name, weight in self.weights.items()]
+        return {"total": torch.stack(weighted).sum(), **terms}

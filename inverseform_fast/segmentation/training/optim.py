@@ -1,0 +1,23 @@
+"""The optimiser, and its learning rate at each step."""
+
+from __future__ import annotations
+
+import timm.optim
+import torch
+from torch import nn
+
+from .config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up times polynomial decay to 0 over all steps."""
+    warmup = min(1.0, (step + 1) / (config.warmup + 1))
+    return config.lr * warmup * (1 - step / config.steps) ** config.power
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over the model's parameters; norms and biases do not decay."""
+    groups = timm.optim.param_groups_weight_decay(model, config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.lr)

@@ -1,0 +1,263 @@
+"""Training by steps, such that a run that was killed and resumed ends with the same numbers as one that was not.
+
+The batch of step k, its augmentation, the model's own randomness and the learning rate are pure functions of
+(config, k), so a checkpoint needs the weights, the optimiser's state and k. On a CPU the numbers are the same bit for
+bit; on a GPU as far as its kernels are deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from ...devices import choose_device
+from ...files import write_atomically
+from ..datasets import Sample, SegmentationDataset
+from ..evaluation import check_tasks, evaluate, open_dataset
+from ..models import build_model
+from ..models.base import model_inputs
+from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
+from ..tasks import Task, choose_tasks
+from ..transforms import TrainTransform
+from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .criterion import Criterion
+from .optim import build_optimizer, learning_rate
+from .sampling import SeededSamples, StepBatches, derived_seed
+
+Datasets = tuple[SegmentationDataset, SegmentationDataset]
+MakeCriterion = Callable[[TrainConfig, Mapping[str, Task]], nn.Module]
+
+_AMP_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_RESULTS = (CHECKPOINT, METRICS, REPORT, PICTURE)
+
+
+def open_datasets(config: TrainConfig) -> Datasets:
+    """The data sets to train and to evaluate on.
+
+    Raises:
+        FileNotFoundError, ValueError: a bad option, or a file that is missing or bad.
+    """
+    return open_dataset(config, config.train_split), open_dataset(config, config.eval_split)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    datasets: Datasets | None = None,
+    criterion: MakeCriterion = Criterion,
+    console: Console | None = None,
+) -> dict[str, float]:
+    """Trains, evaluates and reports; everything it writes goes into ``config.out``.
+
+    Args:
+        resume: go on from the checkpoint in ``config.out``.
+        overwrite: remove an earlier run's files from ``config.out`` first.
+        datasets: to train and to evaluate on; those that ``config`` names if not given.
+        criterion: makes another loss than :class:`Criterion` from the configuration and the tasks.
+        console: where progress goes.
+
+    Returns:
+        The evaluation metrics, and ``seconds_per_step``.
+
+    Raises:
+        FileExistsError: the folder holds a checkpoint, and neither ``resume`` nor ``overwrite`` is given.
+        FileNotFoundError: nothing to resume; or no data.
+        ValueError: a bad configuration, or one that differs from the checkpoint's in what decides the result.
+        FloatingPointError: the loss is no longer finite.
+    """
+    out = Path(config.out)
+    checkpoint = _check_folder(out, config, resume, overwrite)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    train_set, eval_set = datasets or open_datasets(config)
+    run = _Run(config, train_set, eval_set, criterion, console or Console())
+    if checkpoint:
+        run.restore(checkpoint)
+    _prepare_folder(out, config, overwrite)
+    metrics = run.fit()
+    write_report(out, config, run.model, eval_set, run.tasks, metrics)
+    return metrics
+
+
+def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, if any; raises rather than let an earlier run's files be lost."""
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
+    if resume:
+        checkpoint = load_checkpoint(out / CHECKPOINT)
+        changes = [
+            f"{name} was {old!r}, now {new!r}" for name, (old, new) in checkpoint.config.difference(config).items()
+        ]
+        if changes:
+            raise ValueError(f"a resumed run must keep the configuration of {out / CHECKPOINT}: {'; '.join(changes)}")
+        return checkpoint
+    found = [name for name in _RESULTS if (out / name).exists()]
+    if found and not overwrite:
+        raise FileExistsError(
+            f"{out} holds an earlier run ({', '.join(found)}): resume it, overwrite it, or choose another"
+        )
+    return None
+
+
+def _prepare_folder(out: Path, config: TrainConfig, overwrite: bool) -> None:
+    """Makes the folder with its ``config.json``; an earlier run's files go if they are to be overwritten."""
+    out.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for path in [path for name in (*_RESULTS, "tensorboard/events.out.tfevents.*") for path in out.glob(name)]:
+            path.unlink()
+    text = json.dumps(config.to_dict(), indent=2)
+    write_atomically(out / "config.json", lambda file: file.write(text.encode()))
+
+
+class _Run:
+    """One training run: what changes from step to step, and the loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train_set: SegmentationDataset,
+        eval_set: SegmentationDataset,
+        criterion: MakeCriterion,
+        console: Console,
+    ) -> None:
+        self.config, self.train_set, self.eval_set, self.console = config, train_set, eval_set, console
+        self.tasks = choose_tasks(train_set.tasks, config.tasks)
+        check_tasks(eval_set, self.tasks)
+        self.device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        self.model = build_model(
+            config.model,
+            config.backbone,
+            self.tasks,
+            boundary_head=config.boundary_head,
+            pretrained=config.pretrained,
+        ).to(self.device)
+        self.criterion = criterion(config, self.tasks).to(self.device)
+        self.optimizer = build_optimizer(self.model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
+        self.first_step = self.step = 0
+        self.seconds = 0.0  # spent in steps by this process, loading included
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        check_tasks(self.train_set, checkpoint.tasks)
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.scaler)
+        self.first_step = self.step = checkpoint.step
+
+    def fit(self) -> dict[str, float]:
+        """Takes the steps that are left, with logs, checkpoints and evaluations; returns the last evaluation."""
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        progress = Progress(*columns, TextColumn("{task.fields[status]}"), console=self.console)
+        writer = SummaryWriter(str(Path(self.config.out) / "tensorboard"), purge_step=self.first_step)
+        self.model.train()
+        with progress, writer:
+            self._take_steps(writer, progress)
+            return self._evaluate(writer, progress)
+
+    def _take_steps(self, writer: SummaryWriter, progress: Progress) -> None:
+        config = self.config
+        bar = progress.add_task(config.loss, total=config.steps, completed=self.step, status="")
+        started = time.perf_counter()
+        for batch in self._batches():
+            terms = self._take_step(batch)
+            saves = self._is_due(config.checkpoint_every)
+            logs = saves or self._is_due(config.log_every)
+            values = self._finite_values(terms) if logs else {}
+            self.seconds += time.perf_counter() - started
+            progress.update(bar, completed=self.step)
+            if logs:
+                progress.update(bar, status=terms_text(values, self.tasks))
+                self._log(writer, values)
+            if saves:
+                self._save()
+            if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
+                self._evaluate(writer, progress)
+            started = time.perf_counter()
+
+    def _batches(self) -> DataLoader[Sample]:
+        """The batches of the steps that are left."""
+        transform = TrainTransform(self.train_set.tasks, self.config.crop, self.config.scale)
+        return DataLoader(
+            SeededSamples(self.train_set, transform),
+            batch_sampler=StepBatches(len(self.train_set), self.config, self.first_step),
+            num_workers=self.config.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _take_step(self, batch: Sample) -> dict[str, Tensor]:
+        """One step of the optimiser; returns the terms of the loss, still on the device."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        torch.manual_seed(derived_seed(config.seed, 2, self.step))  # dropout and the like
+        inputs = model_inputs(self.model, batch, self.device)
+        targets = {name: batch[name].to(self.device, non_blocking=True) for name in self.tasks}
+        with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
+            predictions = self.model(inputs)
+        terms = self.criterion(predictions, targets, self.step)
+        self.optimizer.zero_grad()
+        self.scaler.scale(terms["total"]).backward()
+        if config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        return terms
+
+    def _finite_values(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The terms as numbers, which waits for the device; so it is asked only when they are logged."""
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not math.isfinite(values["total"]):
+            raise FloatingPointError(f"the loss is not finite at step {self.step}: {values}; the last checkpoint stays")
+        return values
+
+    def _log(self, writer: SummaryWriter, values: dict[str, float]) -> None:
+        seconds = self._seconds_per_step()
+        for name, value in values.items():
+            writer.add_scalar(f"loss/{name}", value, self.step)
+        writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], self.step)
+        writer.add_scalar("train/seconds_per_step", seconds, self.step)
+        writer.add_scalar("train/images_per_second", self.config.batch_size / seconds, self.step)
+
+    def _save(self) -> None:
+        states = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
+        save_checkpoint(Path(self.config.out) / CHECKPOINT, Checkpoint(self.config, self.tasks, self.step, *states))
+
+    def _evaluate(self, writer: SummaryWriter, progress: Progress) -> dict[str, float]:
+        bar = progress.add_task("evaluating", total=len(self.eval_set), status="")
+        metrics = evaluate(
+            self.model,
+            self.eval_set,
+            tasks=self.tasks,
+            size=self.config.eval_size,
+            batch_size=self.config.batch_size,
+            workers=self.config.workers,
+            on_images=lambda count: progress.advance(bar, count),
+        )
+        progress.remove_task(bar)
+        for name, value in metrics.items():
+            writer.add_scalar(f"eval/{name}", value, self.step)
+        progress.console.print(f"step {self.step}: {summary(metrics, self.tasks)}")
+        return {**metrics, "seconds_per_step": self._seconds_per_step()}
+
+    def _seconds_per_step(self) -> float:
+        """Mean over the steps of this process; NaN before the first."""
+        return self.seconds / steps if (steps := self.step - self.first_step) else math.nan

@@ -1,0 +1,60 @@
+"""Which samples make up the batch of a step, and with which augmentation: functions of the configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..datasets import Sample, SegmentationDataset
+from ..datasets.base import Transform
+from .config import TrainConfig
+
+
+def derived_seed(*parts: int) -> int:
+    """A well-mixed 63-bit seed from a tuple of non-negative integers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (sample index, augmentation seed) for the steps ``first`` .. ``steps - 1``.
+
+    Each pass over the data is a fresh permutation; batches run across the passes, so any batch size fits any data set.
+    """
+
+    def __init__(self, length: int, config: TrainConfig, first: int = 0) -> None:
+        self.length = length
+        self.config = config
+        self.first = first
+
+    def __len__(self) -> int:
+        return self.config.steps - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.config.batch_size
+        epoch, order = -1, torch.empty(0)
+        for step in range(self.first, self.config.steps):
+            batch = []
+            for position in range(step * size, (step + 1) * size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    generator = torch.Generator().manual_seed(derived_seed(self.config.seed, 0, epoch))
+                    order = torch.randperm(self.length, generator=generator)
+                batch.append((int(order[position % self.length]), derived_seed(self.config.seed, 1, position)))
+            yield batch
+
+
+class SeededSamples(Dataset[Sample]):
+    """Augmented samples whose randomness comes from the seed in the key alone, in any process."""
+
+    def __init__(self, dataset: SegmentationDataset, transform: Transform) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.transform(self.dataset[index])

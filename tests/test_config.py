@@ -1,0 +1,63 @@
+"""The configuration of a training: what it accepts, and what it says of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import run, tiny_config
+
+from inverseform_fast.segmentation.training.config import TrainConfig
+
+
+def test_a_configuration_survives_json() -> None:
+    config = TrainConfig(
+        crop=(32, 48), eval_size=(90, 120), resize=(64, 96), gamma=0.5, amp="bf16", tasks={"semantic": 2.0}
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", "many"),
+        ("lr", -1.0),
+        ("gamma", -0.1),
+        ("clip", 0.0),
+        ("inverseform_start", 2000),
+        ("inverseform_start", -1),
+        ("crop", (32, 0)),
+        ("crop", (32,)),
+        ("resize", (32, 0)),
+        ("scale", (2.0, 0.5)),
+        ("tasks", {"semantic": 0.0}),
+        ("tasks", {"semantic": "much"}),
+        ("tasks", "semantic"),
+        ("loss", "dice"),
+        ("amp", "fp8"),
+    ],
+)
+def test_a_bad_option_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} must be .*, got "):
+        TrainConfig(**{field: value})
+
+
+def test_a_bad_configuration_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for text, message in (("{", "must be JSON"), ("[]", "must be a JSON object"), ('{"stepz": 3}', "got stepz")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TrainConfig.from_file(path)
+
+
+def test_an_unknown_option_of_the_data_set_is_named(tmp_path: Path, net: str) -> None:
+    with pytest.raises(ValueError, match=r"data_options must be arguments of the data set 'scenes': .*'depth'"):
+        run(tiny_config(tmp_path, net, data_options={"depth": 3}))
+
+
+def test_an_unknown_task_is_named_with_those_of_the_data_set(tmp_path: Path, net: str) -> None:
+    with pytest.raises(ValueError, match="tasks must be of those of the data set, semantic, got depth"):
+        run(tiny_config(tmp_path, net, tasks={"depth": 1.0}))

@@ -1,0 +1,48 @@
+"""Batches, augmentation and the learning rate of a step: functions of the configuration and the step alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from inverseform_fast.segmentation.datasets import Scenes
+from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.training.optim import learning_rate
+from inverseform_fast.segmentation.training.sampling import SeededSamples, StepBatches
+from inverseform_fast.segmentation.transforms import TrainTransform
+
+
+def test_the_learning_rate_warms_up_then_decays() -> None:
+    config = TrainConfig(steps=100, lr=1.0, warmup=9, power=0.9)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 4) == pytest.approx(0.5 * 0.96**0.9)
+    assert learning_rate(config, 50) == pytest.approx(0.5**0.9)
+    assert 0 < learning_rate(config, 99) < 0.02
+
+
+def test_batches_are_a_function_of_seed_and_step() -> None:
+    config = TrainConfig(steps=10, batch_size=3, seed=5)
+    batches = list(StepBatches(7, config))
+    assert list(StepBatches(7, config, first=4)) == batches[4:]
+    assert list(StepBatches(7, dataclasses.replace(config, seed=6))) != batches
+    indices = [index for batch in batches for index, _ in batch]
+    for epoch in range(4):  # every pass sees each sample once, in an order of its own
+        assert sorted(indices[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert indices[:7] != indices[7:14]
+    seeds = [seed for batch in batches for _, seed in batch]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_augmentation_depends_on_the_key_alone_and_leaves_no_trace() -> None:
+    scenes = Scenes("train", size=(48, 64), length=2)
+    samples = SeededSamples(scenes, TrainTransform(scenes.tasks, (32, 32)))
+    torch.manual_seed(1)
+    first = samples[(0, 123)]
+    after = torch.rand(())
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(()))
+    again, other = samples[(0, 123)], samples[(0, 124)]
+    assert torch.equal(first["image"], again["image"])
+    assert not torch.equal(first["image"], other["image"])

@@ -1,0 +1,54 @@
+"""Tasks: what a data set may declare, and how it goes into files."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from inverseform_fast.segmentation.tasks import SemanticTask, choose_tasks, task_from_dict, task_to_dict
+from inverseform_fast.segmentation.tasks.base import Headline
+
+TASK = SemanticTask(classes=("sky", "road"), colors=((1, 2, 3), (4, 5, 6)), void=7)
+
+
+def test_a_task_survives_plain_values_and_pickling() -> None:
+    values = task_to_dict(TASK)
+    assert values["type"] == "semantic"
+    for again in (task_from_dict(values), pickle.loads(pickle.dumps(TASK))):
+        assert again == TASK
+        assert vars(again) == vars(TASK)
+
+
+def test_tasks_that_differ_in_their_colors_alone_are_equal() -> None:
+    assert SemanticTask(classes=("sky", "road")) == SemanticTask(classes=("sky", "road"), colors=TASK.colors)
+    assert SemanticTask(classes=("sky", "road")) != TASK
+    assert len(set(SemanticTask(classes=tuple("abcdefgh")).colors)) == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "image"}, "name must be an identifier other than image, boundary, total, got 'image'"),
+        ({"name": "a/b"}, "name must be an identifier other than image, boundary, total, got 'a/b'"),
+        ({"colors": ((0, 0, 0),)}, "colors must be 2, one a class, got 1"),
+    ],
+)
+def test_a_bad_field_is_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SemanticTask(classes=("sky", "road"), **fields)
+
+
+def test_tasks_are_chosen_in_the_order_of_the_data_set() -> None:
+    tasks = {name: SemanticTask(name=name, classes=("a", "b")) for name in ("one", "two", "three")}
+    assert list(choose_tasks(tasks, {})) == ["one", "two", "three"]
+    assert list(choose_tasks(tasks, {"three": 1.0, "one": 2.0})) == ["one", "three"]
+    with pytest.raises(ValueError, match="tasks must be of those of the data set, one, two, three, got four"):
+        choose_tasks(tasks, {"one": 1.0, "four": 1.0})
+
+
+def test_a_metric_in_print() -> None:
+    assert Headline("m").text(0.12345) == "0.123"
+    assert Headline("m", scale=100, digits=1).text(0.12345) == "12.3"
+    assert Headline("m").text(torch.nan) == "-"
