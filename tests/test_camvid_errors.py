@@ -12,8 +12,8 @@ from benchmarks.studies import camvid_errors
 from inverseform_fast import InverseTransformNet, functional, homography
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.scenes.street import label_maps
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import build_dataset
-from inverseform_fast.segmentation.training.config import TrainConfig
 from inverseform_fast.segmentation.training.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

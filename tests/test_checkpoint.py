@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from inverseform_fast.files import write_atomically
+from inverseform_fast.segmentation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.models import build_model
 from inverseform_fast.segmentation.tasks import TASKS, SemanticTask
-from inverseform_fast.segmentation.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from inverseform_fast.segmentation.training.config import TrainConfig
 
 TASK = SemanticTask(classes=("sky", "road"))
 

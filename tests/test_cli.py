@@ -20,9 +20,9 @@ from rich.console import Console
 from inverseform_fast import cli
 from inverseform_fast.cli.app import app
 from inverseform_fast.nets import ARCHITECTURES, InverseTransformNet
+from inverseform_fast.segmentation.checkpoint import load_checkpoint
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.demo import run_demo
-from inverseform_fast.segmentation.training.checkpoint import load_checkpoint
-from inverseform_fast.segmentation.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from training_runs import run, tiny_config
 
-from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.config import TrainConfig
 
 
 def test_a_configuration_survives_json() -> None:

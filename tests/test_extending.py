@@ -21,10 +21,10 @@ from torch import Tensor
 from training_runs import assert_same_end, run, scalars
 
 from inverseform_fast import cli
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import DATASETS, Sample
 from inverseform_fast.segmentation.models import MODELS
 from inverseform_fast.segmentation.tasks import TASKS, SemanticTask, Task
-from inverseform_fast.segmentation.training.config import TrainConfig
 
 GUIDE = Path(__file__).parents[1] / "docs/guide/extend.md"
 SCRIPT = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)[0]

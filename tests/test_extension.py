@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_it_serves_other_torch_versions() -> None:
 @pytest.mark.parametrize(
     "row", extension_cubins.table(), ids=lambda row: f"{row['kernel']}, {row['case']}, {row['sm']}"
 )
-def test_cubins(row: dict[str, object]) -> None:
+def test_cubins(row: dict[str, Any]) -> None:
     assert row["stack"] == 0
     assert "local" not in row["instructions"]
     committed = json.loads(extension_cubins.RESULTS.read_text())

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from training_runs import run, tiny_config
 
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.report import Row, comparison_table, headlines, metric_rows, summary, terms_text
 from inverseform_fast.segmentation.tasks import SemanticTask
 from inverseform_fast.segmentation.tasks.semantic import FALSE, MISSING, boundary_errors, colorize
-from inverseform_fast.segmentation.training.config import TrainConfig
 
 TASKS = {name: SemanticTask(name=name, classes=("sky", "road")) for name in ("semantic", "parts")}
 ONE = {"semantic": TASKS["semantic"]}

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes
-from inverseform_fast.segmentation.training.config import TrainConfig
 from inverseform_fast.segmentation.training.optim import learning_rate
 from inverseform_fast.segmentation.training.sampling import SeededSamples, StepBatches
 from inverseform_fast.segmentation.transforms import TrainTransform

@@ -17,11 +17,11 @@ import torch
 from training_runs import assert_same_end, interrupted_scenes, run, scalars, tiny_config
 
 from inverseform_fast.segmentation import report
+from inverseform_fast.segmentation.checkpoint import load_checkpoint
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.models import build_model
 from inverseform_fast.segmentation.tasks import SemanticTask
-from inverseform_fast.segmentation.training.checkpoint import load_checkpoint
-from inverseform_fast.segmentation.training.config import TrainConfig
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from inverseform_fast.segmentation.checkpoint import load_checkpoint
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Sample, Scenes
-from inverseform_fast.segmentation.training.checkpoint import load_checkpoint
-from inverseform_fast.segmentation.training.config import TrainConfig
 from inverseform_fast.segmentation.training.run import train
 
 

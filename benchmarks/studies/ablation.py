@@ -36,7 +36,7 @@ from inverseform_fast.inverse_net.label_maps import collect_label_maps
 from inverseform_fast.inverse_net.state import STATE
 from inverseform_fast.inverse_net.training import train_net, training_history
 from inverseform_fast.nets import WEIGHTS
-from inverseform_fast.segmentation.training.config import TrainConfig
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.training.run import train
 
 TRAINED, EVALUATED = 24 / 224, 16 / 224  # largest |a|, as a share of the tile

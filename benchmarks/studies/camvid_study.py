@@ -30,10 +30,10 @@ from inverseform_fast.bench import release
 from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.losses import nearest_multiples
+from inverseform_fast.segmentation.checkpoint import CHECKPOINT
+from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.report import METRICS
 from inverseform_fast.segmentation.tasks import Task
-from inverseform_fast.segmentation.training.checkpoint import CHECKPOINT
-from inverseform_fast.segmentation.training.config import TrainConfig
 from inverseform_fast.segmentation.training.criterion import Criterion
 from inverseform_fast.segmentation.training.run import MakeCriterion, train
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
-from ..segmentation.training.config import TrainConfig
+from ..segmentation.config import TrainConfig
 from .options import Device, options_of
 
 
@@ -22,7 +22,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:
     """Train a segmentation model and report on it. --resume needs no other option than --out."""
-    from ..segmentation.training.checkpoint import CHECKPOINT, load_checkpoint
+    from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
     from ..segmentation.training.run import train as run_training
 
     base = TrainConfig()
@@ -51,9 +51,9 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
+    from ..segmentation.checkpoint import load_checkpoint
     from ..segmentation.evaluation import evaluate_checkpoint
     from ..segmentation.report import metric_rows, write_metrics
-    from ..segmentation.training.checkpoint import load_checkpoint
 
     choose_device(device)  # before the data set is made
     loaded = load_checkpoint(checkpoint)

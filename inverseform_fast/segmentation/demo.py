@@ -9,9 +9,9 @@ from typing import Literal
 
 from rich.console import Console
 
+from .config import TrainConfig
 from .evaluation import load_model
 from .report import comparison_table, draw_rows, predict_rows
-from .training.config import TrainConfig
 from .training.run import open_datasets, train
 
 PICTURE = "demo.png"

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..devices import choose_device
+from .checkpoint import Checkpoint, load_checkpoint
+from .config import TrainConfig
 from .datasets import Sample, SegmentationDataset, build_dataset
 from .datasets.base import Transform
 from .models import SegmentationModel, build_model
 from .models.base import model_inputs
 from .tasks import Task, metric_prefixes
-from .training.checkpoint import Checkpoint, load_checkpoint
-from .training.config import TrainConfig
 from .transforms import EvalTransform
 
 

@@ -15,11 +15,11 @@ from rich.table import Table
 from torch import Tensor
 
 from ..files import write_atomically
+from .config import TrainConfig
 from .datasets import SegmentationDataset
 from .evaluation import predict
 from .models import SegmentationModel
 from .tasks import RGB, Headline, Task, metric_prefixes
-from .training.config import TrainConfig
 from .transforms import EvalTransform
 
 METRICS, REPORT, PICTURE = "metrics.json", "report.md", "predictions.png"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 if TYPE_CHECKING:
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
 Kind = Literal["labels", "depth", "normals", "map"]
 RGB = tuple[int, int, int]  # 0..255

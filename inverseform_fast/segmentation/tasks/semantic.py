@@ -18,7 +18,7 @@ from ..metrics.boundary import class_boundaries, dilate, disk_half_widths
 from .base import RGB, Headline, Kind, Task
 
 if TYPE_CHECKING:
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
 VOID = 255
 # Orange red and blue are far apart for every common kind of colour blindness.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..config import TrainConfig
 from ..tasks import Task
-from .config import TrainConfig
 
 
 class Criterion(nn.Module):

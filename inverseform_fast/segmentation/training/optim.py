@@ -6,7 +6,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from .config import TrainConfig
+from ..config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -22,6 +22,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ...devices import choose_device
 from ...files import write_atomically
+from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
 from ..models import build_model
@@ -29,8 +31,6 @@ from ..models.base import model_inputs
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
 from ..tasks import Task, choose_tasks
 from ..transforms import TrainTransform
-from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig
 from .criterion import Criterion
 from .optim import build_optimizer, learning_rate
 from .sampling import SeededSamples, StepBatches, derived_seed

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..datasets.base import Transform
-from .config import TrainConfig
 
 
 def derived_seed(*parts: int) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ...files import write_atomically
-from ..tasks import Task, task_from_dict, task_to_dict
+from ..files import write_atomically
 from .config import TrainConfig
+from .tasks import Task, task_from_dict, task_to_dict
 
 CHECKPOINT = "last.pt"
 _FORMAT = 2  # 1 had the names of the classes of a single task
