@@ -66,6 +66,11 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     Raises:
         TypeError: ``labels`` is not of an integer dtype.
         ValueError: wrong shape or radius.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 0, 1, 1, 255]]])
+        >>> iff.functional.boundary_map(labels, radius=1)
+        tensor([[[  0,   0,   1,   1,   0, 255]]], dtype=torch.uint8)
     """
     check_labels(labels)
     check_radius(radius)
@@ -90,6 +95,11 @@ def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius:
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or radius.
+
+    Example:
+        >>> logits = 20 * torch.tensor([[[[1.0, 1, 1, 0, 0, 0]], [[0, 0, 0, 1, 1, 1]]]])  # two classes, side by side
+        >>> iff.functional.soft_boundary_map(logits, radius=1).round().int()
+        tensor([[[[0, 0, 1, 1, 0, 0]]]], dtype=torch.int32)
     """
     check_maps(logits, "logits")
     check_size(size)
@@ -118,6 +128,12 @@ def extract_tiles(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or activation.
+
+    Example:
+        >>> logits, target = torch.randn(2, 1, 64, 128), torch.zeros(2, 1, 256, 512)
+        >>> predicted, true = iff.functional.extract_tiles(logits, target, size=(224, 448))
+        >>> predicted.shape  # two tiles of each image
+        torch.Size([4, 1, 224, 224])
     """
     check_extract_tiles(predicted, target, size, tile, activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
@@ -136,6 +152,12 @@ def homography_exp(a: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: wrong dtype or shape.
+
+    Example:
+        >>> iff.functional.homography_exp(torch.zeros(1, 8))  # no motion
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.],
+                 [0., 0., 1.]]])
     """
     check_homography_exp(a)
     return ops.homography_exp(a)
@@ -168,6 +190,13 @@ def homography_warp(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size, mode or padding.
+
+    Example:
+        >>> image = torch.arange(4.0).view(1, 1, 1, 4)
+        >>> theta = torch.eye(3)[None].clone()
+        >>> theta[0, 0, 2] = 0.5  # read half a unit to the right: one pixel of four
+        >>> iff.functional.homography_warp(image, theta)
+        tensor([[[[1., 2., 3., 0.]]]])
     """
     check_homography_warp(image, theta, size, mode, padding)
     return ops.homography_warp(image, theta, size, mode, padding)
@@ -189,6 +218,11 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, reach or groups.
+
+    Example:
+        >>> first = second = torch.ones(1, 8, 5, 5)
+        >>> iff.functional.local_correlation(first, second, reach=1).shape  # 3 x 3 offsets
+        torch.Size([1, 9, 5, 5])
     """
     check_local_correlation(first, second, reach, groups)
     return ops.local_correlation(first, second, reach, groups)
@@ -210,6 +244,12 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
+
+    Example:
+        >>> net = iff.InverseTransformNet.compact().requires_grad_(False)
+        >>> tiles = torch.rand(2, 1, 224, 224)
+        >>> iff.functional.align(tiles, tiles, net.weights).abs().max()  # identical tiles need no motion
+        tensor(0.)
     """
     check_align(predicted, target, weights)
     return ops.align(predicted, target, weights)
@@ -228,6 +268,12 @@ def project_to_so3(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: wrong dtype or shape.
         NotImplementedError: the gradient is differentiated in its turn.
+
+    Example:
+        >>> iff.functional.project_to_so3(torch.diag(torch.tensor([2.0, 3.0, 4.0])))
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
     check_matrices(matrix, "matrix")
     return ops.project_to_so3(matrix)
@@ -262,6 +308,11 @@ def geodesic_distance(
     Raises:
         ValueError: wrong dtype, device, shape or option.
         NotImplementedError: the gradient is differentiated in its turn.
+
+    Example:
+        >>> quarter_turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+        >>> iff.functional.geodesic_distance(torch.eye(3), quarter_turn)  # pi / 2
+        tensor(1.5708)
     """
     check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
@@ -288,6 +339,11 @@ def segmentation_loss(
         TypeError: ``labels`` is not of an integer dtype.
         ValueError: wrong shapes or devices, or (labels on the CPU, not under ``torch.compile``) a class id outside
             [0, C). On a GPU, where the check would wait for the device, the loss is NaN instead.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.uint8)
+        >>> iff.functional.segmentation_loss(logits, labels)  # four equally likely classes: log 4
+        tensor(1.3863)
     """
     check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
@@ -310,6 +366,11 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or radius.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
+        >>> iff.functional.boundary_loss(torch.zeros(2, 1, 8, 8), labels) > 0
+        tensor(True)
     """
     check_maps(boundary_logits, "boundary_logits", channels=1)
     check_labels(labels, batch=boundary_logits.shape[0])

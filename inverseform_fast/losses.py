@@ -42,6 +42,16 @@ class InverseFormLoss(nn.Module):
     Raises:
         ValueError: an option is none of these. FileNotFoundError, ValueError: a weight file is missing or not what it
         must be.
+
+    Example:
+        >>> target = torch.zeros(1, 1, 224, 224, dtype=torch.uint8)
+        >>> target[..., 100:104, :] = target[..., :, 60:64] = 1  # two lines that cross
+        >>> loss = iff.InverseFormLoss(activation=None)
+        >>> loss(target.float(), target)  # a match
+        tensor(0.)
+        >>> moved = target.float().roll(8, -1)
+        >>> round(112 * loss(moved, target).item())  # in pixels
+        8
     """
 
     net: InverseTransformNet
@@ -116,7 +126,14 @@ class InverseFormLoss(nn.Module):
 
 
 class LossTerms(NamedTuple):
-    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``."""
+    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
+        >>> terms = iff.BoundaryAwareLoss(beta=2, gamma=3)(torch.zeros(2, 4, 8, 8), labels)
+        >>> torch.allclose(terms.total, terms.segmentation + 2 * terms.boundary + 3 * terms.inverseform)
+        True
+    """
 
     total: Tensor
     segmentation: Tensor
@@ -136,6 +153,15 @@ class BoundaryAwareLoss(nn.Module):
         class_weights: ``(C,)`` for the cross-entropy.
         inverseform: the InverseForm term; None makes ``InverseFormLoss()``.
         check_finite: raise ValueError if logits are not finite. Off by default, because the answer syncs with the GPU.
+
+    Example:
+        >>> criterion = iff.BoundaryAwareLoss()
+        >>> logits = torch.randn(2, 19, 32, 64, requires_grad=True)
+        >>> labels = torch.arange(19).repeat_interleave(14)[:256].expand(2, 128, 256)  # 19 stripes
+        >>> terms = criterion(logits, labels)
+        >>> terms.total.backward()
+        >>> terms._fields
+        ('total', 'segmentation', 'boundary', 'inverseform')
     """
 
     class_weights: Tensor | None

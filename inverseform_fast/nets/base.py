@@ -20,6 +20,12 @@ class InverseTransformNet(nn.Module):
         tile: edge in pixels of the tiles that the network reads.
         sizes: names of the attributes, all integers, that the network is constructed from.
         antisymmetric: whether swapped maps give exactly the inverse, for any weights.
+
+    Example:
+        >>> net = iff.InverseTransformNet.compact()
+        >>> predicted, target = torch.rand(2, 1, 224, 224), torch.rand(2, 1, 224, 224)
+        >>> net.pair(predicted, target).shape
+        torch.Size([2, 3, 3])
     """
 
     tile: int

@@ -34,6 +34,13 @@ class SpatialTransformer(nn.Module):
 
     Raises:
         ValueError: an argument is none of these.
+
+    Example:
+        >>> images = torch.rand(2, 3, 64, 96)
+        >>> iff.SpatialTransformer(3).theta(images)[0].detach()  # untrained: the identity
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
 
     def __init__(self, channels: int, kind: str = "homography", max_displacement: float = 0.25) -> None:

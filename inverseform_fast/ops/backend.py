@@ -120,6 +120,11 @@ class set_backend:
     Raises:
         ValueError: ``backend`` is none of these names.
         RuntimeError: the backend cannot run here; the message says why.
+
+    Example:
+        >>> with iff.set_backend("reference"):
+        ...     iff.backend_info()["ops"]["boundary_map"]
+        'reference'
     """
 
     def __init__(self, backend: str) -> None:
@@ -145,6 +150,11 @@ def backend_info() -> dict[str, dict[str, str]]:
 
     Returns:
         ``{"backends": {name: "active" | "available" | reason}, "ops": {op: backend}}``.
+
+    Example:
+        >>> info = iff.backend_info()
+        >>> info["backends"]["reference"] in ("active", "available")
+        True
     """
     active = {op.backend for op in _OPS}
     backends = {
