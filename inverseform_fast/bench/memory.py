@@ -20,7 +20,7 @@ _CPU = 0  # a device type in the profiler's records
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """The most bytes of tensors that the device holds at any time during the call, less those that it held before.
 
-    On a CPU, what the call frees of those held before does not count: the profiler does not know its size.
+    On a CPU, tensors held before that the call frees do not count: the profiler does not know their size.
     """
     if device.type != "cuda":
         return _peak_on_a_cpu(call)
