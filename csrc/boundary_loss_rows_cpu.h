@@ -32,14 +32,14 @@ using resize::SIMD_TARGET::add_adjoint;
 using resize::SIMD_TARGET::lerp;
 using resize::SIMD_TARGET::stretch;
 
-// What the positive pixels, or the negative ones, of a cell give.
+// What a cell's positive pixels, or its negative ones, contribute.
 struct Side {
   std::vector<float> losses;                   // [W], of the current row
   std::vector<float> grad_first, grad_second;  // [W], of the logits' two rows, at full width
 };
 
 // A positive pixel of logit z loses log(1 + e^-z), whose derivative is -sigmoid(-z); a negative one loses log(1 + e^z),
-// whose derivative is sigmoid(z). z = (1 - share) first + share second hands these on to both rows.
+// whose derivative is sigmoid(z). As z = (1 - share) first + share second, both rows get their shares of these.
 inline void add_row(const uint8_t* __restrict target,  // [W]
                     const float* __restrict first,     // [W]
                     const float* __restrict second,    // [W]
@@ -69,7 +69,7 @@ inline void add_row(const uint8_t* __restrict target,  // [W]
   sums[2] += static_cast<double>(count[0]), sums[3] += static_cast<double>(count[1]);
 }
 
-// Adds the cells [begin, end) of a parity, see for_cells.
+// Adds the cells [begin, end) of a parity (see for_cells).
 inline void add_cells(const Arguments& args, int64_t begin, int64_t end, int64_t parity) {
   const int64_t height = args.rows.size, low = args.columns.size, width = args.columns.full;
   std::vector<float> first(width), second(width);

@@ -1,4 +1,4 @@
-// Rows of boundary maps, in plain loops that the compiler vectorizes. Included once per instruction set.
+// Rows of boundary maps, in plain loops that the compiler vectorizes. It is included once per instruction set.
 
 #include <algorithm>
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Arguments {
 
 namespace boundary_map::SIMD_TARGET {
 
-// Makes the rows [begin, end) of all maps.
+// Computes the rows [begin, end) of all maps.
 inline void make_rows(const Arguments& args, int64_t begin, int64_t end) {
   std::vector<int64_t> row_of_differences(args.width);  // as wide as labels: a comparison is one instruction
   int64_t* __restrict differs = row_of_differences.data();

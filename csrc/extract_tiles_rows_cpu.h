@@ -1,4 +1,5 @@
-// Rows of resized maps, cut into tiles, in plain loops that the compiler vectorizes. Included once per instruction set.
+// Rows of resized maps, cut into tiles, in plain loops that the compiler vectorizes. It is included once per
+// instruction set.
 
 #include <algorithm>
 #include <cstdint>
@@ -50,7 +51,7 @@ using resize::SIMD_TARGET::stretch;
 
 constexpr float VOID = 255, VOID_SHARE = 1e-3f;  // as in the reference
 
-// A row of the target, as shares of one kind of pixel.
+// A row of the target, resized to the share of one kind of pixel.
 struct TargetRow {
   std::vector<float> is_kind, share;  // [W], [width of the grid]
 
@@ -107,7 +108,7 @@ class Resized {
   TargetRow boundary_above, boundary_below, void_above, void_below;
 };
 
-// Makes the rows [begin, end) of all resized maps, and cuts them.
+// Computes the rows [begin, end) of all resized maps, and cuts them.
 inline void make_rows(const Forward& args, int64_t begin, int64_t end) {
   const int64_t height = args.rows.full, tile = args.grid.tile;
   Resized resized(args);
@@ -123,7 +124,7 @@ inline void make_rows(const Forward& args, int64_t begin, int64_t end) {
   }
 }
 
-// Adds the cells [begin, end) of a parity to the gradient, see for_cells.
+// Adds the cells [begin, end) of a parity to the gradient (see for_cells).
 inline void add_cells(const Backward& args, int64_t begin, int64_t end, int64_t parity) {
   const int64_t height = args.rows.full, width = args.columns.full, tile = args.grid.tile;
   std::vector<float> grad_first(width), grad_second(width);  // of the prediction's two rows, at full width

@@ -16,7 +16,7 @@ namespace homography_exp {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Calls f(first, count) until it has had all rows, by whole blocks.
+// Calls f(first, count) for all rows, in whole blocks.
 template <class F> void in_parallel(int64_t rows, F f) {
   constexpr int64_t GRAIN = 64;  // blocks that are worth a thread
   torch::stable::parallel_for(0, (rows + ROWS - 1) / ROWS, GRAIN, [&](int64_t begin, int64_t end) {
@@ -24,8 +24,8 @@ template <class F> void in_parallel(int64_t rows, F f) {
   });
 }
 
-// The arithmetic is float64 from and to float32, so that results in 16 bits are rounded as torch rounds float64 to
-// them.
+// Inputs and outputs are float32 and the arithmetic is float64, so that 16-bit results are rounded as torch rounds
+// float64.
 Tensor forward(const Tensor& a) {
   STD_TORCH_CHECK(a.dim() > 0 && a.size(a.dim() - 1) == 8, "a must be (..., 8)");
   const Tensor x = dense(a, ScalarType::Float);

@@ -1,5 +1,5 @@
-// ROWS homographies at once, in loops over them that the compiler vectorizes. Every block is whole, so that a row's
-// bits do not depend on its place. Included once per instruction set.
+// Computes ROWS homographies at once, in loops over them that the compiler vectorizes. Every block is whole, so that a
+// row's bits do not depend on its place. It is included once per instruction set.
 //
 // exp(A) = (exp(A / 32))^32, by its series to order 8 and five squarings. E = exp(A) - I is squared instead of exp(A),
 // (I + E)^2 - I = 2 E + E^2, so that small numbers are not rounded at 1.

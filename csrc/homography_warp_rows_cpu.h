@@ -1,5 +1,5 @@
-// The warp and its gradients, by pieces of rows. The compiler vectorizes the loops over their pixels, except where
-// these add to the image's gradient. Included once per instruction set.
+// The warp and its gradients, computed for pieces of rows. The compiler vectorizes the loops over a piece's pixels,
+// except those that add to the image's gradient. It is included once per instruction set.
 //
 // A pixel p = (px, py, 1) of the result shows the image at the place (x, y) = (q_0, q_1) / q_2, where q = theta p. So
 //   grad q = (grad x, grad y, -(x grad x + y grad y)) / q_2
@@ -54,7 +54,7 @@ struct Sums {
   double grad_q[3][COLUMNS], grad_q_times_py[3][COLUMNS];
 };
 
-// NaN must be seen, and is not clamped.
+// NaN must be seen, so it is not clamped.
 inline float project(float x, float depth) {
   x = depth <= EPS ? FAR : x / depth;
   return x > FAR ? FAR : x < -FAR ? -FAR : x;
@@ -211,7 +211,7 @@ inline void add_to_theta(const Piece& piece, const Sums& sums, double* grad_thet
     }
 }
 
-// Makes the views [begin, end) of all images.
+// Computes the views [begin, end) of all images.
 inline void warp(const Warp& args,
                  float* result,  // [N, T, C, H', W']
                  int64_t begin, int64_t end) {
@@ -229,7 +229,7 @@ inline void warp(const Warp& args,
     }
 }
 
-// Makes the gradients of the images [begin, end). grad_image is zero; either is null if it was not asked for.
+// Computes the gradients of the images [begin, end). grad_image starts as zero; either is null if it was not asked for.
 inline void backward(const Warp& args,
                      const float* grad,  // [N, T, C, H', W']
                      float* grad_image,  // [N, C, H, W]

@@ -1,5 +1,5 @@
-// The correlation of one group of channels after the other, in plain loops that the compiler vectorizes. Included once
-// per instruction set.
+// Correlates one group of channels after the other, in plain loops that the compiler vectorizes. Included once per
+// instruction set.
 
 #include <algorithm>
 #include <cstdint>
@@ -51,7 +51,7 @@ inline void add_product(const float* __restrict a,  // [count]
   for (int64_t x = 0; x < count; ++x) sum[x] += a[x] * b[x];
 }
 
-// Makes the groups [begin, end) of all images.
+// Computes the groups [begin, end) of all images.
 inline void correlate(const Arguments& args, int64_t begin, int64_t end) {
   const int64_t width = args.width, plane = args.height * width, span = 2 * args.reach + 1;
   Padded second(args);

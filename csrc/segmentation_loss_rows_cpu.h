@@ -132,7 +132,7 @@ inline void add_row(const Arguments& args, const int64_t* labels,  // [W]
   }
 }
 
-// Adds the cells [begin, end) of a parity, see for_cells.
+// Adds the cells [begin, end) of a parity (see for_cells).
 inline void add_cells(const Arguments& args, int64_t begin, int64_t end, int64_t parity) {
   const int64_t height = args.rows.size, low = args.columns.size, width = args.columns.full;
   Block block;

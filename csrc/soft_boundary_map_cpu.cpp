@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, std::vector<int64_t> si
   const Tensor result = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
   const Tensor logarithm = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
   float* to[] = {results<float>(result), results<float>(logarithm)};
-  // A thread makes some rows of its neighbours again, so it must have enough rows of its own.
+  // A thread computes some rows of its neighbours again, so it must have enough rows of its own.
   const int64_t grain = 8 * args.reach.size();
   torch::stable::parallel_for(0, maps.size(0) * size[0], grain, [&](int64_t begin, int64_t end) {
     SIMD_BEST(forward_rows)(args, to[0], to[1], begin, end);

@@ -1,11 +1,11 @@
-// The full-resolution rows of an image, from top to bottom, in plain loops that the compiler vectorizes. Only as many
-// rows of the C maps exist at a time as neighbours are apart. A row depends only on the rows around it, added in their
-// order, and not on where a thread begins. Included once per instruction set.
+// Computes the full-resolution rows of an image, from top to bottom, in plain loops that the compiler vectorizes. Only
+// as many rows of the C maps exist at a time as neighbours are apart. A row depends only on the rows around it, which
+// are added in order, and not on where a thread begins. It is included once per instruction set.
 //
 // With p the softmax of a pixel's logits z, and r = sqrt(p) its *root*, two pixels agree by s = sum_c r_c r'_c. The
-// result is 1 - e^t, where t is the sum of log s over a pixel's neighbours. For a gradient g of the result follow
+// result is 1 - e^t, where t is the sum of log s over a pixel's neighbours. A gradient g of the result gives
 //   grad t = -g e^t
-//   grad s = (grad t + grad t') / s, for s counts in the sums of both pixels
+//   grad s = (grad t + grad t') / s, because s counts in the sums of both pixels
 //   grad r_c = the sum over the neighbours of (grad s) r'_c
 //   grad z_c = r_c / 2 (grad r_c - r_c sum_k r_k grad r_k), for r_c = e^(z_c / 2) / sqrt(sum_k e^z_k).
 
@@ -60,7 +60,7 @@ struct Row {
   std::vector<float> grad_root;           // [C, W], backward: the sum over the neighbours so far
 };
 
-// Makes an image's rows and compares them with each other. It runs backward if it is given the result's gradient.
+// Computes an image's rows and compares them with each other. It runs backward if it is given the result's gradient.
 class Sweep {
  public:
   // `first` is the first row of image n that will be asked for.
@@ -121,7 +121,7 @@ class Sweep {
     return full;
   }
 
-  // Each is a block of `count` pixels from a row.
+  // Each argument is a block of `count` pixels from a row.
   void make_roots(const float* above,  // [C, W]
                   const float* below,  // [C, W]
                   float share, int64_t count,
@@ -153,7 +153,7 @@ class Sweep {
   // Calls f(the first pixel here, the first one there, how many pairs, their place in `agreement`) for each dx.
   template <class F> void for_pairs(int64_t dy, F f) {
     const int64_t reach = args.reach[dy];
-    for (int64_t dx = dy ? -reach : 1; dx <= reach; ++dx)  // in its own row a pixel meets only those to its right
+    for (int64_t dx = dy ? -reach : 1; dx <= reach; ++dx)  // in its own row, a pixel meets only those to its right
       f(std::max<int64_t>(-dx, 0), std::max<int64_t>(dx, 0), width - std::abs(dx),
         agreement.data() + (dx + reach) * width);
   }
@@ -204,7 +204,7 @@ class Sweep {
   std::vector<float> agreement;     // [dx, W], of the pixels of two rows; then its logarithm or gradient
 };
 
-// Makes the rows [begin, end) of all images.
+// Computes the rows [begin, end) of all images.
 inline void forward_rows(const Arguments& args,
                          float* result,     // [N, H, W]
                          float* logarithm,  // [N, H, W], log(1 - result)
@@ -227,8 +227,8 @@ inline void forward_rows(const Arguments& args,
   }
 }
 
-// Turns a row's gradient by the roots into that by its logits, and adds it to those of the two rows that it lies
-// between.
+// Turns a row's gradient by the roots into the gradient by its logits, and adds it to the gradients of the two rows
+// that it lies between.
 inline void send_back(const Arguments& args, Row& row, float share,
                       float* grad_above,    // [C, W]
                       float* grad_below) {  // [C, W]
@@ -257,7 +257,7 @@ inline void send_back(const Arguments& args, Row& row, float share,
   }
 }
 
-// Makes the rows [begin, end) of the gradients of all images' logits.
+// Computes the rows [begin, end) of the gradients of all images' logits.
 inline void backward_rows(const Arguments& args,
                           const float* grad,       // [N, H, W]
                           const float* logarithm,  // [N, H, W]

@@ -1,6 +1,6 @@
 """What the public functions demand: each error names the argument, what it must be and what it was.
 
-First checks of one argument, then ``check_<op>`` for each op whose arguments depend on each other.
+Checks of a single argument come first, then ``check_<op>`` for each op whose arguments depend on each other.
 """
 
 from __future__ import annotations
@@ -177,13 +177,13 @@ def check_segmentation_loss(logits: Tensor, labels: Tensor, class_weights: Tenso
                 f"got {tuple(class_weights.shape)}"
             )
         check_same_device("class_weights", class_weights, "logits", logits)
-    # On a GPU the check would sync; there the loss is NaN.
+    # On a GPU this check would wait for the device; the loss is NaN there instead.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_class_ids(labels, classes, ignore_index)
 
 
 def _check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
-    ids = labels.long()  # a narrow dtype would wrap the numbers that it is compared with around
+    ids = labels.long()  # in a narrow dtype, a comparison would wrap the other number around
     outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
     if outside.any():
         found = labels[outside].unique().tolist()

@@ -1,4 +1,4 @@
-"""Constant tensors, made once for each device."""
+"""Constant tensors, each made once per dtype and device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], Tensor
 
 
 def constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``make(dtype, device)``, once for each: a copy from the host waits for a GPU."""
+    """``make(dtype, device)``, called once per dtype and device, because a copy from the host waits for the GPU."""
     key = make, dtype, device
     if torch.compiler.is_compiling():
         return make(dtype, device)
     if key not in _CONSTANTS:
         with torch.inference_mode(False):
             made = make(dtype, device)
-        if type(made) is not Tensor:  # a fake one, of a tracer
+        if type(made) is not Tensor:  # a tracer's fake tensor is not kept
             return made
         _CONSTANTS[key] = made
     return _CONSTANTS[key]

@@ -6,7 +6,7 @@ import torch
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; without one the GPU if there is one, else the CPU.
+    """The device called ``name``; if that is None, the GPU if there is one, else the CPU.
 
     Raises:
         ValueError: this machine has no such device.

@@ -1,6 +1,6 @@
-"""What is installed, what runs on what, and why the rest does not: the first lines of a bug report.
+"""Reports what is installed, which backend each op runs on, and why others cannot run: for the top of a bug report.
 
-``inverseform-fast doctor``, or ``python -m inverseform_fast.doctor`` where the [train] extra is missing.
+Run ``inverseform-fast doctor``, or ``python -m inverseform_fast.doctor`` where the [train] extra is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXTRA = ("timm", "torchvision", "torchmetrics", "tensorboard", "matplotlib", "ri
 
 
 def report() -> str:
-    """The report as lines of text; never raises for what is missing, only says so."""
+    """The report as lines of text; it says what is missing and raises no error for it."""
     sections = {
         "versions": _versions(BASE),
         "[train] extra": _versions(EXTRA),

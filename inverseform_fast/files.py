@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Make a file by ``write(file)``; at any moment, a crash included, ``path`` holds the old content or the new."""
+    """Make a file by ``write(file)``; at any moment, even after a crash, ``path`` holds the old content or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

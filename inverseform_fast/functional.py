@@ -1,10 +1,11 @@
-"""One public function per op: checks its input, documents it, and calls the op.
+"""One public function per op: it documents the op, checks the input, and calls the op.
 
-All take any strides, float32, float16, bfloat16 (computed in float32) or float64 predictions, and integer labels.
-Rotations are computed by the C++/CUDA extension; the rest by C++ on a CPU and by Triton kernels on a GPU (float64:
-plain PyTorch). Triton's maps are at most 32000 pixels high and wide, and span fewer than 2^31 elements each (batches
-may be larger), as does a channel that ``homography_warp`` reads on a CPU. Kernels are differentiated once; for second
-derivatives, choose the backend ``"reference"``.
+All functions take tensors of any strides, predictions in float32, float64, float16 or bfloat16 (the last two are
+computed in float32), and labels of an integer dtype. The C++/CUDA extension computes rotations. C++ kernels on a CPU
+and Triton kernels on a GPU compute the rest; plain PyTorch does so in float64. Triton kernels take maps of at most
+32000 pixels in height and width that span fewer than 2^31 elements each (batches may be larger). A channel that
+``homography_warp`` reads on a CPU must also span fewer than 2^31 elements. Kernels can be differentiated once; second
+derivatives need the backend ``"reference"``.
 """
 
 from __future__ import annotations
@@ -51,21 +52,26 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     A void pixel is 255, and void neighbours make no boundary; neither do the image's borders.
 
     Args:
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64; on a GPU, ids are told apart by their low 32 bits.
-        radius: of the disk stencil, in pixels, at least 1.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64; a GPU compares only the low 32 bits of two ids.
+        radius: radius of the disk stencil in pixels, at least 1.
         ignore_index: the id that marks void.
         release: reproduce the authors' public code instead, bit for bit: class 0 and void are "no class", nothing is
-            255, and the image's border is drawn for every class but 0. (From radius 3 on that code also draws specks in
-            the top-left corner for absent classes, where SciPy's distance transform is undefined; those are not
+            255, and the image's border is drawn for every class but 0. (From radius 3 on, that code also draws specks
+            in the top-left corner for absent classes, where SciPy's distance transform is undefined; those are not
             reproduced.)
 
     Returns:
-        ``(N, H, W)`` uint8 of 0, 1 and 255, the target of :class:`inverseform_fast.InverseFormLoss` once it has a
-        channel.
+        ``(N, H, W)`` uint8 of 0, 1 and 255. With a channel dimension added, it is the target of
+        :class:`inverseform_fast.InverseFormLoss`.
 
     Raises:
         TypeError: ``labels`` is not of an integer dtype.
         ValueError: wrong shape or radius.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 0, 1, 1, 255]]])
+        >>> iff.functional.boundary_map(labels, radius=1)
+        tensor([[[  0,   0,   1,   1,   0, 255]]], dtype=torch.uint8)
     """
     check_labels(labels)
     check_radius(radius)
@@ -73,23 +79,28 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
 
 
 def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:
-    """Boundary probability of predicted classes: what :func:`boundary_map` says of labels, differentiable in logits.
+    """Boundary probability of predicted classes: :func:`boundary_map` for logits, and differentiable in them.
 
-    ``1 - prod_d s_d`` over the neighbours d of the disk, where ``s_d = sum_c sqrt(p_c(x) p_c(x + d))`` is the
-    Bhattacharyya coefficient of the two class distributions: the probability that some neighbour's class differs. For
-    one-hot p it equals ``boundary_map``; where neighbours agree it is 0, however unsure they are, so an untrained model
+    It is ``1 - prod_d s_d`` over the neighbours d of the disk, the probability that some neighbour's class differs.
+    ``s_d = sum_c sqrt(p_c(x) p_c(x + d))`` is the Bhattacharyya coefficient of the two class distributions. For one-hot
+    p the result equals ``boundary_map``. Where neighbours agree it is 0, however unsure they are, so an untrained model
     predicts no boundary rather than one everywhere.
 
     Args:
         logits: ``(N, C, h, w)`` class logits.
-        size: ``(H, W)`` to upsample the logits to first (bilinear, ``align_corners=False``); None keeps theirs.
-        radius: of the disk stencil, in pixels of the result, at least 1.
+        size: ``(H, W)`` that the logits are upsampled to first (bilinear, ``align_corners=False``); None keeps theirs.
+        radius: radius of the disk stencil in pixels of the result, at least 1.
 
     Returns:
         ``(N, 1, H, W)`` probabilities in [0, 1], float32 (float64 for float64 logits).
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or radius.
+
+    Example:
+        >>> logits = 20 * torch.tensor([[[[1.0, 1, 1, 0, 0, 0]], [[0, 0, 0, 1, 1, 1]]]])  # two classes, side by side
+        >>> iff.functional.soft_boundary_map(logits, radius=1).round().int()
+        tensor([[[[0, 0, 1, 1, 0, 0]]]], dtype=torch.int32)
     """
     check_maps(logits, "logits")
     check_size(size)
@@ -102,13 +113,13 @@ def extract_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Predicted and true boundary maps, resized and cut into tiles for an inverse-transformation network (paper, 3.4).
 
-    ``activation`` of the prediction, bilinear resize (``align_corners=False``, no antialiasing) of both to ``size``,
-    cut without overlap. A pixel of the result in which void pixels of the target have a share (above 1/1000) is 0 on
-    both sides.
+    The prediction passes through ``activation``; both maps are resized to ``size`` (bilinear, ``align_corners=False``,
+    no antialiasing) and cut without overlap. If void pixels of the target contribute at least 1/1000 to a pixel of the
+    result, that pixel is 0 on both sides.
 
     Args:
-        predicted: ``(N, 1, h, w)`` boundary logits (or probabilities with ``activation=None``), of any resolution.
-        target: ``(N, 1, H, W)`` integer or floating map of 0, 1 and 255 (void).
+        predicted: ``(N, 1, h, w)`` boundary logits of any resolution (probabilities, with ``activation=None``).
+        target: ``(N, 1, H, W)`` integer or floating-point map of 0, 1 and 255 (void).
         size: ``(H', W')``, multiples of ``tile``.
         tile: edge of a tile in pixels.
         activation: ``"sigmoid"`` or None.
@@ -118,24 +129,36 @@ def extract_tiles(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or activation.
+
+    Example:
+        >>> logits, target = torch.randn(2, 1, 64, 128), torch.zeros(2, 1, 256, 512)
+        >>> predicted, true = iff.functional.extract_tiles(logits, target, size=(224, 448))
+        >>> predicted.shape  # two tiles of each image
+        torch.Size([4, 1, 224, 224])
     """
     check_extract_tiles(predicted, target, size, tile, activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
 
 
 def homography_exp(a: Tensor) -> Tensor:
-    """Homography of Lie-algebra coefficients; see :func:`inverseform_fast.homography.exp`.
+    """Homography that has given Lie-algebra coefficients; see :func:`inverseform_fast.homography.exp`.
 
-    Computed in float64 and rounded once, whatever the dtype; a row's result does not depend on the others.
+    It is computed in float64 and rounded once, whatever the dtype. A row's result does not depend on the other rows.
 
     Args:
-        a: ``(..., 8)`` floating point, in half tiles.
+        a: ``(..., 8)`` floating-point coefficients in half tiles.
 
     Returns:
-        ``(..., 3, 3)`` of determinant 1, of a's dtype.
+        ``(..., 3, 3)`` matrices of determinant 1, of a's dtype.
 
     Raises:
         TypeError, ValueError: wrong dtype or shape.
+
+    Example:
+        >>> iff.functional.homography_exp(torch.zeros(1, 8))  # no motion
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.],
+                 [0., 0., 1.]]])
     """
     check_homography_exp(a)
     return ops.homography_exp(a)
@@ -150,17 +173,17 @@ def homography_warp(
 ) -> Tensor:
     """``warp(image, theta)(p) = image(theta p)``: sample the image where the homography sends the result's pixels.
 
-    Coordinates are [-1, 1] over the image and over the result, x right, y down, pixel centres, as in ``grid_sample``
-    with ``align_corners=False``. Points that a homography sends behind the projection centre count as far outside.
-    Differentiable in both. On a GPU, the gradient of the image is a sum in 64-bit fixed point: the same bits in every
-    run; all of it is NaN if any of the incoming gradient is.
+    Coordinates run from -1 to 1 over the image and over the result, with x to the right, y down, and pixel centres as
+    in ``grid_sample`` with ``align_corners=False``. Points that a homography sends behind the projection centre count
+    as far outside. The result is differentiable in image and theta. On a GPU, the image's gradient is summed in 64-bit
+    fixed point, so that every run gives the same bits; if any of the incoming gradient is NaN, all of it is NaN.
 
     Args:
         image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers below 2^24 with ``mode="nearest"``.
-        theta: ``(N, 3, 3)`` floating point, output points to input points; or ``(N, T, 3, 3)``: T views of each image,
-            which read it once (the tiles of an image, the two sides of a training pair).
-        size: ``(H', W')`` of the result; None keeps the image's.
-        mode: ``"bilinear"`` or ``"nearest"`` (labels).
+        theta: ``(N, 3, 3)`` floating-point maps from output points to input points; or ``(N, T, 3, 3)`` for T views of
+            each image, which is then read once (the tiles of an image, the two sides of a training pair).
+        size: ``(H', W')`` of the result; None keeps the image's size.
+        mode: ``"bilinear"``, or ``"nearest"`` for labels.
         padding: ``"zeros"`` or ``"border"``, for points outside the image.
 
     Returns:
@@ -168,27 +191,39 @@ def homography_warp(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size, mode or padding.
+
+    Example:
+        >>> image = torch.arange(4.0).view(1, 1, 1, 4)
+        >>> theta = torch.eye(3)[None].clone()
+        >>> theta[0, 0, 2] = 0.5  # read half a unit to the right: one pixel of four
+        >>> iff.functional.homography_warp(image, theta)
+        tensor([[[[1., 2., 3., 0.]]]])
     """
     check_homography_warp(image, theta, size, mode, padding)
     return ops.homography_warp(image, theta, size, mode, padding)
 
 
 def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int = 1) -> Tensor:
-    """How alike each cell's features are to those of the other map's cells around it, group by group of channels.
+    """How alike each cell's features are to those of nearby cells of the other map, for each group of channels.
 
-    The mean product over a group's channels of ``first(y, x)`` and ``second(y + dy, x + dx)``, for ``dy`` and ``dx``
-    from ``-reach`` to ``reach``; cells outside count as zero. Differentiable in both.
+    It is the mean of ``first(y, x) * second(y + dy, x + dx)`` over a group's channels, for ``dy`` and ``dx`` from
+    ``-reach`` to ``reach``. Cells outside the map count as zero. The result is differentiable in both maps.
 
     Args:
-        first, second: ``(N, C, h, w)``.
-        reach: how far the cells are apart at most, in either direction.
-        groups: a divisor of C.
+        first, second: ``(N, C, h, w)`` feature maps.
+        reach: largest distance between two cells, in y and in x.
+        groups: number of groups, a divisor of C.
 
     Returns:
-        ``(N, groups * (2 reach + 1)^2, h, w)``, by group, dy, dx.
+        ``(N, groups * (2 reach + 1)^2, h, w)``, in the order of group, dy, dx.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, reach or groups.
+
+    Example:
+        >>> first = second = torch.ones(1, 8, 5, 5)
+        >>> iff.functional.local_correlation(first, second, reach=1).shape  # 3 x 3 offsets
+        torch.Size([1, 9, 5, 5])
     """
     check_local_correlation(first, second, reach, groups)
     return ops.local_correlation(first, second, reach, groups)
@@ -197,19 +232,26 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
 def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """One step of the default network: the homography that best explains how each cell moved between two tiles.
 
-    See :class:`inverseform_fast.nets.Align`, whose ``weights`` these are. Where one of them needs a gradient, plain
+    See :class:`inverseform_fast.nets.Align`, which holds the ``weights``. If one of them needs a gradient, plain
     PyTorch runs. On a GPU, products are as precise as those of PyTorch's convolutions: TF32, unless
     ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
 
     Args:
-        predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype, the tile a multiple of 8.
-        weights: ``Align.weights``: of its convolutions and normalization, the prior, and the velocity of each cell.
+        predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype; ``tile`` is a multiple of 8.
+        weights: ``Align.weights``: those of convolutions and normalization, the prior, and the velocity of each cell.
 
     Returns:
-        Lie-algebra coefficients ``(N, 8)`` in half tiles, of first order in what moved; float32 (float64 of float64).
+        Lie-algebra coefficients ``(N, 8)`` in half tiles, to first order in the displacement; float32 (float64 for
+        float64 tiles).
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.
+
+    Example:
+        >>> net = iff.InverseTransformNet.compact().requires_grad_(False)
+        >>> tiles = torch.rand(2, 1, 224, 224)
+        >>> iff.functional.align(tiles, tiles, net.weights).abs().max()  # identical tiles need no motion
+        tensor(0.)
     """
     check_align(predicted, target, weights)
     return ops.align(predicted, target, weights)
@@ -219,15 +261,21 @@ def project_to_so3(matrix: Tensor) -> Tensor:
     """Nearest rotation to each matrix, ``U diag(1, 1, det(U V^T)) V^T`` (paper, section 3.3), with its exact gradient.
 
     Args:
-        matrix: ``(..., 3, 3)`` floating point.
+        matrix: ``(..., 3, 3)`` floating-point matrices.
 
     Returns:
-        ``(..., 3, 3)`` rotations, of determinant +1 whatever the input; NaN for a matrix that is not finite, in that
-        row only.
+        ``(..., 3, 3)`` rotations, of determinant +1 whatever the input. A matrix that is not finite gives NaN, in its
+        own row only.
 
     Raises:
         ValueError: wrong dtype or shape.
-        NotImplementedError: the gradient is differentiated in its turn.
+        NotImplementedError: the gradient is differentiated again.
+
+    Example:
+        >>> iff.functional.project_to_so3(torch.diag(torch.tensor([2.0, 3.0, 4.0])))
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
     check_matrices(matrix, "matrix")
     return ops.project_to_so3(matrix)
@@ -241,27 +289,33 @@ def geodesic_distance(
     smooth: float = 0.0,
     damping: float = 0.0,
 ) -> Tensor:
-    """``angle(P) + lam |M - P|_F^2`` of ``M = theta^-1 theta_hat``, P its projection onto SO(3) (paper, section 3.3).
+    """``angle(P) + lam |M - P|_F^2``, where P projects ``M = theta^-1 theta_hat`` onto SO(3) (paper, section 3.3).
 
-    The angle is in radians. Exactly 0 with gradient 0 where ``theta_hat == theta``; elsewhere the gradient is exact
-    and, near a match, bounded by 0.7071 where SVD and arccos explode.
+    The angle is in radians. Where ``theta_hat == theta``, the distance and its gradient are exactly 0. Elsewhere the
+    gradient is exact. Near a match, where those of SVD and arccos explode, it is bounded by 0.7071.
 
     Args:
-        theta: ``(..., 3, 3)``, the true transformations (the identity, as a loss).
-        theta_hat: ``(..., 3, 3)``, the estimates; batch dimensions broadcast.
+        theta: ``(..., 3, 3)`` true transformations (the identity, if the distance is a loss).
+        theta_hat: ``(..., 3, 3)`` estimates; batch dimensions broadcast.
         lam: weight of the squared projection residual.
-        normalize: scale of M: None (as it comes), ``"frobenius"`` (``|M|_F = sqrt 3``) or ``"det"`` (``det M = 1``);
-            both also fix its sign.
+        normalize: how M is scaled first: None (not at all), ``"frobenius"`` (to ``|M|_F = sqrt 3``) or ``"det"`` (to
+            ``det M = 1``); the last two also fix its sign.
         smooth: ``eps`` of ``sqrt(angle^2 + eps^2) - eps``, for optimisers that need a gradient that vanishes at a
             match.
-        damping: caps the angle's gradient at ``sqrt 2 / (2 damping s1)`` near reflections and rank one, where P jumps.
+        damping: caps the angle's gradient at ``sqrt 2 / (2 damping s1)`` near reflections and matrices of rank one,
+            where P jumps; ``s1`` is the largest singular value of M.
 
     Returns:
         ``(...)`` distances.
 
     Raises:
         ValueError: wrong dtype, device, shape or option.
-        NotImplementedError: the gradient is differentiated in its turn.
+        NotImplementedError: the gradient is differentiated again.
+
+    Example:
+        >>> quarter_turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+        >>> iff.functional.geodesic_distance(torch.eye(3), quarter_turn)  # pi / 2
+        tensor(1.5708)
     """
     check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
@@ -272,13 +326,13 @@ def segmentation_loss(
 ) -> Tensor:
     """Cross-entropy of logits upsampled (bilinear, ``align_corners=False``) to the labels, mean over valid pixels.
 
-    Equals ``F.cross_entropy(F.interpolate(logits, ...), labels, class_weights, ignore_index=...)``, but is 0 with zero
-    gradients where no pixel is valid.
+    It equals ``F.cross_entropy(F.interpolate(logits, ...), labels, class_weights, ignore_index=...)``, but is 0 with
+    zero gradients if no pixel is valid.
 
     Args:
-        logits: ``(N, C, h, w)``.
+        logits: ``(N, C, h, w)`` class logits.
         labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
-        class_weights: ``(C,)``; the average is weighted by them.
+        class_weights: ``(C,)`` weights of the classes in the mean.
         ignore_index: the id that marks void.
 
     Returns:
@@ -286,8 +340,13 @@ def segmentation_loss(
 
     Raises:
         TypeError: ``labels`` is not of an integer dtype.
-        ValueError: wrong shapes or devices, or (labels on the CPU, not under ``torch.compile``) a class id outside
-            [0, C). On a GPU, where the check would wait for the device, the loss is NaN instead.
+        ValueError: shapes or devices are wrong, or a class id lies outside [0, C). The ids are checked on the CPU only,
+            and not under ``torch.compile``. On a GPU, where a check would wait for the device, the loss is NaN instead.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.uint8)
+        >>> iff.functional.segmentation_loss(logits, labels)  # four equally likely classes: log 4
+        tensor(1.3863)
     """
     check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
@@ -296,13 +355,14 @@ def segmentation_loss(
 def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
     """Class-balanced binary cross-entropy of boundary logits against the boundaries of the labels (paper, section 3.5).
 
-    Positives weigh by the share of negatives among the batch's valid pixels and the other way round; the weighted sum
-    is divided by the number of valid pixels. 0 with zero gradients where only one kind, or no valid pixel, occurs.
+    Positives are weighted by the share of negatives among the batch's valid pixels, and negatives by the share of
+    positives; the weighted sum is divided by the number of valid pixels. The loss is 0 with zero gradients if the valid
+    pixels are all of one kind, or if there are none.
 
     Args:
         boundary_logits: ``(N, 1, h, w)``, upsampled (bilinear, ``align_corners=False``) to the labels.
         labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
-        radius: of the target's :func:`boundary_map`, in pixels.
+        radius: radius of the target's :func:`boundary_map` in pixels.
         ignore_index: the id that marks void.
 
     Returns:
@@ -310,6 +370,11 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or radius.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
+        >>> iff.functional.boundary_loss(torch.zeros(2, 1, 8, 8), labels) > 0
+        tensor(True)
     """
     check_maps(boundary_logits, "boundary_logits", channels=1)
     check_labels(labels, batch=boundary_logits.shape[0])

@@ -22,7 +22,7 @@ class InverseFormLoss(nn.Module):
     Prediction and target are resized, cut into tiles, and a frozen inverse-transformation network estimates each tile's
     homography (paper, sections 3.2 to 3.4). With the default network and ``distance="log"`` the value is the mean
     boundary displacement in half tiles (times 112: pixels of a 224 tile), and exactly 0 for identical maps. Tiles whose
-    target has no boundary count for nothing.
+    target has no boundary are left out.
 
     The network is no part of ``parameters()`` or ``state_dict()``, so optimisers, checkpoints and DDP do not see it; it
     follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast.
@@ -32,16 +32,26 @@ class InverseFormLoss(nn.Module):
             frozen.
         distance: ``"log"``, ``"euclidean"`` or ``"geodesic"`` (the paper's, which hardly sees scale, aspect and shear:
             docs/measured/alignment.md); see :func:`inverseform_fast.homography.distance`.
-        resize: ``(H, W)`` to resize both maps to, multiples of the network's tile; None: the nearest multiple of the
-            tile to the target's size in each direction, at least one tile.
-        activation: of the prediction, ``"sigmoid"`` or None (it is a probability already).
+        resize: ``(H, W)`` that both maps are resized to, multiples of the network's tile. None takes the multiple of
+            the tile that is nearest to the target's size in each direction, at least one tile.
+        activation: applied to the prediction: ``"sigmoid"``, or None if the prediction is a probability already.
         reduction: over tiles: ``"mean"`` (of those with a true boundary), ``"sum"`` or ``"none"`` (``(N * tiles,)``).
-        check_finite: raise ValueError if the prediction is not finite. Off by default, because the answer syncs with
+        check_finite: raise ValueError if the prediction is not finite. This is off by default, because it waits for
             the GPU.
 
     Raises:
-        ValueError: an option is none of these. FileNotFoundError, ValueError: a weight file is missing or not what it
-        must be.
+        ValueError: an option is not one of these, or the weight file is not valid.
+        FileNotFoundError: the weight file is missing.
+
+    Example:
+        >>> target = torch.zeros(1, 1, 224, 224, dtype=torch.uint8)
+        >>> target[..., 100:104, :] = target[..., :, 60:64] = 1  # two lines that cross
+        >>> loss = iff.InverseFormLoss(activation=None)
+        >>> loss(target.float(), target)  # a match
+        tensor(0.)
+        >>> moved = target.float().roll(8, -1)
+        >>> round(112 * loss(moved, target).item())  # in pixels
+        8
     """
 
     net: InverseTransformNet
@@ -66,7 +76,7 @@ class InverseFormLoss(nn.Module):
             frozen = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
         if resize is not None and any(edge < 1 or edge % frozen.tile for edge in resize):
             raise ValueError(f"resize must be multiples of the network's tile, {frozen.tile}, got {resize}")
-        # Past nn.Module.__setattr__, so that the frozen network is not registered.
+        # This bypasses nn.Module.__setattr__, so that the frozen network is not registered.
         object.__setattr__(self, "net", frozen.requires_grad_(False).eval())
         self.distance = distance
         self.resize = resize
@@ -116,7 +126,14 @@ class InverseFormLoss(nn.Module):
 
 
 class LossTerms(NamedTuple):
-    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``."""
+    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
+        >>> terms = iff.BoundaryAwareLoss(beta=2, gamma=3)(torch.zeros(2, 4, 8, 8), labels)
+        >>> torch.allclose(terms.total, terms.segmentation + 2 * terms.boundary + 3 * terms.inverseform)
+        True
+    """
 
     total: Tensor
     segmentation: Tensor
@@ -128,14 +145,23 @@ class BoundaryAwareLoss(nn.Module):
     """``L = L_xe + beta L_bxe + gamma L_if``: cross-entropy, balanced boundary BCE, InverseForm (paper, section 3.5).
 
     Args:
-        beta: weight of the class-balanced boundary BCE; None: 10 with a boundary head and 0.3 headless, where it pulls
-            at the classes themselves (chosen on CamVid: docs/measured/results.md).
+        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 0.3 without one, where
+            this term acts on the class logits themselves (chosen on CamVid: docs/measured/results.md).
         gamma: weight of InverseForm; 0 leaves it out (its term is then 0).
-        radius: of the boundary target in pixels.
+        radius: radius of the boundary target in pixels.
         ignore_index: the label that marks void.
-        class_weights: ``(C,)`` for the cross-entropy.
+        class_weights: ``(C,)`` weights of the classes in the cross-entropy.
         inverseform: the InverseForm term; None makes ``InverseFormLoss()``.
-        check_finite: raise ValueError if logits are not finite. Off by default, because the answer syncs with the GPU.
+        check_finite: raise ValueError if logits are not finite. This is off by default, because it waits for the GPU.
+
+    Example:
+        >>> criterion = iff.BoundaryAwareLoss()
+        >>> logits = torch.randn(2, 19, 32, 64, requires_grad=True)
+        >>> labels = torch.arange(19).repeat_interleave(14)[:256].expand(2, 128, 256)  # 19 stripes
+        >>> terms = criterion(logits, labels)
+        >>> terms.total.backward()
+        >>> terms._fields
+        ('total', 'segmentation', 'boundary', 'inverseform')
     """
 
     class_weights: Tensor | None

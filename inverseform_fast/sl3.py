@@ -22,7 +22,7 @@ _RAW: tuple[tuple[tuple[tuple[int, int, float], ...], float], ...] = (
 
 
 def basis(dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-    """The generators G_k of sl(3), ``(8, 3, 3)``: trace zero, mutually orthogonal, in the order of ``GENERATORS``."""
+    """The generators ``(8, 3, 3)`` of sl(3), named by ``GENERATORS``; they are traceless and mutually orthogonal."""
     rows = [[0.0] * 9 for _ in _RAW]
     for row, (entries, displacement) in zip(rows, _RAW, strict=True):
         for i, j, value in entries:

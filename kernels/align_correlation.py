@@ -1,6 +1,6 @@
 """align's correlation layer: from the features of both sides to the measurement's first hidden layer, and back.
 
-The measurement of map m is the one of its own features against those of map m + N, modulo 2 N. So one launch makes both
+The measurement of map m compares its own features with those of map m + N, modulo 2 N. So one launch computes both
 orders of every pair, by the same arithmetic.
 """
 

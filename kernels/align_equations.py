@@ -99,7 +99,7 @@ def _equations(
     m, cell, y, x, inside = cells_of_map(width, blocks, BLOCK)
     last = _last_layer(hidden + m * HIDDEN * width * width, w2, b2, cell, y, x, inside, width, PRECISION, BLOCK)
     dx, dy, raw_xx, yx, raw_yy = _outputs(silu(last), w3, b3)
-    # What lies beyond the last cell has no velocity, so it adds nothing.
+    # Places beyond the last cell have velocity 0, so they add nothing.
     xx, yy = softplus(raw_xx), softplus(raw_yy)
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
     measured_x, measured_y = unit * (xx * dx + yx * dy), unit * (yy * dy)
@@ -121,7 +121,7 @@ def _solve(
     matrix,  # [N, 8, 8]
     n, blocks,
 ):  # fmt: skip
-    """Each thread of the one warp does all of it."""
+    """Add up the programs' sums and solve the equations. Each thread of the single warp does all of this."""
     tile = tl.program_id(0).to(tl.int64)
     sums, other_sums = sums + tile * blocks * SUMS, sums + (tile + n) * blocks * SUMS
     added, difference = _both_orders(sums, other_sums)
@@ -215,7 +215,7 @@ def _hidden_layers_backward(
     width, blocks,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Back through the 3 x 3 convolution to the first hidden layer, and through the 1 x 1 one to what it read."""
+    """Go back through the 3 x 3 convolution to the first hidden layer, and through the 1 x 1 one to what it read."""
     m, cell, y, x, inside = cells_of_map(width, blocks, BLOCK)
     cells = width * width
     grad_last += m * LAST * cells
@@ -260,7 +260,7 @@ def _last_layer(hidden, w2, b2, cell, y, x, inside, width, PRECISION: tl.constex
 
 @triton.jit
 def _outputs(values, w3, b3):
-    """The displacement x, y, and the entries xx, yx, yy of L, of which xx and yy have not been through the softplus."""
+    """The displacement x, y, and the entries xx, yx, yy of L, where xx and yy are those before the softplus."""
     channel = tl.arange(0, LAST)
     outputs = ()
     for i in tl.static_range(OUTPUTS):

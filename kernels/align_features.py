@@ -1,8 +1,8 @@
-"""align's features: one launch a layer takes the tiles of both sides, and a program 32 outputs or fewer by 128 places.
+"""align's features: one launch per layer handles the tiles of both sides.
 
-Convolutions are sums of matrix products, one for each of the nine neighbours. A first forward for the backward also
-stores the derivatives of the SiLUs. Backward, every value gathers what it sent; where the border was copied outwards,
-it gathers what the copy sent as well.
+A program computes 128 places of up to 32 channels. Convolutions are sums of matrix products, one for each of the nine
+neighbours. Before a backward, the forward also stores the derivatives of the SiLUs. In the backward, every value
+gathers the gradients of what read it. The forward also read a copy of the border, whose gradients go to the border.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NORM_BLOCK = 1024
 
 
 class Features(NamedTuple):
-    """Of the N predicted tiles, then of the N targets; channels first, in float32."""
+    """What the layers give: first for the N predicted tiles, then for the N targets; channels first, in float32."""
 
     first_derivative: Tensor | None  # [2 N, 10, squares of 4 x 4 pixels]: of the first layer's SiLU
     second_derivative: Tensor | None  # [2 N, 24, cells]
@@ -198,7 +198,7 @@ def _group_norm(
     cells,
     EPS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program owns a group of a map."""
+    """Normalize the features over a tile; a program owns one group of channels of one map."""
     group = tl.program_id(0).to(tl.int64)
     count = NORM_GROUP * cells
     raw += group * count
@@ -277,7 +277,7 @@ def _second_layer_backward(
     start, width, blocks,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program owns squares of one parity of y and of x: the same neighbours read all of them."""
+    """A program owns squares of one parity of y and one of x, because neighbours read all of these in the same way."""
     program = tl.program_id(0)
     cell = program % blocks * BLOCK + tl.arange(0, BLOCK)
     odd_y, odd_x = program // blocks % 4 // 2, program // blocks % 2
@@ -307,8 +307,8 @@ def _second_layer_backward(
 def _reader(cell, second, odd, width):
     """One of the two cells that read square ``2 cell + odd``: its weight's index, the cell, and whether there is one.
 
-    An odd square is read by the cell after it and by its own. An even one is read by its own cell alone, but at the
-    border twice: there the copy beyond the border is read with the first weight.
+    An odd square is read by the cell after it and by its own cell. An even one is read by its own cell alone, but twice
+    at the border, where that cell also reads the copy beyond the border, with the first weight.
     """
     reader = cell + odd * (1 - second)
     return (
@@ -356,7 +356,7 @@ def _first_layer_backward(
 
 @triton.jit
 def _sender(square, k, span, AGAIN: tl.constexpr):
-    """The square that read this one with its weight k, and whether there is one; AGAIN: that read its copy."""
+    """The square that read this one with its weight k, or, if AGAIN, this one's copy; and whether there is one."""
     if AGAIN:
         return square, ((k == 0) & (square == 0)) | ((k == 2) & (square == span - 1))
     else:
@@ -366,6 +366,6 @@ def _sender(square, k, span, AGAIN: tl.constexpr):
 
 @triton.jit
 def _group_sums(values):
-    """Each channel's value becomes the sum over its group."""
+    """Replace each channel's value by the sum over its group."""
     sums = tl.sum(tl.reshape(values, [FEATURES // NORM_GROUP, NORM_GROUP]), 1)
     return tl.reshape(tl.broadcast_to(sums[:, None], [FEATURES // NORM_GROUP, NORM_GROUP]), [FEATURES])

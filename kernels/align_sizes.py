@@ -9,11 +9,11 @@ from ..reference.align import CELL, COEFFICIENTS, CONVOLUTIONS, GROUPS, NORM_GRO
 
 
 def _padded(channels: tl.constexpr) -> tl.constexpr:
-    """``tl.dot`` takes powers of two from 16 on."""
+    """Round up to what ``tl.dot`` takes: a power of two, at least 16."""
     return tl.constexpr(max(16, triton.next_power_of_2(channels.value)))
 
 
-# The first convolution reads squares, whose pixels are its channels; the second has a cell's squares as its stride.
+# The first convolution reads squares, whose pixels are its channels; the second moves by a cell's squares.
 SQUARE, PIXELS = tl.constexpr(UNSHUFFLED), tl.constexpr(UNSHUFFLED**2)
 CELL_SQUARES, SQUARES = tl.constexpr(CELL // UNSHUFFLED), tl.constexpr((CELL // UNSHUFFLED) ** 2)  # of a cell
 
@@ -26,7 +26,7 @@ CORRELATIONS = tl.constexpr(OFFSETS)  # channels of the correlation: a square of
 SPAN = tl.constexpr(2 * REACH + 1)
 SPAN_PADDED = tl.constexpr(triton.next_power_of_2(SPAN.value))
 MATCH_GROUPS, MATCH_GROUP = tl.constexpr(GROUPS), tl.constexpr(FEATURES.value // GROUPS)  # of the correlation
-CHANNELS = tl.constexpr(OFFSETS + FEATURES.value)  # that the measurement reads
+CHANNELS = tl.constexpr(OFFSETS + FEATURES.value)  # channels that the measurement reads
 
-K = tl.constexpr(COEFFICIENTS)  # of a homography
-SUMS = tl.constexpr(COEFFICIENTS**2 + COEFFICIENTS)  # of a program: the matrix, then the vector
+K = tl.constexpr(COEFFICIENTS)  # coefficients of a homography
+SUMS = tl.constexpr(COEFFICIENTS**2 + COEFFICIENTS)  # numbers that a program sums up: the matrix, then the vector

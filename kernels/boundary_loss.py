@@ -109,7 +109,7 @@ def _balanced_loss(
     weights,  # [2]
     programs,
 ):
-    """The mean over valid pixels; a positive pixel weighs the share of negative ones, and the other way round."""
+    """The mean over valid pixels, where a positive pixel weighs as the share of negative ones, and vice versa."""
     positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
     valid = tl.maximum(positives + negatives, 1.0)
     positive_weight, negative_weight = negatives / (valid * valid), positives / (valid * valid)

@@ -1,9 +1,9 @@
-"""boundary_map: one read of the labels, one write of the map.
+"""boundary_map: a single kernel reads the labels once and writes the map once.
 
 A pixel is boundary if not all valid labels of its disk are the same. A disk is a few chords, one in each row that it
 crosses. For the usual radii a thread slides down a column: in each row it finds the smallest and the largest label of
-every chord's window, and a pixel compares those of its own chords. So a pixel costs 2 radius + 1 loads in place of the
-disk's number of pixels.
+every chord's window, and a pixel compares those of its own chords. So a pixel costs 2 radius + 1 loads, not one for
+each pixel of the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def boundary_map(
     ignore_index: int,
     release: bool,
 ) -> Tensor:
-    """``[N, H, W]`` uint8, as the reference; 64-bit labels are told apart by their low 32 bits.
+    """The map ``[N, H, W]``, uint8, as the reference has it; only the low 32 bits of 64-bit labels are compared.
 
     Raises:
         ValueError: an edge is too long, or ``ignore_index`` does not fit in 32 bits.
@@ -57,7 +57,7 @@ def _boundary_map_sliding_window(
     height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
     RADIUS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """For radii up to ``LARGEST_WINDOW``; a thread owns a column of ROWS pixels."""
+    """The map for radii up to ``LARGEST_WINDOW``; a thread owns a column of ROWS pixels."""
     n, block_y, block_x = _block(blocks_y, blocks_x)
     first_y = block_y * ROWS
     x = block_x * COLUMNS + tl.arange(0, COLUMNS)
@@ -85,7 +85,7 @@ def _boundary_map_sliding_window(
 def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
     """The label, and the smallest and largest valid ones at most 0, 1, .. RADIUS columns away.
 
-    A label is read as ``label - void``, unsigned. There void is 0, so a valid label is always larger. The smallest is
+    A label is read as ``label - void``, unsigned, where void is 0 and a valid label is always larger. The smallest is
     taken of ``label - void - 1``, where void is the highest of all numbers. So both ignore void, and they differ by 1
     if all valid labels are the same.
     """
@@ -129,7 +129,7 @@ def _boundary_map_stencil(
     height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
     RADIUS: tl.constexpr, RELEASE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """For any radius. With RELEASE, class 0, void and all that lies outside are one class, and nothing is void."""
+    """The map for any radius. With RELEASE, class 0, void and all outside are one class, and nothing is void."""
     n, block_y, block_x = _block(blocks_y, blocks_x)
     y = block_y * ROWS + tl.arange(0, ROWS)[:, None]
     x = block_x * COLUMNS + tl.arange(0, COLUMNS)[None, :]

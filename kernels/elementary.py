@@ -21,7 +21,7 @@ def exp(x):
 
 @triton.jit
 def log(x):
-    """Near 1 ``tl.log`` has an absolute error; this one is accurate there too, and a sure pixel's loss lies there."""
+    """Near 1, where the loss of a confident pixel lies, this is accurate; ``tl.log`` has an absolute error there."""
     if INTERPRETED:
         return tl.log(x)
     else:
@@ -30,7 +30,7 @@ def log(x):
 
 @triton.jit
 def divide(x, y):
-    """``x / y`` for y of ordinary size, in two instructions; the eight of ``/`` also serve denormal and huge y."""
+    """``x / y`` for y of ordinary size, in two instructions; ``/`` takes eight to serve denormal and huge y, too."""
     if INTERPRETED:
         return x / y
     else:
@@ -81,7 +81,7 @@ def product(x, y, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def add_tuples(first, second):
-    """Entry by entry."""
+    """Add two tuples entry by entry."""
     result = ()
     for i in tl.static_range(len(first)):
         result += (first[i] + second[i],)

@@ -121,7 +121,7 @@ def _extract_tiles(
 
 @triton.jit
 def _boundary_and_void(row, x0, x1, share):
-    """How much of the target is boundary, and how much is void, between two columns of a row."""
+    """The shares of boundary and of void in the target, between two columns of a row."""
     left, right = tl.load(row + x0), tl.load(row + x1)
     if not left.dtype.is_floating():
         left, right = left.to(tl.int32), right.to(tl.int32)

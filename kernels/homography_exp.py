@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .elementary import add_tuples
 
-ROWS, WARPS = 32, 1  # of a program: rows are few, so programs are small and spread over the multiprocessors
+ROWS, WARPS = 32, 1  # of a program; as rows are few, programs are small, so that they spread over the multiprocessors
 # The generators' entries are multiples of these.
 UNIT, THIRD = tl.constexpr(1 / math.sqrt(2)), tl.constexpr(1 / (3 * math.sqrt(2)))
 

@@ -1,7 +1,7 @@
 """homography_warp: the sampling grid lives in registers, and one launch makes all views of all images.
 
-The backward adds up the image's gradient in 64-bit fixed point, scaled so that the sum of all that may fall on one
-pixel fits. Whole numbers add up to the same bits in any order, and no homography is too wild for them.
+The backward adds up the image's gradient in 64-bit fixed point, scaled so that even the sum of the whole gradient on
+one pixel fits. The sum of whole numbers has the same bits in any order, and it fits for every homography.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def homography_warp_backward(
 def _scale(
     grad: Tensor,  # [N, V, C, H, W]
 ) -> Tensor:
-    """``[]``: what 1 is in fixed point; all of an image's gradient on one pixel still sums to less than 2^62."""
+    """``[]``: what 1 is in fixed point, such that even all of an image's gradient on one pixel sums to below 2^62."""
     largest = grad.abs().amax().float() if grad.numel() else grad.new_ones((), dtype=torch.float32)
     most = max(grad.shape[1] * grad.shape[3] * grad.shape[4], 1)
     return 2.0**62 / most / largest.clamp(min=1e-18)  # The clamp keeps the scale finite.
@@ -206,7 +206,7 @@ def _source(theta, px, py):
     behind = depth <= EPS
     depth = tl.where(behind, 1.0, depth)
     x, y = divide(x, depth), divide(y, depth)
-    # Written so that NaN counts as near: it must be seen, not clamped away.
+    # This is written so that NaN counts as near: it must be seen, not clamped away.
     near_x, near_y = ~(tl.abs(x) > FAR), ~(tl.abs(y) > FAR)
     x = tl.where(behind, FAR, tl.where(near_x, x, tl.where(x > 0, FAR, -FAR)))
     y = tl.where(behind, FAR, tl.where(near_y, y, tl.where(y > 0, FAR, -FAR)))
@@ -215,7 +215,7 @@ def _source(theta, px, py):
 
 @triton.jit
 def _pixel(position, size, BORDER: tl.constexpr):
-    """The pixel coordinate of a normalized position, and whether the one moves with the other."""
+    """The pixel coordinate of a normalized position, and whether it moves with that position."""
     pixel = ((position + 1) * size - 1) / 2
     moves = tl.abs(position) < FAR
     if BORDER:
@@ -244,7 +244,7 @@ def _at(image, y, x, height, width, stride_y, stride_x, inside):
 
 @triton.jit
 def _lerp(first, second, share):
-    """As the reference does it; :func:`.resize.lerp` rounds in another way."""
+    """Interpolate as the reference does; :func:`.resize.lerp` rounds in another way."""
     return first * (1 - share) + second * share
 
 
@@ -252,7 +252,7 @@ def _lerp(first, second, share):
 def _add(grad_fixed, y, x, value, height, width, inside):
     """Add whole numbers to pixels, but none beyond the borders."""
     hit = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    # One dimension, for the reason that ``memory.gather`` gives.
+    # This is one-dimensional, for the reason that ``memory.gather`` gives.
     place, value = tl.ravel(y * width + x), tl.ravel(value.to(tl.int64))
     tl.atomic_add(grad_fixed + place, value, tl.ravel(hit), sem="relaxed")
 

@@ -1,6 +1,6 @@
 """local_correlation, without atomics.
 
-Forward, a thread owns a cell and one row of offsets; backward, a cell and one channel.
+In the forward a thread owns a cell and one row of offsets; in the backward it owns a cell and one channel.
 """
 
 from __future__ import annotations

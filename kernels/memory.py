@@ -10,7 +10,7 @@ MAX_EDGE = 32000
 
 
 def check_edges(*edges: int) -> None:
-    """Raises ValueError if an edge is longer than ``MAX_EDGE``: twice the product of two must fit in 32 bits."""
+    """Raise ValueError if an edge is longer than ``MAX_EDGE``: twice the product of two edges must fit in 32 bits."""
     if max(edges) > MAX_EDGE:
         raise ValueError(
             f"height and width must be at most {MAX_EDGE} pixels for the Triton kernels, got {max(edges)}; "
@@ -38,8 +38,8 @@ def plane_strides(
 def gather(plane, offsets, inside):
     """``plane[offsets]``, and 0 where ``inside`` is false.
 
-    The load goes through one dimension, where neighbouring threads always read neighbours of the last axis. Otherwise
-    the compiler lays out a load of several dimensions by what it knows of the addresses, and shuffles values at every
+    The load is one-dimensional, so that neighbouring threads always read neighbours of the last axis. The compiler
+    would lay out a load of several dimensions by what it knows of the addresses, and would shuffle the values at every
     use.
     """
     flat = tl.load(plane + tl.reshape(offsets, [offsets.numel]), tl.reshape(inside, [inside.numel]), 0)
@@ -48,12 +48,12 @@ def gather(plane, offsets, inside):
 
 @triton.jit
 def scatter(plane, offsets, values, inside):
-    """``plane[offsets] = values`` where ``inside``. The store goes through one dimension as in :func:`gather`."""
+    """``plane[offsets] = values`` where ``inside``. The store is one-dimensional, as the load of :func:`gather` is."""
     n: tl.constexpr = offsets.numel
     tl.store(plane + tl.reshape(offsets, [n]), tl.reshape(values, [n]), tl.reshape(inside, [n]))
 
 
 @triton.jit
 def weight_at(pointers, exists):
-    """Weights of any dtype in float32, and 0 where ``exists`` is false."""
+    """Load weights of any dtype in float32, and 0 where ``exists`` is false."""
     return tl.load(pointers, exists, 0).to(tl.float32)

@@ -2,7 +2,7 @@
 
 Maps of ``size`` pixels are read as if resized to ``full`` pixels; positions are exact ratios of integers. *Cell* i lies
 between the pixels i and i + 1; the cells -1 and size - 1 hang over the edges. All full pixels of a cell are mixed from
-the same four corners. A thread owns a cell and holds its full pixels in registers, KY x KX of them at a time: one
+the same four corners. A thread owns a cell and holds KY x KX of its full pixels in registers at a time; these are one
 *part* of the cell. The adjoint adds what the four cells around a pixel send to it, in a fixed order.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from .memory import check_edges
 
 MAX_K = 4
-CELLS = tl.constexpr(16)  # A program has 16 x 16 cells, one a thread; all but its first row and column own a pixel.
+CELLS = tl.constexpr(16)  # A program has 16 x 16 cells, one per thread; all but its first row and column own a pixel.
 
 
 class Cells(NamedTuple):
@@ -53,14 +53,14 @@ def sum_parts(
     gradient: Tensor,  # [parts * N, C, h, w]
     parts: int,
 ) -> Tensor:
-    """``[N, C, h, w]``: what the parts of the cells sent to each pixel, added up."""
+    """``[N, C, h, w]``: the sums of what the parts of the cells sent to each pixel."""
     return gradient if parts == 1 else gradient.unflatten(0, (parts, -1)).sum(0)
 
 
 @triton.jit
 def taps(position, size, full):
     """The two pixels between which a full position lies, and the share of the second."""
-    ahead = (2 * position + 1) * size + full  # The position lies one pixel further on, so that it is not negative.
+    ahead = (2 * position + 1) * size + full  # It is moved on by one pixel, so that it is not negative.
     before = (ahead * (0.5 / full)).to(tl.int32)
     rest = ahead - before * (2 * full)
     # Rounding may have missed by one; a division of integers would cost three times as much.
@@ -154,7 +154,7 @@ def _load(pointers):
 # right one of the cell to the left, and a bottom corner of the two above: it adds the four sums.
 @triton.jit
 def upsample_backward(grad, share_y, share_x, RESIZED: tl.constexpr):
-    """From the gradient ``[KY, KX, cells]`` of full pixels to the one ``[cells]`` of the pixels that the cells own."""
+    """Turn the gradient ``[KY, KX, cells]`` of full pixels into that ``[cells]`` of the pixels that the cells own."""
     if not RESIZED:
         return tl.sum(tl.sum(grad, 0), 0)
     right = tl.sum(grad * share_x[None, :, :], 1)

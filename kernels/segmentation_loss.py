@@ -115,8 +115,8 @@ def _segmentation_loss(
         return
 
     # A full pixel's loss is weight * (log sum_k e^z_k - z_label). Its derivative by the pixel's logit z_c is
-    # weight * (softmax_c - [c = label]): softmax minus one-hot. The logits are upsampled, and upsampling is linear, so
-    # its adjoint takes the gradient back to the logits that were given.
+    # weight * (softmax_c - [c = label]): softmax minus one-hot. Upsampling is linear, so its adjoint takes the gradient
+    # back to the logits that were given.
     channel = logits + n * logits_n
     owned = owns_pixel(cell_y, cell_x, height, width)
     grad += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)

@@ -1,10 +1,10 @@
 """soft_boundary_map: upsampling, softmax and the products of neighbours, tile by tile.
 
-The chance that pixel p is boundary is ``1 - prod_q B_pq``. The product is over the neighbours q within the radius, and
-``B_pq = sum_c sqrt(P_c(p) P_c(q))`` is the Bhattacharyya coefficient of their class probabilities P, upsampled logits'
-softmax. A program owns a tile of full pixels and a margin of the radius around it. Class by class it computes the
-square roots of the probabilities and shifts them over the tile, so no full-resolution tensor of C channels is stored.
-The backward needs one, and stores it for one band of rows at a time.
+The probability that pixel p is boundary is ``1 - prod_q B_pq``. The product is over the neighbours q within the radius,
+and ``B_pq = sum_c sqrt(P_c(p) P_c(q))`` is the Bhattacharyya coefficient of their class probabilities P, the softmax of
+the upsampled logits. A program owns a tile of full pixels and a margin of the radius around it. For each class it
+computes the square roots of the probabilities and shifts them over the tile, so it stores no full-resolution tensor of
+C channels. The backward needs such a tensor, and stores it for one band of rows at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def soft_boundary_map(
 ) -> tuple[Tensor, Tensor]:
     """The map, and the logarithm of one minus the map, both ``[N, 1, H, W]``.
 
-    The backward needs the logarithm: it cannot be had from the map, which has been rounded.
+    The backward needs the logarithm, which cannot be computed from the map, because the map has been rounded.
     """
     check_edges(*logits.shape[2:], *size)
     result = logits.new_empty(logits.shape[0], 1, *size, dtype=torch.float32)
@@ -118,7 +118,7 @@ def _soft_boundary_map(
         pair = _have_neighbour(y, x, full_height, full_width, RADIUS, i)
         log_same = tl.where(pair, log(tl.minimum(tl.maximum(same[i], TINY), 1.0)), 0.0)
         log_agreement += log_same + _shift(log_same, RADIUS, i, -1)
-    # Where 1 - e^t would cancel, its series does not.
+    # Where 1 - e^t would cancel, its series is used, which does not.
     series = -log_agreement * (1 + log_agreement * (1 / 2 + log_agreement * (1 / 6 + log_agreement / 24)))
     chance = tl.where(log_agreement > -0.03, series, 1 - exp(log_agreement))
     place = n * full_height * full_width + (y * full_width + x)
@@ -211,7 +211,7 @@ def _owned(RADIUS: tl.constexpr):
 
 @triton.jit
 def _have_neighbour(y, x, height, width, RADIUS: tl.constexpr, INDEX: tl.constexpr):
-    """Which pixels and their neighbours at the INDEX-th offset both lie in the image."""
+    """Which pixels lie in the image together with their neighbours at the INDEX-th offset."""
     dy: tl.constexpr = half_disk(RADIUS)[INDEX][0]
     dx: tl.constexpr = half_disk(RADIUS)[INDEX][1]
     return (y >= 0) & (y + dy < height) & (x >= 0) & (x + dx >= 0) & (x < width) & (x + dx < width)
@@ -219,7 +219,7 @@ def _have_neighbour(y, x, height, width, RADIUS: tl.constexpr, INDEX: tl.constex
 
 @triton.jit
 def _shift(values, RADIUS: tl.constexpr, INDEX: tl.constexpr, SIGN: tl.constexpr):
-    """``values`` at the INDEX-th offset of each pixel, or at the opposite one; beyond the tile they mean nothing."""
+    """``values`` at the INDEX-th offset of each pixel, or at the opposite one; those beyond the tile mean nothing."""
     place = tl.arange(0, EDGE * EDGE) + SIGN * (half_disk(RADIUS)[INDEX][0] * EDGE + half_disk(RADIUS)[INDEX][1])
     return tl.gather(values, tl.minimum(tl.maximum(place, 0), EDGE * EDGE - 1), 0)
 

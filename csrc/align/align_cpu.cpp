@@ -55,7 +55,7 @@ struct Inputs {
   }
 };
 
-// Returns what was found [N, COEFFICIENTS], and the equations' matrix [N, COEFFICIENTS, COEFFICIENTS] for backward.
+// Returns the coefficients [N, COEFFICIENTS], and the equations' matrix [N, COEFFICIENTS, COEFFICIENTS] for backward.
 std::tuple<Tensor, Tensor> forward(const Tensor& predicted, const Tensor& target, const std::vector<Tensor>& weights) {
   const Inputs inputs(predicted, target, weights);
   const int64_t n = predicted.size(0);

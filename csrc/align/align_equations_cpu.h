@@ -1,4 +1,4 @@
-// The equations of two tiles' features, and the gradient by the features. Included once per instruction set.
+// The equations of two tiles' features, and the gradient by the features. It is included once per instruction set.
 //
 // A cell measures a displacement d with the precision W = L L^T. A, its velocity, says how each coefficient moves it.
 // With R = L^T A and m = L^T d, summed over the cells, the equations K a = v are K = sum R^T R and v = sum R^T m. So
@@ -14,7 +14,7 @@
 
 namespace align::SIMD_TARGET {
 
-// R and m of a cell.
+// A cell's R and m.
 struct Measurement {
   float rows[2][COEFFICIENTS], numbers[2];
 
@@ -29,7 +29,7 @@ struct Measurement {
   }
 };
 
-// The equations' K and v.
+// K and v of the equations.
 struct Equations {
   double matrix[COEFFICIENTS][COEFFICIENTS] = {}, vector[COEFFICIENTS] = {};
 };
@@ -79,7 +79,7 @@ class EquationsForward {
     return result;
   }
 
-  // Makes the outputs.
+  // Computes the outputs.
   void measure(const Maps& a, const Maps& b) {
     const int64_t n = net.cells;
     const Product<1> product1(net.measure1, HIDDEN_LINE);
@@ -108,7 +108,7 @@ class EquationsForward {
   }
 
  private:
-  // Makes the inputs of row y: the correlation of a's cells with their neighbours in b, and a's features.
+  // Computes the inputs of row y: the correlation of a's cells with their neighbours in b, and a's features.
   void correlate(const Maps& a, const Maps& b, int64_t y) {
     float* to = inputs.data();
     for (int64_t group = 0; group < GROUPS; ++group)
@@ -206,20 +206,20 @@ class EquationsBackward {
     }
   }
 
-  // Makes the gradient by the inputs of row y.
+  // Computes the gradient by the inputs of row y.
   void inputs_backward(int64_t y) {
     for (int64_t c = 0; c < HIDDEN; ++c)
       for (int64_t x = 0; x < net.cells; ++x)
         grad_hidden_row[c * net.cell_row + x] = grad_hidden[(y * net.cells + x) * HIDDEN_LINE + c];
-    // The product is transposed: its "pixels" are the inputs, its "channels" the cells of the row. So the result lies
-    // channel by channel. Beyond the row all is zero.
+    // The product is transposed: its "pixels" are the inputs, its "channels" are the cells of the row. So the result
+    // lies channel by channel. Beyond the row all is zero.
     const Product<HIDDEN> product(hidden_channels, grad_hidden_row.data(), net.cell_row, net.cell_row, nullptr,
                                   grad_inputs.plane);
     product(net.measure1_inputs.data(), grad_inputs.row(0, y), MEASURED);
   }
 
-  // Adds to the gradient by one side's features of row y, from each neighbour on the other side. `SIGN` is 1 for the
-  // side whose cells look for neighbours, and -1 for the other one, whose cells are the neighbours.
+  // Adds to the gradient by one side's features of row y what each neighbour on the other side sends. `SIGN` is 1 for
+  // the side whose cells look for neighbours, and -1 for the other one, whose cells are the neighbours.
   template <int SIGN> void correlate_backward(const Maps& other, int64_t y, Maps& to) const {
     for (int64_t group = 0; group < GROUPS; ++group)
       for (int64_t x = 0; x < net.cell_row; x += LANES) {

@@ -1,4 +1,4 @@
-// The features of a tile, and the gradient by the tile. Included once per instruction set.
+// The features of a tile, and the gradient by the tile. It is included once per instruction set.
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@ namespace align::SIMD_TARGET {
 
 constexpr int64_t LINE1 = padded(FIRST), LINE2 = padded(SECOND);  // how many numbers the channels of a pixel take
 
-// Maps of cells, channel by channel, with a frame of zeros.
+// Maps of cells, stored channel by channel, with a frame of zeros.
 struct Maps {
   int64_t line, plane;
   std::vector<float> numbers;  // [channels, cells + 2 REACH, line]
@@ -22,7 +22,7 @@ struct Maps {
   const float* row(int64_t channel, int64_t y) const { return const_cast<Maps*>(this)->row(channel, y); }
 };
 
-// The features, and what backward needs to know of how they were made.
+// The features, and the intermediate values that backward needs.
 struct Features {
   std::vector<float> before1;        // [halves, halves, LINE1], the first layer before its activation
   std::vector<float> before2;        // [cells, cells, LINE2], the second one
@@ -65,7 +65,7 @@ inline void frame_backward(float* grad,  // [edge + 2, row]
   }
 }
 
-// Sums what the channels of one channel's group have.
+// Sums the values of all channels in one channel's group.
 inline double group_sum(const double* channels,  // [FEATURES]
                         int64_t channel) {
   double sum = 0;
@@ -166,8 +166,8 @@ class FeaturesBackward {
   }
 
  private:
-  // With n = (x - mean) inverse and g the gradient by n, that by x is inverse (g - mean(g) - n mean(g n)): mean and
-  // deviation depend on x, too. Means are over a group's channels and all cells.
+  // With n = (x - mean) inverse and g the gradient by n, the gradient by x is inverse (g - mean(g) - n mean(g n)),
+  // because mean and deviation depend on x, too. Means are over a group's channels and all cells.
   void normalize_backward(const Features& features, const Maps& grad_maps) {
     float* grad = grad_before3.data();
     const int64_t n = net.cells;

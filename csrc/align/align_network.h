@@ -19,9 +19,9 @@ constexpr int64_t FEATURES = 16, NORM_GROUPS = 4;  // channels, and the groups t
 constexpr int64_t REACH = 3, GROUPS = 2;           // how far the correlation looks, in how many groups of channels
 constexpr int64_t HIDDEN = 26, LAST = 16;          // channels of the measurement's layers
 constexpr int64_t OUTPUTS = 5;                     // what is measured of a cell: displacement x, y; xx, yx, yy of L
-constexpr int COEFFICIENTS = 8;                    // what a homography has
+constexpr int COEFFICIENTS = 8;                    // coefficients of a homography
 constexpr float EPS = 0.01f;                       // added to the features' variances
-constexpr float CELLS_PER_UNIT = 3;                // what a displacement of one means
+constexpr float CELLS_PER_UNIT = 3;                // how many cells a displacement of one is
 
 constexpr int64_t BLOCK = UNSHUFFLED * UNSHUFFLED, TAPS = EDGE * EDGE;
 constexpr int64_t SPAN = 2 * REACH + 1, OFFSETS = GROUPS * SPAN * SPAN, MEASURED = OFFSETS + FEATURES;
@@ -74,7 +74,7 @@ inline std::vector<int64_t> weight_sizes(int64_t cells) {
           cells * cells * COEFFICIENTS * 2};
 }
 
-// For each channel of a pixel, the sum over what lies `offsets` from it, times weights, plus a bias.
+// Each channel of a pixel is a bias plus the weighted sum of the numbers that lie `offsets` away from the pixel.
 struct Layer {
   int64_t channels;
   std::vector<int64_t> offsets;
@@ -83,7 +83,7 @@ struct Layer {
 
   explicit Layer(int64_t channels) : channels(channels), bias(padded(channels)) {}
 
-  // Adds what lies `offset` away, times weight(channel).
+  // Adds a term: the number that lies `offset` away, times weight(channel).
   template <class F> void add(int64_t offset, F weight) {
     offsets.push_back(offset);
     weights.resize(weights.size() + padded(channels));
@@ -110,8 +110,8 @@ struct Kernel {
           layer.add(offset(input, y, x), [&](int64_t output) { return (*this)(output, input, y, x); });
     return layer;
   }
-  // Returns its adjoint, which makes the inputs' gradients of the outputs', for the taps (y, x) from `first` on in
-  // steps of `step`.
+  // Returns the adjoint, which computes the inputs' gradients from the outputs', for the taps (y, x) from `first` on
+  // in steps of `step`.
   template <class F> Layer adjoint(F offset, std::pair<int64_t, int64_t> first = {0, 0}, int64_t step = 1) const {
     Layer layer(inputs);
     for (int64_t y = first.first; y < edge; y += step)
@@ -122,8 +122,8 @@ struct Kernel {
   }
 };
 
-// Maps lie pixel by pixel, each a line of channels, with a frame as wide as the next layer reads. Maps that are
-// correlated lie channel by channel.
+// Maps are stored pixel by pixel, each pixel a line of channels, with a frame as wide as the next layer reads. Maps
+// that are correlated are stored channel by channel.
 struct Network {
   int64_t tile, halves, cells;  // the edge of the tile in pixels, of the first layer's map and of the second's
   int64_t cell_row;             // the length of a row of cells that lies channel by channel
@@ -137,7 +137,7 @@ struct Network {
   std::vector<float> x, y;             // [cells^2, COEFFICIENTS], each cell's velocity
 
   int64_t tile_row() const { return tile + 2 * UNSHUFFLED; }
-  float unit() const { return 2 * CELLS_PER_UNIT * CELL / tile; }  // a displacement of one, in half tiles
+  float unit() const { return 2 * CELLS_PER_UNIT * CELL / tile; }  // how many half tiles a displacement of one is
 
   Network(int64_t tile, const std::vector<const float*>& weights) : Network(tile, weights, Kernels(weights)) {}
 
@@ -193,9 +193,9 @@ struct Network {
     return (y * width + x) * padded(channels);
   }
 
-  // Row i of the second layer reads the rows 2i, 2i + 1 and 2i + 2 of the framed map by its three taps. So an even row
-  // of that map gets its gradient through the first tap of the row of half its number and the last tap of the one
-  // before, and an odd row through the middle tap alone. The same holds for columns.
+  // Row i of the second layer reads the rows 2i, 2i + 1 and 2i + 2 of the framed map with its three taps. So row 2i of
+  // that map gets its gradient through the first tap of row i and the last tap of row i - 1, and row 2i + 1 through the
+  // middle tap of row i alone. The same holds for columns.
   Layer strided_adjoint(const Kernel& conv2, int64_t odd_y, int64_t odd_x) const {
     return conv2.adjoint(
         [&](int64_t o, int64_t y, int64_t x) { return at(1 - y / 2, 1 - x / 2, cells + 2, SECOND) + o; },

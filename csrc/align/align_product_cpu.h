@@ -1,4 +1,4 @@
-// Sums of products, which the convolutions are made of, and the activations. Included once per instruction set.
+// Sums of products, which the convolutions are made of, and the activations. It is included once per instruction set.
 
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +17,7 @@ constexpr int64_t BYTES = 16;
 #endif
 typedef float Vector __attribute__((vector_size(BYTES)));
 constexpr int64_t LANES = BYTES / sizeof(float);
-constexpr int PIXELS = BYTES == 64 ? 14 : 6;  // two vectors for each of so many pixels fill the registers
+constexpr int PIXELS = BYTES == 64 ? 14 : 6;  // with two vectors per pixel, these fill the registers
 static_assert(LINE % LANES == 0);
 
 FN Vector load(const float* from) {  // [LANES]
@@ -48,7 +48,7 @@ template <int STEP> struct Product {
         bias(bias),
         out_step(out_step) {}
 
-  // Makes `count` pixels. `in` is [count, STEP], and the offsets reach beyond; `out` is [count, out_step].
+  // Computes `count` pixels. `in` is [count, STEP], and the offsets reach beyond; `out` is [count, out_step].
   __attribute__((noinline)) void operator()(const float* in, float* out, int64_t count) const {
     int64_t channel = 0;
     for (; channel + 2 * LANES <= channels; channel += 2 * LANES) row<2>(in, out, count, channel);
@@ -62,7 +62,7 @@ template <int STEP> struct Product {
       return;
     }
     for (int64_t p = 0; p < count; p += PIXELS) {
-      const int64_t first = std::min(p, count - PIXELS);  // the last block makes some pixels again, to the same bits
+      const int64_t first = std::min(p, count - PIXELS);  // the last block computes some pixels again, to the same bits
       block<VECTORS, PIXELS>(in + first * STEP, out + first * out_step, channel);
     }
   }
@@ -106,7 +106,7 @@ inline void silu(const float* __restrict x,  // [count]
   for (int64_t i = 0; i < count; ++i) result[i] = x[i] * sigmoid(x[i]);
 }
 
-// Multiplies with silu's derivative at x.
+// Multiplies by silu's derivative at x.
 inline void silu_backward(const float* __restrict x,  // [count]
                           int64_t count,
                           float* __restrict grad) {  // [count]

@@ -1,5 +1,5 @@
-// One tile after the other: its maps stay in the second cache. The result for a tile depends on nothing but the tile,
-// and swapped tiles run the same arithmetic. Included once per instruction set.
+// Tiles are computed one after the other, so that a tile's maps stay in the second-level cache. The result for a tile
+// depends on nothing but the tile, and swapped tiles run the same arithmetic. It is included once per instruction set.
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-// Tensors as contiguous numbers of one type. Most are such already, and then nothing is copied.
+// Gives tensors as contiguous numbers of one type. Most are such already, and then nothing is copied.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,5 +1,5 @@
 // exp and log of floats, right to one unit in the last place, which compilers turn into vector instructions. The
-// polynomials are those of Cephes. Included once per instruction set.
+// polynomials are those of Cephes. It is included once per instruction set.
 
 #include <cstdint>
 #include <cstring>

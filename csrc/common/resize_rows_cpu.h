@@ -1,4 +1,4 @@
-// Rows of resized maps, in plain loops that the compiler vectorizes. Included once per instruction set.
+// Rows of resized maps, in plain loops that the compiler vectorizes. It is included once per instruction set.
 
 #include <algorithm>
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace resize::SIMD_TARGET {
 
-// An infinite second number must not count where its share is 0.
+// Where the share is 0, an infinite second number must not count.
 inline float lerp(float first, float second, float share) {
   return share == 0 ? first : (1 - share) * first + share * second;
 }
@@ -36,7 +36,7 @@ struct Cell {
   bool mixed;           // whether any of these uses the second row
 };
 
-// The i-th cell of one parity, see for_cells.
+// Returns the i-th cell of one parity (see for_cells).
 inline Cell cell(const Axis& rows, int64_t i, int64_t parity) {
   const int64_t count = (rows.size + 1 - parity) / 2, y = 2 * (i % count) + parity;
   Cell cell = {i / count, y, std::min(y + 1, rows.size - 1), rows.cell[y], rows.cell[y + 1], false};

@@ -10,7 +10,7 @@
 #undef SIMD_TARGET
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // it warns of arguments that are vectors, but these functions are inlined
+#pragma GCC diagnostic ignored "-Wpsabi"  // it warns about vector arguments, but these functions are inlined
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define SIMD_TARGET avx2

@@ -1,5 +1,5 @@
 // N floats or doubles in a SIMD register, with the functions of scalar.h, so that so3.h runs on N matrices at once.
-// Included once per instruction set.
+// It is included once per instruction set.
 
 #include <algorithm>
 #include <cstdint>

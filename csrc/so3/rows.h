@@ -1,5 +1,5 @@
 // The ops on rows of numbers. `Access` reads and writes the matrix of one row; lanes.h and so3_cuda.cu have others, for
-// many rows. Included once per instruction set.
+// many rows. It is included once per instruction set.
 
 #include <cstdint>
 

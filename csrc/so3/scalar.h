@@ -1,5 +1,5 @@
 // The functions that so3.h asks of a number, for float and double, on host and device; lanes.h has them for vectors.
-// Included once per instruction set.
+// It is included once per instruction set.
 
 #include <cmath>
 #include <cstdint>

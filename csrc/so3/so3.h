@@ -3,7 +3,7 @@
 // T is float or double, or a vector of them (lanes.h). No branch depends on a single value, only on `any` of those of a
 // warp's threads or a vector's lanes. In what follows vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z,
 // H = P^T M, K = tr(H) I - H, s1 >= s2 >= s3 are the singular values, and sigma is the sign of det M.
-// docs/design/so3.md names the formulas' sources. Included once per instruction set.
+// docs/design/so3.md names the formulas' sources. It is included once per instruction set.
 
 #include <cstdint>
 
@@ -110,8 +110,8 @@ template <class T> FN Symmetric<T> k_matrix(const Matrix<T>& h) {  // K, from th
           (h.y.z + h.z.y) * -half, (h.z.x + h.x.z) * -half, (h.x.y + h.y.x) * -half};
 }
 
-// Solves by LDL^T, for Cramer's rule would square the condition number. A pivot of rounding noise counts as 0: along it
-// any answer is as good as 0.
+// Solves by LDL^T, because Cramer's rule would square the condition number. A pivot of rounding noise counts as 0:
+// along it any answer is as good as 0.
 template <class T> FN Vec<T> solve(const Symmetric<T>& k, const Vec<T>& b) {
   const T noise = T(NOISE<T>) * (k.xx + k.yy + k.zz);
   const auto inverse = [&](const T& pivot) { return select(pivot > noise, divide(T(1), pivot), T(0)); };
@@ -287,7 +287,7 @@ template <class T> FN Quotient<T> quotient(const Matrix<T>& theta, const Matrix<
   const Matrix<T> a = theta * scale, b = theta_hat * scale, difference = b - a, adjugate = cofactors(a).transposed();
   const T det = adjugate.x.x * a.x.x + adjugate.y.x * a.x.y + adjugate.z.x * a.x.z;
   const Matrix<T> inverse = adjugate * divide(T(1), det);
-  // Near a match M - I comes from the difference: rounded within 1 + e, a small error would lose its direction.
+  // Near a match, M - I comes from the difference: rounding in 1 + e would lose the direction of a small e.
   const auto close = dot(difference, difference) < T(0.25) * dot(b, b);
   const Matrix<T> product = inverse * select(close, difference, b), eye = diagonal(T(1));
   return {select(close, product + eye, product), select(close, product, product - eye), inverse, scale};
@@ -317,9 +317,9 @@ template <class T> struct Distance {
   Matrix<T> grad_theta, grad_theta_hat;
 };
 
-// The distance is phi + lam |M - P|^2. With g the angle's gradient, its gradient by M is P [K^-1 g]x + 2 lam (M - P),
-// see project_backward: P is the nearest rotation, so |M - P| does not change with it. From a gradient G by M follow
-// theta^-T G by theta_hat and -theta^-T G M^T by theta.
+// The distance is phi + lam |M - P|^2. With g the angle's gradient, its gradient by M is P [K^-1 g]x + 2 lam (M - P)
+// (see project_backward): P is the nearest rotation, so |M - P| does not change with P. A gradient G by M gives the
+// gradients theta^-T G by theta_hat and -theta^-T G M^T by theta.
 template <class T>
 FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_hat, const Options& options) {
   const Quotient<T> exact = quotient(theta, theta_hat);
@@ -339,7 +339,7 @@ FN Distance<T> geodesic_distance(const Matrix<T>& theta, const Matrix<T>& theta_
   const Vec<T> y =
       options.damping > 0 ? solve_damped(k, phi.gradient, T(options.damping) * s1) : solve(k, phi.gradient);
   Matrix<T> grad = times_cross(p, y * size) + residual * (T(2) * lam);
-  if (options.normalize != NONE) {  // M / divisor does not change with M's scale: take that part out
+  if (options.normalize != NONE) {  // M / divisor does not depend on M's scale: no gradient along it
     const T along = T(2.0 / 3) * lam * dot(residual, r.m);
     const Matrix<T> radial = options.normalize == DET ? cofactors(r.m) : r.m;
     grad = (grad - radial * along) * r.over_divisor;

@@ -16,7 +16,7 @@ struct Cpu {
   }
 
  private:
-  // Threads get whole vectors, so that which rows share one does not depend on the number of threads.
+  // Threads get whole vectors, so the rows that share a vector do not depend on the number of threads.
   template <class Function, class Arguments>
   static void in_parallel(Function rows, int64_t width, const Arguments& args, int64_t count) {
     constexpr int64_t GRAIN = 2048;  // rows that are worth a thread

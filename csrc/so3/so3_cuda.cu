@@ -1,5 +1,5 @@
-// The ops' CUDA kernels. A thread has one matrix. Matrices go through shared memory, so that a warp's 32 are read and
-// written as one run of numbers; rows of 9 words touch each bank once.
+// The ops' CUDA kernels. Each thread has one matrix. Matrices go through shared memory, so that a warp reads and writes
+// its 32 matrices as one run of numbers; rows of 9 words touch each bank once.
 
 #include <cuda_runtime.h>
 

@@ -81,7 +81,7 @@ template <class Device> struct Ops {
   }
 
  private:
-  // arguments(T()) makes the arguments for the type of numbers T.
+  // arguments(T()) makes the arguments for numbers of type T.
   template <class F> static void run(const Tensor& like, F arguments) {
     const int64_t count = like.numel() / 9;
     if (count == 0) return;

@@ -1,4 +1,5 @@
-// The loop over rows, with vectors of SIMD_BYTES if the instruction set has any. Included once per instruction set.
+// The loop over rows, with vectors of SIMD_BYTES if the instruction set has any. It is included once per instruction
+// set.
 
 #include <algorithm>
 #include <cstdint>

@@ -16,14 +16,14 @@ from .setting import Setting
 from .steps import PHASES, Loss, Step, Unavailable
 from .timing import Clock, clock_of, in_turns, repeats_of, spread, timed
 
-WARM_UP = 2  # calls; the first one compiles
-SAME = 0.02  # of the loss: rounding, and TF32 in the network's convolutions
+WARM_UP = 2  # calls, of which the first one compiles
+SAME = 0.02  # share of the loss that rounding, and TF32 in the network's convolutions, may change
 T = TypeVar("T")
 
 
 class _Row(TypedDict):
     provider: str
-    status: str  # "measured", or why not; what follows is there only if it was measured
+    status: str  # "measured", or why not; the fields below exist only if it was measured
 
 
 class StepRow(_Row, total=False):
@@ -58,7 +58,7 @@ def compare_steps(setting: Setting, providers: Sequence[str], rounds: int = 5) -
 
 
 def _step_times(step: Step, clock: Clock) -> tuple[float, list[float]]:
-    """Seconds of a whole step; and what the clock says at the begin and the ends of the phases of another one."""
+    """Seconds of a whole step; and of another step, what the clock says at its beginning and after each phase."""
     return timed(step.run, clock), step.run(clock)
 
 
@@ -112,7 +112,7 @@ def compare_losses(setting: Setting, providers: Sequence[str], rounds: int = 7) 
 
 
 def _judged(name: str, values: Mapping[str, float]) -> str:
-    """The status of a loss that was measured, by its value and the reference's."""
+    """The status of a loss that was measured: whether its value is that of the reference."""
     true = values.get("reference")
     if name in ("compiled", "fused") and true is not None and not abs(values[name] - true) <= SAME * abs(true):
         return f"wrong: {values[name]:.6g}, the reference has {true:.6g}"
@@ -120,10 +120,10 @@ def _judged(name: str, values: Mapping[str, float]) -> str:
 
 
 def largest(setting: Setting, provider: str, limit: int | None = None, at_most: int = 1024) -> int:
-    """The largest batch that a step fits into memory with: the GPU's, or ``limit`` bytes of tensors.
+    """The largest batch with which a step fits into memory: the GPU's, or ``limit`` bytes of tensors.
 
     Raises:
-        ValueError: no limit on a device other than a GPU. Unavailable: the provider cannot run here.
+        ValueError: there is no limit, on a device other than a GPU. Unavailable: the provider cannot run here.
     """
     device = torch.device(setting.device)
     if limit is None and device.type != "cuda":
@@ -150,7 +150,7 @@ def largest(setting: Setting, provider: str, limit: int | None = None, at_most: 
 def _prepared(
     make: Callable[[str], T], call: Callable[[T], object], providers: Sequence[str]
 ) -> tuple[dict[str, T], dict[str, str]]:
-    """What ``make`` makes of each provider that runs, warmed up; and the status of every provider."""
+    """What ``make`` returns for each provider that runs, after a warm-up; and the status of every provider."""
     free_memory()
     ready: dict[str, T] = {}
     statuses: dict[str, str] = {}
@@ -164,7 +164,7 @@ def _prepared(
             statuses[provider] = f"cannot run here: {error}"
         except ValueError:  # a setting that is wrong for all of them
             raise
-        except Exception as error:  # torch.compile without a compiler, say: the others go on
+        except Exception as error:  # torch.compile finds no compiler, say; the others go on
             statuses[provider] = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if is_out_of_memory(error):
                 statuses[provider] = "out of memory"
@@ -175,13 +175,13 @@ def _prepared(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whatever library it came from: cuBLAS and Triton have errors of their own."""
+    """Whether memory ran out, in any library: cuBLAS and Triton have errors of their own for it."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
 
 
 def free_memory() -> None:
-    torch.compiler.reset()  # what was compiled for another setting would be made to fit both
+    torch.compiler.reset()  # else code for another setting would be compiled again, to fit both
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The most memory that a call holds, counted by PyTorch's own allocators, on CPUs as on GPUs."""
+"""Measures the most memory that a call holds, as counted by PyTorch's own allocators, on CPUs as on GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CPU = 0  # a device type in the profiler's records
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """The most bytes of tensors that the device holds at any time during the call, less those that it held before.
 
-    On a CPU, what the call frees of those does not count: the profiler does not know its size.
+    On a CPU, tensors held before that the call frees do not count: the profiler does not know their size.
     """
     if device.type != "cuda":
         return _peak_on_a_cpu(call)
@@ -52,7 +52,7 @@ def _peak_on_a_cpu(call: Callable[[], object]) -> int:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Hide what the profiler writes to stderr: that there is no GPU, and that there were tensors before it."""
+    """Hide what the profiler writes to stderr: that there is no GPU, and that tensors existed before it started."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
@@ -66,7 +66,7 @@ def _silent() -> Iterator[None]:
 
 
 def largest_batch(fits: Callable[[int], bool], limit: int = 4096) -> int:
-    """The largest number up to ``limit`` that fits, where all below one that fits do; 0 if 1 does not."""
+    """The largest number up to ``limit`` that fits, if all smaller ones fit, too; 0 if 1 does not fit."""
     most, too_many = 0, 1
     while too_many <= limit and fits(too_many):
         most, too_many = too_many, 2 * too_many

@@ -1,7 +1,7 @@
-"""What the authors' public release does for each op, or stock PyTorch where that is all it does: rewritten by us.
+"""What the authors' public release does for each op, rewritten by us; stock PyTorch where the release does no more.
 
-:class:`Release` is all of it, as it runs in a training step. Its per-image class weights and its second cross-entropy,
-around predicted boundaries, are left out, which makes it faster than it is.
+:class:`Release` is all of it, as it runs in a training step. We leave out its per-image class weights and its second
+cross-entropy, around predicted boundaries, which makes our rewrite faster than the release.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SIZE, TILE = (672, 1344), 224  # the only sizes that its network takes
 
 
 def boundary_map(labels: Tensor, radius: int = 2, classes: int = 19) -> Tensor:
-    """Two distance transforms per image and class but 0, on the CPU; the border of the image is drawn too."""
-    from scipy.ndimage import distance_transform_edt  # a missing SciPy loses this provider only
+    """Take two distance transforms per image and class but 0, on the CPU; this also draws the image's border."""
+    from scipy.ndimage import distance_transform_edt  # without SciPy, only this provider is missing
 
     maps = labels.cpu().numpy()
     boundary = np.zeros(maps.shape, np.uint8)
@@ -34,7 +34,7 @@ def boundary_map(labels: Tensor, radius: int = 2, classes: int = 19) -> Tensor:
 
 
 def extract_tiles(predicted: Tensor, target: Tensor, size: Sequence[int], tile: int) -> tuple[Tensor, Tensor]:
-    """Sigmoid, resize, slices, one copy; void is no boundary."""
+    """Take the sigmoid, resize, slice, and copy once; void counts as no boundary."""
     maps = (predicted.sigmoid(), (target == 1).to(predicted.dtype))
     resized = [F.interpolate(m, list(size), mode="bilinear", align_corners=False) for m in maps]
     return _cut(resized[0], tile), _cut(resized[1], tile)
@@ -46,7 +46,7 @@ def _cut(maps: Tensor, tile: int) -> Tensor:
 
 
 def homography_warp(image: Tensor, theta: Tensor) -> Tensor:
-    """A grid of homogeneous coordinates, transformed and divided, then ``F.grid_sample``, as autocast would run it."""
+    """Transform and divide a grid of homogeneous coordinates, then call ``F.grid_sample``, as autocast would run it."""
     height, width = image.shape[-2:]
     x = (torch.arange(width, device=image.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=image.device) * 2 + 1) / height - 1
@@ -57,13 +57,13 @@ def homography_warp(image: Tensor, theta: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Upsample, then cross-entropy in float32, as autocast would run it."""
+    """Upsample, then take the cross-entropy in float32, as autocast would run it."""
     upsampled = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     return F.cross_entropy(upsampled.float(), labels.long(), ignore_index=255)
 
 
 def boundary_loss(boundary_logits: Tensor, target: Tensor) -> Tensor:
-    """Upsample, weights made by NumPy on the host, BCE; the mean of valid pixels (the release counts void in too)."""
+    """Upsample, make weights by NumPy on the host, take the BCE's mean over valid pixels (the release counts void)."""
     upsampled = F.interpolate(boundary_logits, target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     host = target.cpu().numpy()
     positive, negative = host == 1, host == 0
@@ -77,31 +77,33 @@ def boundary_loss(boundary_logits: Tensor, target: Tensor) -> Tensor:
 
 
 class InverseForm(nn.Module):
-    """Its distance term: one value for all tiles, whose gradient is zero, for the softmax of one channel is constant.
+    """The release's distance term: one value for all tiles.
+
+    Its gradient is zero, because the softmax of one channel is constant.
 
     Args:
-        net: a dense network; one of the release's shape (tiles of 224 px, four outputs), untrained, if None: the
-            released weights are 383 MiB.
+        net: a dense network. None makes an untrained one of the release's shape (tiles of 224 px, four outputs),
+            because the released weights are 383 MiB.
     """
 
     def __init__(self, net: InverseTransformNet | None = None) -> None:
         super().__init__()
         if net is None:
             net = Dense(TILE, outputs=4)
-            # Ours answers 0 before it is trained, where a norm has no gradient.
+            # Our untrained network gives 0, where a norm has no gradient.
             nn.init.normal_(net.fc[-1].get_parameter("weight"), std=0.02)
         self.net = net.requires_grad_(False)
 
     def forward(self, boundary_logits: Tensor, target: Tensor) -> Tensor:
-        """Of logits ``(N, 1, H, W)`` and a target ``(N, H, W)`` of 0 and 1."""
+        """The distance of logits ``(N, 1, H, W)`` from a target ``(N, H, W)`` of 0 and 1."""
         maps = boundary_logits.float().log_softmax(1), target[:, None].float()
         resized = [F.interpolate(m, SIZE, mode="bilinear", align_corners=False) for m in maps]
-        # The norm of its outputs: our dense network turns them into coefficients of the same norm.
+        # This is the norm of its outputs: our dense network turns them into coefficients of the same norm.
         return self.net.algebra(*map(tiles_one_by_one, resized)).square().sum(1).sqrt().mean()
 
 
 def tiles_one_by_one(maps: Tensor) -> Tensor:
-    """``(N, 1, *SIZE)`` to ``(18 N, 1, TILE, TILE)``, tile by tile, by concatenation to what is there: 171 copies."""
+    """Cut ``(N, 1, *SIZE)`` to ``(18 N, 1, TILE, TILE)``; each tile is concatenated to those before: 171 copies."""
     height, width = SIZE
     tiles = maps[:0, :, :TILE, :TILE]
     for y in range(0, height, TILE):
@@ -111,7 +113,7 @@ def tiles_one_by_one(maps: Tensor) -> Tensor:
 
 
 class Release(nn.Module):
-    """``L_xe + beta L_bxe + gamma L_if`` as the release computes them; :func:`boundary_map` makes its target.
+    """``L_xe + beta L_bxe + gamma L_if`` as the release computes it; :func:`boundary_map` makes its target.
 
     The logits are of the labels' resolution or lower, as in :class:`inverseform_fast.BoundaryAwareLoss`.
     """

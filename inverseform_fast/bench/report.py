@@ -1,4 +1,4 @@
-"""One setting, all its figures, as rows and as a table for the terminal."""
+"""All figures of one setting, as rows and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def bench(
     """All figures of a setting, a row for each provider.
 
     Args:
-        providers: all of ``PROVIDERS`` if not given, but for ``compiled`` on a CPU, where compiling takes minutes.
-        memory_gib: that the largest batch's tensors must fit into; 0: the GPU's; None: do not look for it.
+        providers: some of ``PROVIDERS``. None means all, but without ``compiled`` on a CPU, where compiling takes
+            minutes.
+        memory_gib: memory that the largest batch's tensors must fit into; 0 means the GPU's, and None does not look
+            for the largest batch.
 
     Raises:
         ValueError: a bad provider, device or number of rounds; ``memory_gib`` below 0, or 0 without a GPU.

@@ -22,7 +22,7 @@ from .street import street_labels
 from .timing import Clock
 
 PHASES = ("data", "forward", "loss", "backward", "update")
-SCENES = 4  # different ones in a batch
+SCENES = 4  # different ones in a batch; the other images of a larger batch repeat them
 
 
 class Unavailable(Exception):
@@ -70,8 +70,8 @@ class Loss:
     def targets(self, labels: Tensor) -> tuple[list[Tensor], float]:
         """What a data loader must make of ``labels (N, H, W)``, and the seconds that the host takes for it.
 
-        Only the release needs something: its boundary maps. Their time is N times that of the median image, of at least
-        three images.
+        Only the release needs something: its boundary maps. Their time is N times the median time of an image, over at
+        least three images.
         """
         if self.provider != "release":
             return [], 0.0
@@ -83,7 +83,7 @@ class Loss:
         return [torch.cat(maps[: len(labels)])], len(labels) * statistics.median(seconds)
 
     def alone(self) -> Callable[[], Tensor]:
-        """A call that computes the loss of random logits and its gradients; the targets are made before."""
+        """A call that computes the loss of random logits and its gradients, with targets that were made before."""
         setting, generator = self.setting, torch.Generator().manual_seed(1)
         _, labels = batch(setting)
         size = [-(-side // 4) for side in setting.crop]
@@ -109,7 +109,7 @@ class Loss:
 
 
 class Step:
-    """Model, optimizer and one batch on the host, under a :class:`Loss`.
+    """A training step: a model, its optimizer, one batch on the host, and a :class:`Loss`.
 
     Raises:
         ValueError: see :class:`Loss` and :func:`~inverseform_fast.segmentation.models.build_model`.
@@ -128,9 +128,9 @@ class Step:
         self.targets, self.targets_seconds = self.loss.targets(self.labels)
 
     def run(self, clock: Clock = float) -> list[float]:
-        """Do one step; return what the clock says at its begin and after each of ``PHASES``.
+        """Do one step; return what the clock says at its beginning and after each of ``PHASES``.
 
-        *Data* is the transfer to the device. The targets were made before, in ``targets_seconds``.
+        *Data* is the transfer to the device. The targets were made before, which took ``targets_seconds``.
         """
         amp = AMP[self.setting.amp]
         with self.loss.backend():

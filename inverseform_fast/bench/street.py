@@ -14,7 +14,7 @@ def street_labels(images: int, crop: tuple[int, int], classes: int, generator: t
     """Labels ``(images, *crop)``, int64: areas, slanted edges, thin poles and patches of void."""
     height, width = crop
     scenes = label_maps(images, height, width, generator).long()
-    # The scenes have fewer classes than some data sets: what class a part of a scene is differs from scene to scene.
+    # Scenes have fewer parts than some data sets have classes, so each scene draws the classes of its parts anew.
     classes_of_parts = torch.stack([torch.randint(classes, (256,), generator=generator) for _ in scenes])
     labels = torch.stack([row[scene] for row, scene in zip(classes_of_parts, scenes, strict=True)])
     void = torch.rand(images, -(-height // PATCH), -(-width // PATCH), generator=generator) < SHARE

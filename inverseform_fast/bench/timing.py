@@ -1,4 +1,4 @@
-"""One clock for every benchmark, which waits for the device; what times a call by it; and what sums up the times."""
+"""The clock of every benchmark, which waits for the device, and functions that time calls and sum up the times."""
 
 from __future__ import annotations
 

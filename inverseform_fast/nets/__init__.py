@@ -1,4 +1,4 @@
-"""Inverse-transformation networks and the spatial transformer; their weight files."""
+"""Inverse-transformation networks, the spatial transformer, and their weight files."""
 
 from .align import Align
 from .base import InverseTransformNet

@@ -12,16 +12,17 @@ from .base import InverseTransformNet
 
 
 class Align(InverseTransformNet):
-    """The default network: it measures where each cell went, and how sure that is, and solves for the homography.
+    """The default network: it measures where each cell moved, and how certain that is, and solves for the homography.
 
-    Shared features of both tiles and their local correlation give each cell of 8 x 8 pixels a displacement and a 2 x 2
-    information matrix W, of rank one where a straight line shows motion across it only. The coefficients that fit best
-    are the solution of 8 linear equations, ``a = (sum A^T W A + prior)^-1 sum A^T W d``, A the generators' velocity at
-    the cell. Measured both ways, with the sign of one turned: identical maps give exactly the identity and swapped maps
-    exactly the inverse, for any weights; and tiles that say nothing give nearly nothing, for W is then small beside the
-    prior. A second pass measures what is left after either tile has been warped half the way to the other.
+    Shared features of both tiles and their local correlation give each cell of 8 x 8 pixels a displacement d and a
+    2 x 2 information matrix W, which has rank one where a straight line shows only the motion across it. The
+    coefficients that fit best solve 8 linear equations: ``a = (sum A^T W A + prior)^-1 sum A^T W d``, where A is the
+    generators' velocity at the cell. The network measures both ways and negates one of the two. So identical maps give
+    exactly the identity, and swapped maps exactly the inverse, for any weights. Tiles without evidence give nearly the
+    identity, because W is then small beside the prior. A second pass measures what is left after both tiles have been
+    warped half the way towards each other.
 
-    What it computes stands in :mod:`inverseform_fast.reference.align`; here are its weights.
+    This class holds the weights; :mod:`inverseform_fast.reference.align` says what is computed with them.
 
     Args:
         tile: edge of the tiles in pixels, a multiple of 8.
@@ -49,7 +50,7 @@ class Align(InverseTransformNet):
 
     @property
     def weights(self) -> list[Tensor]:
-        """As :func:`inverseform_fast.functional.align` takes them."""
+        """The weights in the order in which :func:`inverseform_fast.functional.align` takes them."""
         return [*self.features.parameters(), *self.measure.parameters(), self.prior, self.velocity]
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Align(InverseTransformNet):
 
 
 def _cell_centres(count: int) -> Tensor:
-    """``(count^2, 2)`` (x, y) in [-1, 1], row by row."""
+    """Centres ``(count^2, 2)`` (x, y) of ``count * count`` cells in [-1, 1], row by row."""
     along = (torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1
     y, x = torch.meshgrid(along, along, indexing="ij")
     return torch.stack((x, y), -1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The base of the inverse-transformation networks: two boundary tiles in, their homography out (paper, section 3.2)."""
+"""The base of the inverse-transformation networks, which estimate the homography of two boundary tiles (paper, 3.2)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ class InverseTransformNet(nn.Module):
         tile: edge in pixels of the tiles that the network reads.
         sizes: names of the attributes, all integers, that the network is constructed from.
         antisymmetric: whether swapped maps give exactly the inverse, for any weights.
+
+    Example:
+        >>> net = iff.InverseTransformNet.compact()
+        >>> predicted, target = torch.rand(2, 1, 224, 224), torch.rand(2, 1, 224, 224)
+        >>> net.pair(predicted, target).shape
+        torch.Size([2, 3, 3])
     """
 
     tile: int
@@ -36,7 +42,7 @@ class InverseTransformNet(nn.Module):
         raise NotImplementedError
 
     def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
-        """The coefficients after each refinement, the final ones last: what training minimises the error of."""
+        """The coefficients after each refinement, the final ones last; training minimises the error of them all."""
         return [self.algebra(predicted, target)]
 
     def pair(self, predicted: Tensor, target: Tensor) -> Tensor:
@@ -70,16 +76,16 @@ class InverseTransformNet(nn.Module):
     def from_release(path: str | os.PathLike[str]) -> InverseTransformNet:
         """The network of the authors' public release, ``distance_measures_regressor.pth``, on the CPU, in float32.
 
-        A state dict, also one under ``"state_dict"`` or saved from ``nn.DataParallel``, of ``fc.0``, ``fc.2`` and
-        ``fc.4``: 100352 -> 1000 -> 32 -> 4, for tiles of 224 pixels. The authors call the 4 outputs normalized shifts
-        and scales (https://github.com/Qualcomm-AI-research/InverseForm/issues/1) and minimise their norm, on maps of
-        672 x 1344. Read here as in :class:`inverseform_fast.nets.paper.Dense`, so
+        The file must hold a state dict of ``fc.0``, ``fc.2`` and ``fc.4`` (100352 -> 1000 -> 32 -> 4, for tiles of 224
+        pixels); it may lie under ``"state_dict"`` or come from ``nn.DataParallel``. The authors call the 4 outputs
+        normalized shifts and scales (https://github.com/Qualcomm-AI-research/InverseForm/issues/1) and minimise their
+        norm, on maps of 672 x 1344. The outputs are read as in :class:`inverseform_fast.nets.paper.Dense`. So
         ``InverseFormLoss(net=..., distance="log", resize=(672, 1344))`` is that norm, whatever their order.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, holds anything but tensors (code, say, which is not run), or a tensor is missing,
-            one too many or of another shape.
+            ValueError: it is damaged, it holds anything but tensors (code, say, which is not run), or a tensor is
+                missing, superfluous or of another shape.
         """
         path = Path(path)
         weights = read_release(path)
@@ -93,8 +99,8 @@ class InverseTransformNet(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no complete safetensors file (a pickle, say), of no known architecture, or its tensors do
-            not fit.
+            ValueError: it is not a complete safetensors file (but a pickle, say), names no known architecture, or its
+                tensors do not fit.
         """
         path = Path(path)
         header, weights = read_weights(path, "net")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import homography
 from .base import InverseTransformNet
 
-# Entries (row, column) of the logarithm of an affine matrix that the outputs are.
+# The outputs are these entries (row, column) of an affine matrix's logarithm, by the number of outputs.
 _ENTRIES = {
     6: ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)),
     4: ((0, 2), (1, 2), (0, 0), (1, 1)),
@@ -19,19 +19,19 @@ _ENTRIES = {
 
 
 class Dense(InverseTransformNet):
-    """The paper's network: both tiles, flattened and concatenated, through 2 tile^2 -> 1000 -> 32 -> outputs.
+    """The paper's network: it maps both tiles, flattened and concatenated, by 2 tile^2 -> 1000 -> 32 -> outputs.
 
-    Neither do identical maps give exactly the identity, nor swapped maps the inverse: training only comes near. An
-    untrained network always answers the identity. It needs pairs in both orders, undamaged, and a learning rate of
-    about 1e-4, or its ReLUs die before it learns anything, and it answers the identity for ever.
+    Identical maps do not give exactly the identity, nor swapped maps exactly the inverse: training only comes near.
+    An untrained network always gives the identity. Training needs undamaged pairs in both orders and a learning rate
+    of about 1e-4. Otherwise its ReLUs die before it learns anything, and it gives the identity for ever.
 
-    What the outputs ``c (N, outputs)`` mean:
+    The outputs ``c (N, outputs)`` mean:
 
     - 8: the Lie-algebra coefficients ``a``.
-    - 6: an affine matrix by the first two rows of its logarithm, ``theta = exp([[c0, c1, c2], [c3, c4, c5], [0, 0,
-      0]])`` up to scale; to first order they are its rows minus the identity's. Unlike those, they always make a
-      homography that can be inverted.
-    - 4: shift x, shift y, scale x and scale y, which are the entries c2, c5, c0 and c4 above; 0 is no change.
+    - 6: the first two rows of an affine matrix's logarithm, ``theta = exp([[c0, c1, c2], [c3, c4, c5], [0, 0, 0]])`` up
+      to scale. To first order they are theta's rows minus the identity's; unlike those, they always give a homography
+      that can be inverted.
+    - 4: shift x, shift y, scale x and scale y, which are the entries c2, c5, c0 and c4 above; 0 means no change.
 
     All are in half tiles: ``a`` is linear in ``c`` and ``|a| = |c|``.
 
@@ -51,7 +51,8 @@ class Dense(InverseTransformNet):
             raise ValueError(f"outputs must be 8, 6 or 4, got {outputs}")
         self.tile, self.outputs = tile, outputs
         first, second, last = nn.Linear(2 * tile**2, 1000), nn.Linear(1000, 32), nn.Linear(32, outputs)
-        # The rest as PyTorch does: weights that make hidden values of unit size learn the training pairs by heart.
+        # The others keep PyTorch's initialization: with weights that give hidden values of unit size, the network
+        # would learn the training pairs by heart.
         _start_at_identity(last)
         self.fc = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
         self.register_buffer("coefficients", _coefficients(outputs), persistent=False)
@@ -61,11 +62,11 @@ class Dense(InverseTransformNet):
 
 
 class Aet(InverseTransformNet):
-    """The siamese network of the paper's Table 5, after AET (arXiv 1901.04596): one encoder for both tiles, then dense.
+    """The siamese network of the paper's Table 5, after AET (arXiv 1901.04596): one encoder, then dense layers.
 
-    As with :class:`Dense`, neither do identical maps give exactly the identity, nor swapped maps the inverse. Unlike in
-    AET the features are not averaged over the tile, or the network could not see where a line is; and its units are
-    smooth, because ReLUs would die as in :class:`Dense`.
+    As with :class:`Dense`, identical maps do not give exactly the identity, nor swapped maps exactly the inverse.
+    Unlike in AET, the features are not averaged over the tile, because the network could then not see where a line is.
+    Its activations are smooth, because ReLUs would die as in :class:`Dense`.
 
     Args:
         tile: edge of the tiles in pixels.

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Lazy(Mapping[str, Any]):
-    """Classes by name, of places ``"module:class"`` in this package."""
+    """Classes by name, each given as ``"module:class"`` of this package."""
 
     def __init__(self, **places: str) -> None:
         self._places = places

@@ -20,20 +20,27 @@ KINDS = {"affine": 6, "homography": 8}
 
 
 class SpatialTransformer(nn.Module):
-    """Chooses a view of each image, by a homography that it learns from the loss of what is behind it.
+    """Chooses a view of each image, by a homography that it learns from the loss of the layers behind it.
 
     ``nn.Sequential(SpatialTransformer(3), classifier)`` is all it takes. A small network looks at the image and gives
-    ``theta = exp(a)``, which always has an inverse; ``|a|``, about the mean displacement of the image's corners, stays
-    below ``max_displacement``. It starts at exactly the identity. Images may have any size. The paper makes the
-    training pairs of its inverse-transformation network by one (section 3.4).
+    ``theta = exp(a)``, which always has an inverse. ``|a|``, about the mean displacement of the image's corners, stays
+    below ``max_displacement``. Untrained, it gives exactly the identity. Images may have any size. The paper makes the
+    training pairs of its inverse-transformation network with a spatial transformer (section 3.4).
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         kind: ``"affine"`` or ``"homography"``.
         max_displacement: bound of ``|a|``, in half images, at most 4.
 
     Raises:
-        ValueError: an argument is none of these.
+        ValueError: an argument is not one of these.
+
+    Example:
+        >>> images = torch.rand(2, 3, 64, 96)
+        >>> iff.SpatialTransformer(3).theta(images)[0].detach()  # untrained: the identity
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
 
     def __init__(self, channels: int, kind: str = "homography", max_displacement: float = 0.25) -> None:
@@ -49,7 +56,7 @@ class SpatialTransformer(nn.Module):
             nn.init.zeros_(parameter)
 
     def algebra(self, x: Tensor) -> Tensor:
-        """Lie-algebra coefficients ``a (N, 8)``, in half images, of ``x (N, C, H, W)``; float32, or x's dtype if wider.
+        """Lie-algebra coefficients ``a (N, 8)``, in half images, for ``x (N, C, H, W)``; float32 or x's wider dtype.
 
         Raises:
             TypeError, ValueError: x is not floating point or of another shape.
@@ -61,11 +68,11 @@ class SpatialTransformer(nn.Module):
         return F.pad(a, (0, 8 - a.shape[1])).to(torch.promote_types(x.dtype, torch.float32))
 
     def theta(self, x: Tensor) -> Tensor:
-        """Homographies ``(N, 3, 3)``, from points of the result to points of ``x (N, C, H, W)``, of determinant 1."""
+        """Homographies ``(N, 3, 3)`` of determinant 1, from points of the result to points of ``x (N, C, H, W)``."""
         return homography.exp(self.algebra(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The view ``(N, C, H, W)``, ``forward(x)(p) = x(theta p)``; 0 where it leaves the image."""
+        """The view ``(N, C, H, W)``: ``forward(x)(p) = x(theta p)``, and 0 where that point is outside the image."""
         return homography_warp(x, self.theta(x))
 
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
@@ -79,8 +86,8 @@ class SpatialTransformer(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no complete safetensors file (a pickle, say), does not name the arguments, or its tensors
-            do not fit.
+            ValueError: it is not a complete safetensors file (but a pickle, say), does not name the arguments, or its
+                tensors do not fit.
         """
         path = Path(path)
         header, weights = read_weights(path, "stn")
@@ -104,7 +111,7 @@ def check_kind(kind: str) -> None:
 
 
 def small_network(channels: int, outputs: int) -> nn.Sequential:
-    """Images ``(N, channels, H, W)`` of any size to ``(N, outputs)``; it sees what is where, in 4 x 4 cells."""
+    """A network from images ``(N, channels, H, W)`` of any size to ``(N, outputs)``, by features of 4 x 4 cells."""
     return nn.Sequential(
         nn.Conv2d(channels, 8, 7, stride=4, padding=3),
         nn.GroupNorm(2, 8),

@@ -1,4 +1,4 @@
-"""Weight files: whole or absent, of nothing but tensors, and loaded strictly."""
+"""Weight files: they are whole or absent, hold nothing but tensors, and are loaded strictly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..files import write_atomically
 
-WEIGHTS = Path(__file__).parents[1] / "weights"  # those that the package ships
+WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
 
 
 def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:
@@ -24,13 +24,14 @@ def read_weights(path: Path, argument: str) -> tuple[dict[str, str], dict[str, T
     """Metadata and tensors, on the CPU, of a safetensors file; errors call it ``argument``.
 
     Raises:
-        FileNotFoundError: there is no such file. ValueError: it is no complete safetensors file (a pickle, say).
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a complete safetensors file (but a pickle, say).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{argument}: no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()  # safe_open is no dict: it cannot be iterated over
+            names = file.keys()  # safe_open is not a dict and cannot be iterated over
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(
@@ -47,7 +48,7 @@ def read_release(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"release: no weight file at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage anywhere in a pickle makes it raise nearly anything
+    except Exception as error:  # a damaged pickle may raise nearly any exception
         raise ValueError(
             f"release: {path} must be a complete file of nothing but tensors that PyTorch saved (a pickle with code in "
             f"it is refused, and nothing in it is run), but reading it raised {type(error).__name__}"
@@ -61,7 +62,7 @@ def read_release(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
-    """Load ``weights``, read from ``path``; raise ValueError that names each tensor missing, too many or misshaped."""
+    """Load ``weights``, read from ``path``; a ValueError names each missing, superfluous or misshaped tensor."""
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [

@@ -21,7 +21,7 @@ def _align(
     target: Tensor,  # [N, 1, tile, tile]
     weights: list[Tensor],  # of reference.align.weight_shapes
 ) -> tuple[Tensor, Tensor]:  # [N, 8], [N, 8, 8]
-    """The coefficients, and the matrix of the equations that they solve."""
+    """The coefficients, and the matrix of the linear equations that they solve."""
     n = predicted.shape[0]
     return (
         predicted.new_empty(n, COEFFICIENTS, dtype=torch.float32),
@@ -66,7 +66,7 @@ differentiate(_align, _backward, _save)
 
 
 def _step(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):  # the kernels have none for them
+    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):  # kernels compute none for them
         return align_with(local_correlation, predicted, target, weights)
     return _align(predicted, target, list(weights))[0]
 

@@ -1,4 +1,4 @@
-"""Which implementation an op runs on: the choice, its override, and its explanation."""
+"""Chooses the implementation that an op runs on; the choice can be overridden, and it can be explained."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ def _load(library: str) -> str | None:
     return None
 
 
-# Why a backend's code is not there, whatever the device.
+# Why a backend's code is missing, whatever the device; None where it is there.
 MISSING = {"cpu": _load("_C"), "triton": None if find_spec("triton") else "triton is not installed"}
 MISSING["cuda"] = MISSING["cpu"] or _load("_C_cuda")
 
 
 class Op(Generic[P, R]):
-    """One op and its implementations by backend; calling it runs the one in force for its first argument.
+    """One op and its implementations by backend; a call runs the one that is chosen for its first argument.
 
-    ``cpu`` and ``triton`` (or ``cuda``, of the extension) may be the same function: the dispatcher takes the kernel of
-    the tensors' device. ``float64``: the kernels compute in it, too, and can be transformed by torch.func.
+    ``cpu`` and ``triton`` (or ``cuda``, for the extension) may be the same function, because the dispatcher takes the
+    kernel of the tensors' device. ``float64`` says that the kernels compute in float64, too, and that torch.func can
+    transform them.
     """
 
     def __init__(self, reference: Callable[P, R], *, float64: bool = False, **kernels: Callable[P, R]) -> None:
@@ -77,7 +78,7 @@ class Op(Generic[P, R]):
 
     @property
     def backend(self) -> str:
-        """What runs on this machine's best device."""
+        """The backend that runs on this machine's best device."""
         if _backend != "auto":
             return _backend if _backend in self.implementations else "reference"
         best = self._made_for["cuda" if torch.cuda.is_available() else "cpu"]
@@ -114,12 +115,18 @@ class set_backend:
     """Choose the backend of every op: ``"auto"`` (the best one that runs), ``"reference"``, ``"cpu"`` (C++),
     ``"triton"`` or ``"cuda"``.
 
-    An op that a backend lacks runs on the reference. Takes effect at once; used as a context manager it restores the
-    previous choice at the end. The environment variable ``INVERSEFORM_FAST_BACKEND`` sets the choice at import.
+    An op that a backend lacks runs on the reference. The choice takes effect at once. Used as a context manager,
+    ``set_backend`` restores the previous choice at the end. The environment variable ``INVERSEFORM_FAST_BACKEND`` sets
+    the choice at import.
 
     Raises:
         ValueError: ``backend`` is none of these names.
         RuntimeError: the backend cannot run here; the message says why.
+
+    Example:
+        >>> with iff.set_backend("reference"):
+        ...     iff.backend_info()["ops"]["boundary_map"]
+        'reference'
     """
 
     def __init__(self, backend: str) -> None:
@@ -141,10 +148,15 @@ def chosen() -> str:
 
 
 def backend_info() -> dict[str, dict[str, str]]:
-    """What is active, and why the rest is not.
+    """Say which backends are active, and why the others are not.
 
     Returns:
         ``{"backends": {name: "active" | "available" | reason}, "ops": {op: backend}}``.
+
+    Example:
+        >>> info = iff.backend_info()
+        >>> info["backends"]["reference"] in ("active", "available")
+        True
     """
     active = {op.backend for op in _OPS}
     backends = {

@@ -18,7 +18,7 @@ def _boundary_loss(
     ignore_index: int,
     wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # [], [2], [2, N, 1, h, w]
-    """Loss, weights of positive and negative pixels, and the gradients of either's losses: backward only mixes them."""
+    """The loss, the weights of positive and negative pixels, and the gradients of both losses, which backward mixes."""
     shape = (2, *boundary_logits.shape) if wants_grad else (0,)
     shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
     loss, weights, gradient = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
@@ -46,7 +46,7 @@ def _boundary_loss_backward(
 
 @kernel(_boundary_loss_backward, "CompositeExplicitAutograd")
 def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    # Not a product of matrices, which autocast would round.
+    # This is no matrix product, because autocast would round one.
     return ((grad * weights).view(2, 1, 1, 1, 1) * gradient).sum(0).to(dtype)
 
 

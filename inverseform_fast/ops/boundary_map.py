@@ -1,4 +1,4 @@
-"""boundary_map: its ops, their gradients, and the choice of an implementation."""
+"""boundary_map: its op, and the choice of an implementation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _boundary_map(
 
 @kernel(_boundary_map, "CPU")
 def _(labels: Tensor, radius: int, ignore_index: int, release: bool) -> Tensor:
-    if release:  # for comparisons only: there is no C++ for it
+    if release:  # there is no C++ for it, because it serves comparisons only
         return reference.boundary_map(labels, radius, ignore_index, release)
     return EXTENSION.boundary_map_cpu.default(labels, radius, ignore_index)
 

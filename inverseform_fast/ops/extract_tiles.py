@@ -22,7 +22,7 @@ def _extract_tiles(
     tile: int,
     sigmoid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # [tiles, 1, tile, tile] three times
-    """Predicted and true tiles, and which of their pixels are valid."""
+    """The predicted and the true tiles, and which of their pixels are valid."""
     shape = (predicted.shape[0] * (size[0] // tile) * (size[1] // tile), 1, tile, tile)
     dtypes = (torch.float32, torch.float32, torch.uint8)
     predicted_tiles, true_tiles, valid = (predicted.new_empty(shape, dtype=dtype) for dtype in dtypes)
@@ -75,7 +75,7 @@ def _extract(
     predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, activation: str | None
 ) -> tuple[Tensor, Tensor]:
     predicted_tiles, true_tiles, _ = _extract_tiles(predicted, target, list(size), tile, activation == "sigmoid")
-    return predicted_tiles, true_tiles.detach()  # or the network would compute the gradient of the truth, too
+    return predicted_tiles, true_tiles.detach()  # else the network would compute a gradient of it, too
 
 
 extract_tiles = Op(reference.extract_tiles, cpu=_extract, triton=_extract)

@@ -1,4 +1,4 @@
-"""Registration with torch.library: an op's schema, its results' shapes, and its kernels by device.
+"""Registers ops with torch.library: each op's schema, its results' shapes, and its kernels by device.
 
 C++ kernels for CPU tensors register themselves, under the op's name, when the extension is loaded. Where C++ wants
 another step before or after, the kernel is a Python function in ``ops/<op>.py`` (:func:`kernel`).
@@ -20,12 +20,12 @@ from . import backend
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 LIBRARY = torch.library.Library("inverseform_fast", "FRAGMENT")
-EXTENSION = torch.ops.inverseform_fast  # every op by its name
-_LAUNCHERS: dict[str, Callable[..., Any]] = {}  # of Triton kernels, by the op's name
+EXTENSION = torch.ops.inverseform_fast  # has every op under its name
+_LAUNCHERS: dict[str, Callable[..., Any]] = {}  # they launch Triton kernels, by the op's name
 
 
 def define(fake: Function) -> Function:
-    """Define the op that has the function's name and signature; its results are like what the function returns."""
+    """Define the op that has the function's name and signature, and whose results are like those of the function."""
     name = fake.__name__.lstrip("_")
     LIBRARY.define(name + torch.library.infer_schema(fake, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
     torch.library.register_fake(f"{LIBRARY.ns}::{name}", fake, lib=LIBRARY)
@@ -33,11 +33,11 @@ def define(fake: Function) -> Function:
 
 
 def kernel_op(fake: Function) -> Function:
-    """:func:`define` the op; CUDA tensors run the Triton kernel, which has the same name in ``kernels/`` as here."""
+    """:func:`define` an op for which CUDA tensors run the Triton kernel of the same name in ``kernels/``."""
     name, module = fake.__name__.lstrip("_"), fake.__module__.rpartition(".")[2]
 
     def launch(first: Tensor, *args: Any) -> Any:
-        triton = import_module(f"inverseform_fast.kernels.{module}")  # not before: the package works without Triton
+        triton = import_module(f"inverseform_fast.kernels.{module}")  # late: the package works without Triton
         with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
             return getattr(triton, name)(first, *args)
 
@@ -48,7 +48,7 @@ def kernel_op(fake: Function) -> Function:
 
 
 def backward_op(fake: Function) -> Function:
-    """:func:`kernel_op` for a gradient, of which a derivative is an error, not 0."""
+    """Make a gradient's op, as :func:`kernel_op` does; differentiating it raises an error, instead of giving 0."""
     return without_derivative(kernel_op(fake))
 
 
@@ -63,7 +63,7 @@ def without_derivative(op: Function) -> Function:
 
 
 def kernel(op: Callable[..., Any], key: str) -> Callable[[Function], Function]:
-    """Register the function for the dispatch key ``"CPU"``, or ``"CompositeExplicitAutograd"``: all devices."""
+    """Register the function for the dispatch key ``"CPU"``, or ``"CompositeExplicitAutograd"`` (all devices)."""
 
     def register(function: Function) -> Function:
         LIBRARY.impl(op, function, key)
@@ -80,9 +80,9 @@ def differentiate(
 
 
 def differentiate_loss(forward: Callable[..., Any], backward: Callable[..., Tensor]) -> None:
-    """Autograd of an op ``-> (loss, scale, gradient)`` that has made its first input's gradient, but for the scale.
+    """Register the autograd of an op that returns ``(loss, scale, gradient)``: the first input's gradient, unscaled.
 
-    ``backward(grad, gradient, scale, dtype)`` brings the two together.
+    ``backward(grad, gradient, scale, dtype)`` scales it.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -98,9 +98,10 @@ def differentiate_loss(forward: Callable[..., Any], backward: Callable[..., Tens
 
 
 def share_the_cpu_with_triton() -> None:
-    """Let CPU tensors run Triton's kernels, where its interpreter does, if that backend is chosen.
+    """Let CPU tensors run Triton's kernels, by its interpreter, if that backend is chosen.
 
-    Only here does a device have two kernels, and the dispatcher cannot tell which: so one asks for the backend again.
+    Only here does a device have two kernels. The dispatcher cannot choose between them, so :func:`_either` asks for the
+    backend again.
     """
     for name, launch in _LAUNCHERS.items():
         with warnings.catch_warnings():  # torch warns that a kernel is overridden, which is the purpose here

@@ -19,7 +19,7 @@ def _segmentation_loss(
     ignore_index: int,
     wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # [], [], [N, C, h, w]
-    """Loss, sum of weights, and the gradient of their product: backward only scales it."""
+    """The loss, the sum of weights, and the gradient of their product, which backward only scales."""
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     return loss, weight, empty_gradient(logits, 1 if wants_grad else 0)
 
@@ -46,7 +46,7 @@ def _segmentation_loss_backward(
 
 @kernel(_segmentation_loss_backward, "CompositeExplicitAutograd")
 def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    # Into the final dtype at once: one pass over the gradient.
+    # Writing the final dtype at once takes a single pass over the gradient.
     return torch.mul(gradient, grad / weight, out=torch.empty_like(gradient, dtype=dtype))
 
 
@@ -54,7 +54,7 @@ differentiate_loss(_segmentation_loss, _segmentation_loss_backward)
 
 
 def _loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
-    if class_weights is not None and class_weights.requires_grad:  # the kernels make no gradient of them
+    if class_weights is not None and class_weights.requires_grad:  # kernels compute none for them
         return reference.segmentation_loss(logits, labels, class_weights, ignore_index)
     wants_grad = logits.requires_grad and torch.is_grad_enabled()
     return _segmentation_loss(logits, labels, class_weights, ignore_index, wants_grad)[0]

@@ -1,7 +1,8 @@
 """so3: the ops of project_to_so3 and geodesic_distance, their gradients, and the choice of an implementation.
 
-The extension's kernels (csrc/so3*) take matrices (..., 3, 3) of one shape, float32 or float64, and make the gradients
-ahead. Their autograd stands here, not in the registration, so that torch.func can differentiate them, too.
+The extension's kernels (csrc/so3) take matrices (..., 3, 3) of one shape, in float32 or float64. The distance's kernel
+computes the gradients along with the distances. The autograd is written here, not registered with the ops, so that
+torch.func can differentiate them, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..reference.so3 import differentiable_once
 from .backend import Op
 from .library import LIBRARY, define
 
-NORMALIZE = (None, "frobenius", "det")  # by their numbers in C++
+NORMALIZE = (None, "frobenius", "det")  # C++ knows them by their positions
 
 
 @define
@@ -83,14 +84,14 @@ class _Distance(torch.autograd.Function):
         damping: float,
         wants_theta: bool,
         wants_theta_hat: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # spelled out: torch.compile takes *options for a method with a ctx
+    ) -> tuple[Tensor, Tensor, Tensor]:  # *options would look like a method with a ctx to torch.compile
         return _geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping, wants_theta, wants_theta_hat)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*inputs[:2], *output[1:])
-        ctx.set_materialize_grads(False)  # no zeros for the outputs that are gradients
+        ctx.set_materialize_grads(False)  # make no zeros for the outputs that are gradients
         ctx.wanted = inputs[-2:]
 
     @staticmethod
@@ -124,7 +125,7 @@ def _distance(
 
 def _map_over_batches(op: Any) -> None:
     def mapped(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        """vmap's dimension is one more batch dimension, in front."""
+        """Make vmap's dimension one more batch dimension, in front of the others."""
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         fronted = [
             x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)

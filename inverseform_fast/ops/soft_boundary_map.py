@@ -20,7 +20,7 @@ def _soft_boundary_map(
     size: list[int],  # H, W
     radius: int,
 ) -> tuple[Tensor, Tensor]:  # [N, 1, H, W] twice
-    """The map, and the logarithm of its distance from 1."""
+    """The map, and the logarithm of 1 minus the map."""
     result = logits.new_empty(logits.shape[0], 1, *size, dtype=torch.float32)
     return result, torch.empty_like(result)
 

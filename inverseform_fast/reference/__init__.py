@@ -1,6 +1,7 @@
 """Every op in plain PyTorch: the truth that kernels are held to.
 
-Names and signatures are those of :mod:`inverseform_fast.functional`, which documents them; here the input is trusted.
+Names and signatures are those of :mod:`inverseform_fast.functional`, which documents the ops and checks their input, so
+that it is trusted here.
 """
 
 from .align import align

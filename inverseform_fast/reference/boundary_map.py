@@ -14,12 +14,12 @@ def is_valid(labels: Tensor, ignore_index: int) -> Tensor:
     ids = torch.iinfo(labels.dtype)
     if ids.min <= ignore_index <= ids.max:
         return labels != ignore_index
-    # Comparing would wrap around: -100 would be class 156 of uint8 labels.
+    # A comparison would wrap around: -100 would be class 156 of uint8 labels.
     return torch.ones_like(labels, dtype=torch.bool)
 
 
 def half_disk(radius: int) -> list[tuple[int, int]]:
-    """Offsets (dy, dx) with 0 < dy^2 + dx^2 <= radius^2, one of each pair of opposite ones."""
+    """Offsets (dy, dx) with 0 < dy^2 + dx^2 <= radius^2; of two opposite ones, only one is listed."""
     return [
         (dy, dx)
         for dy in range(radius + 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .boundary_map import VOID
 from .segmentation_loss import upsample
 
-VOID_SHARE = 1e-3  # of a result pixel; not 0, where the rounding of sampling positions would decide
+VOID_SHARE = 1e-3  # of a result pixel; at 0, the rounding of sampling positions would decide
 
 
 def extract_tiles(
@@ -21,7 +21,7 @@ def extract_tiles(
     if activation == "sigmoid":
         predicted = predicted.sigmoid()
     void = target == VOID
-    # A pixel that a void pixel has a share in is void on both sides: nothing unlabelled is compared.
+    # A pixel that void pixels contribute to is void on both sides, so that nothing unlabelled is compared.
     valid = upsample(void.to(predicted.dtype), size) < VOID_SHARE
     boundary = upsample((target == 1).to(predicted.dtype), size)
     return _cut(torch.where(valid, upsample(predicted, size), 0), tile), _cut(torch.where(valid, boundary, 0), tile)

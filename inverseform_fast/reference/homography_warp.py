@@ -27,14 +27,14 @@ def homography_warp(
     height, width = size or image.shape[-2:]
     theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
     x, y = _pixel_centres(width, theta)[:, None], _pixel_centres(height, theta)[:, None, None]
-    # Term by term: a matmul would round the coordinates under autocast and to TF32.
+    # This is written term by term, because a matmul would round the coordinates, under autocast and to TF32.
     x_axis, y_axis, origin = theta[:, None, None].unbind(-1)
     source = x_axis * x + y_axis * y + origin
     depth = source[..., 2:]
     behind = depth <= torch.finfo(depth.dtype).eps
     grid = torch.where(behind, FAR, source[..., :2] / torch.where(behind, 1, depth)).clamp(-FAR, FAR)
     if padding == "border":
-        grid = grid.nan_to_num(-FAR)  # torch 2.11 crashes in the gradient otherwise
+        grid = grid.nan_to_num(-FAR)  # otherwise torch 2.11 crashes in the gradient
     warped = F.grid_sample(image.to(working), grid.to(working), mode=mode, padding_mode=padding, align_corners=False)
     return warped.to(image.dtype)
 

@@ -13,7 +13,7 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
     span = 2 * reach + 1
     rows = first.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2) / (first.shape[1] // groups)
     others = F.pad(second, (reach, reach, reach, reach)).unflatten(1, (groups, -1)).permute(0, 1, 3, 2, 4)
-    # All pairs of a row by a matrix product, (its cells, cells of the other's padded row). Flattened, those of cell i
-    # that count begin at i * (width + span).
+    # A matrix product gives all pairs of a row: (its cells, cells of the other map's padded row). In the flattened
+    # product, the pairs of cell i that are within reach begin at i * (width + span).
     bands = [(rows @ others[:, :, dy : dy + height]).flatten(3).unfold(3, span, width + span) for dy in range(span)]
     return torch.stack(bands, 2).permute(0, 1, 2, 5, 3, 4).flatten(1, 3)

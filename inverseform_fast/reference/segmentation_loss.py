@@ -30,6 +30,6 @@ def segmentation_loss(
     if class_weights is not None:
         weight = weight * class_weights.to(log_probability)[target[:, 0]]
     loss = -log_probability.gather(1, target)[:, 0]
-    # Not weight * loss: an infinite loss in a void pixel times weight 0 would be NaN.
+    # A plain weight * loss would be NaN where a void pixel of weight 0 has an infinite loss.
     total = torch.where(weight > 0, weight * loss, 0).sum()
     return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)

@@ -1,8 +1,8 @@
-"""so3: projection onto SO(3) and the geodesic distance between homographies, always computed in float64.
+"""so3, plain PyTorch: projection onto SO(3) and the geodesic distance of homographies, always computed in float64.
 
 P = U diag(1, 1, det(U V^T)) V^T is found as a quaternion (w, v), the top eigenvector of Davenport's 4x4 matrix (Horn
-1987), which leaves no sign to choose. Gradients are closed forms, from P^T dP = [K^-1 vee(P^T dM)]x: the autograd of an
-SVD divides by s_i^2 - s_j^2, which is 0 at the identity. Both ops are differentiable once.
+1987), which leaves no sign to choose. Gradients are closed forms that follow from P^T dP = [K^-1 vee(P^T dM)]x; the
+autograd of an SVD would divide by s_i^2 - s_j^2, which is 0 at the identity. Both ops can be differentiated once.
 Notation: H = P^T M, K = tr(H) I - H, vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z (cross product).
 """
 
@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# An eigenvalue below this share of the largest is rounding noise: along its direction any answer is as good, we take 0.
+# An eigenvalue below this share of the largest is rounding noise. Along its direction any answer is as good; we take 0.
 NOISE = 2.0**-46
 
 
 def project_to_so3(matrix: Tensor) -> Tensor:
     """Nearest rotation to each (..., 3, 3) matrix of any scale and rank, in float32 (float64 for float64).
 
-    A zero matrix gives the identity, a non-finite one NaN in its place only. Where the projection jumps (rank <= 1, or
-    a negative determinant and s2 = s3), the gradient P [K^-1 vee(P^T F)]x, F = df/dP, takes the pseudo-inverse of K.
+    A zero matrix gives the identity; a non-finite one gives NaN, in its place only. The gradient is
+    P [K^-1 vee(P^T F)]x with F = df/dP. Where the projection jumps (rank <= 1, or a negative determinant and s2 = s3),
+    it takes the pseudo-inverse of K.
     """
     return _Projection.apply(matrix.double()).to(torch.promote_types(matrix.dtype, torch.float32))
 
@@ -37,10 +38,11 @@ def geodesic_distance(
     """angle(P) + lam |M - P|_F^2 of M = theta^-1 theta_hat, in float32 (float64 if either argument is): (...) radians.
 
     theta, theta_hat: (..., 3, 3), broadcast. A match gives exactly 0 with zero gradients; a singular theta or a
-    non-finite matrix NaN, in its place only.
-    normalize: divide M by sign(det M) |M|_F / sqrt(3) ("frobenius") or cbrt(det M) ("det"); NaN where that is 0.
-    smooth: eps; the angle becomes sqrt(angle^2 + eps^2) - eps, whose gradient vanishes at 0.
-    damping: e; the gradient (not the value) takes (K^2 + (e s1)^2 I)^-1 K for K^-1, s1 the largest singular value.
+    non-finite matrix gives NaN, in its place only.
+    normalize: divides M by sign(det M) |M|_F / sqrt(3) ("frobenius") or by cbrt(det M) ("det"); NaN where that is 0.
+    smooth: turns the angle into sqrt(angle^2 + smooth^2) - smooth, whose gradient vanishes at 0.
+    damping: the gradient (not the value) takes (K^2 + (damping s1)^2 I)^-1 K for K^-1; s1 is the largest singular value
+        of M.
     """
     dtype = torch.promote_types(torch.promote_types(theta.dtype, theta_hat.dtype), torch.float32)
     theta, theta_hat = torch.broadcast_tensors(theta.double(), theta_hat.double())
@@ -90,7 +92,7 @@ class _Projection(torch.autograd.Function):
 
 
 class _Geodesic(torch.autograd.Function):
-    """The forward also returns both gradients, which cost little more; the backward scales them."""
+    """The forward also computes both gradients, which cost little more; the backward only scales them."""
 
     generate_vmap_rule = True
 
@@ -100,7 +102,7 @@ class _Geodesic(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         eye, inverse = _eye(theta), _inverse(theta)
         product, difference = inverse @ theta_hat, inverse @ (theta_hat - theta)
-        # Near a match M - I comes from the difference: rounded within 1 + e, a small error would lose its direction.
+        # Near a match, M - I comes from the difference: rounding in 1 + e would lose the direction of a small e.
         near = _norm(theta_hat - theta) < _norm(theta_hat) / 2
         matrix, minus_eye = torch.where(near, eye + difference, product), torch.where(near, difference, product - eye)
         divisor = _divisor(matrix, normalize)
@@ -118,10 +120,11 @@ class _Geodesic(torch.autograd.Function):
         axis = torch.where(sine == 0, 0, v / sine * (angle / hypot))
         distance = value[..., 0] + lam * residual.square().sum((-2, -1))
 
-        # Of the angle: it grows by axis . w, for w as in _Projection, so df/dM = P [K^-1 axis]x. Of the residual: what
-        # the rotation moves is orthogonal to M - P, the shortest way to it, so only M counts: 2 (M - P).
+        # The angle grows by axis . w, with w as in _Projection, so its gradient is df/dM = P [K^-1 axis]x. P is the
+        # nearest rotation, so M - P is orthogonal to every dP: the residual changes by dM only, its gradient is
+        # 2 (M - P).
         grad = rotation @ _cross(_solve(_k(rotation, scaled), axis, damping)) + 2 * lam * residual
-        if normalize is not None:  # M / divisor does not change with M's scale: take that part out
+        if normalize is not None:  # M / divisor does not depend on M's scale: no gradient along it
             radial = scaled / 3 if normalize == "frobenius" else _adjugate(scaled)[0].mT / 3
             grad = (grad - (grad * scaled).sum((-2, -1), keepdim=True) * radial) / divisor
         # M = theta^-1 theta_hat: dM = theta^-1 (d theta_hat - d theta M).
@@ -147,8 +150,9 @@ def _quaternion(matrix: Tensor) -> Tensor:
     right = torch.cat((vee[..., None, :], matrix + matrix.mT - trace * eye), -2)
     values, vectors = _eigh(torch.cat((torch.cat((trace, vee[..., None]), -2), right), -1))
     largest, top = values[..., -1:], vectors[..., -1]
-    # Solve the same eigen-equation for what is left of the rotation, g = v / w: from the identity if that is near (a
-    # symmetric matrix then gives exactly 0, and M = 0 the identity), else from the eigenvector, to remove its rounding.
+    # Solve the same eigenvalue equation for what is left of the rotation, g = v / w. Start from the identity if that is
+    # near (a symmetric matrix then gives exactly 0, and M = 0 the identity), else from the eigenvector, whose rounding
+    # this removes.
     identity = torch.eye(4, dtype=matrix.dtype, device=matrix.device)[0]
     start = torch.where((top[..., :1].abs() > 0.9) | (largest == 0), identity, top)
     rest = (eye + _rotation_minus_eye(start)).mT @ matrix
@@ -180,20 +184,23 @@ def _solve(matrix: Tensor, vector: Tensor, damping: float = 0.0) -> Tensor:
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """eigh, of 0 for a non-finite matrix: LAPACK would refuse the whole batch. The vector that it meets is NaN."""
+    """eigh, of 0 in place of a non-finite matrix, for which LAPACK would refuse the whole batch.
+
+    The vector that the result is applied to is NaN then.
+    """
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
     return torch.linalg.eigh(torch.where(finite, matrix, 0))
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """linalg.inv would raise for the whole batch; this gives inf or NaN for a singular matrix."""
+    """Inverse that is inf or NaN for a singular matrix, for which linalg.inv would raise for the whole batch."""
     scale = _power_of_two(matrix)
     adjugate, det = _adjugate(matrix * scale)
     return adjugate / det * scale
 
 
 def _divisor(matrix: Tensor, normalize: str | None) -> Tensor:
-    """(..., 1, 1) by which to divide M; exactly 1 for the identity."""
+    """(..., 1, 1) that normalization divides M by; exactly 1 for the identity."""
     if normalize is None:
         return torch.ones_like(matrix[..., :1, :1])
     scale = _power_of_two(matrix)
