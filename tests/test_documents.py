@@ -1,8 +1,8 @@
 """The documents are true: their links lead somewhere, and their code and commands work.
 
 A Python block runs after the blocks before it on its page, with the tensors that ``prepared`` makes. Words after
-``python`` name what a block needs besides (``python cuda``, ``python lightning``, ``python checkpoint``, which no test
-has); where that is missing, the block is only compiled. A command is parsed, with all of its options, but does not start its work.
+``python`` name what a block needs besides (``python cuda``, ``python lightning``, ``python checkpoint``); where that is
+missing, the block is only compiled. A command is parsed, with all of its options, but does not start its work.
 """
 
 from __future__ import annotations
