@@ -201,7 +201,7 @@ def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
     assert "| true boundary pixels | 10 % | 20 % | 30 % | 40 % |" in tables["errors"]
     ce, boundary = (ARMS[name].name for name in ("ce", "boundary"))
     assert f"| {ce} | 2 | 45.00 ± 7.07 |" in tables["scores"]
-    assert f"| {boundary} minus {ce} | 2 | +15.00 ± 7.07 |" in tables["paired"]
+    assert f"| *{boundary}* minus *{ce}* | 2 | +15.00 ± 7.07 |" in tables["paired"]
     assert f"| {ce}, seed 1 | 50.00 |" in appendix
     assert f"| {ce} | 50.0 | 0.0 |" in appendix
     assert f"| {ce} | 2 | 45.00 ± 7.07 |" in worth.summary(tmp_path)

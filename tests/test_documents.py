@@ -1,8 +1,8 @@
 """The documents are true: their links lead somewhere, and their code and commands work.
 
 A Python block runs after the blocks before it on its page, with the tensors that ``prepared`` makes. Words after
-``python`` name what a block needs besides (``python cuda``, ``python lightning``); where that is missing, the block is
-only compiled. A command is parsed, with all of its options, but does not start its work.
+``python`` name what a block needs besides (``python cuda``, ``python lightning``, ``python checkpoint``); where that is
+missing, the block is only compiled. A command is parsed, with all of its options, but does not start its work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from torch import nn
 from inverseform_fast import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("inverseform_fast/weights/*.md")]
+FOLDERS = ("docs", "benchmarks", "inverseform_fast")
+PAGES = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/**/*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 OF_THE_SYSTEM = {".", "cd", "git", "mkdir", "pip", "pre-commit"}
 

@@ -15,7 +15,7 @@ from benchmarks.common.scores import COLUMNS, per_cent
 from benchmarks.studies.ablation import EVALUATED, SEGMENTATION, SHIPPED, WHOLE, Study
 
 T = TypeVar("T")
-MEASURED = ["pairs seen", "CPU min", "error, crisp, %", "degraded, %", "rank, crisp", "degraded"]
+MEASURED = ["pairs seen", "CPU min", "error, crisp, %", "error, degraded, %", "rank, crisp", "rank, degraded"]
 SOURCES = {"align-log": "random", "align-stn": "STN", "align-mix": "both"}
 
 
@@ -30,7 +30,7 @@ def tables(study: Study, finished: Json) -> dict[str, str]:
     networks, tiles, transforms, segmentation = study.groups.values()
     columns = [name for name in COLUMNS if any(name in run["metrics"] for runs in losses.values() for run in runs)]
     scores = ["seeds", "CPU min", *(COLUMNS[name] for name in columns)]
-    moves = ["largest move, tile px", "image px", "error, image px"]
+    moves = ["largest move, tile px", "largest move, image px", "error, crisp, image px"]
     return {
         "networks": _table(["network, distance", *MEASURED, "noise, px", "parameters"], networks, nets, _network),
         "tiles": _table(["tile", *MEASURED, *moves], tiles, nets, partial(_tile, study)),

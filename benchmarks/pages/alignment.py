@@ -36,17 +36,18 @@ def tables(result: Json) -> str:
     pixel_rows |= {name: [f"{row['rate']:g}", *map(_near, row["outcomes"].values())] for name, row in pixel.items()}
     machine = f"{threads(result['machine'])} of {result['machine']['device']}"
     ours, home, ahead = (result["goal"][each] for each in ("loss", "home", "ahead"))
-    return f"""The boundaries are of {result["data"]}. Each displacement has {result["starts"]} starts,
-and each descent has {result["steps"]} steps. All of it took {minutes:.0f} CPU minutes on {machine}.
+    return f"""The boundaries come from {result["data"]}. Each displacement has {result["starts"]} starts,
+and each descent takes {result["steps"]} steps. All of it took {minutes:.0f} CPU minutes on {machine}.
 
 - {ours} comes home from at least {100 * GOAL_SHARE:.0f} % of the starts up to {GOAL_HOME} px: **{MET[home]}**.
 - It comes home more often than every other loss beyond {GOAL_AHEAD} px: **{MET[ahead]}**.
 
-*Warp*: a cell says how many per cent of the starts come home, with a 95 % interval. The rate is in pixels per step.
+**Warp**: the descent moves the boundary as a whole. A cell says how many per cent of the starts come home,
+with a 95 % interval. The rate is the learning rate at the first step, in pixels per step.
 
 {table(["loss", "rate", *_displacements(warp)], warp_rows)}
-*Pixels*: a cell holds the boundary F-score at 1 px in per cent, and the mean distance from the true boundary. The rate
-is in logits per step.
+**Pixels**: the descent changes every pixel by itself. A cell holds the boundary F-score at 1 px in per cent, and the
+mean distance from the true boundary. The rate is in logits per step.
 
 {table(["loss", "rate", *_displacements(pixel)], pixel_rows)}"""
 

@@ -19,8 +19,8 @@ AXES = {
     "tiles": "tiles an image",
 }
 NO_GPU = "**No GPU has been measured yet**; `python -m benchmarks.gpu --out DIR` measures one.\n"
-GENERATED = "`make docs` generates this page, and [the page that it belongs to]({page}) explains it.\n"
-MORE = "This is the first setting. [The tables](benchmarks_tables.md#{anchor}) hold all of them.\n"
+GENERATED = "This is the appendix of [{title}]({page}), which explains it. `make docs` generates it.\n"
+MORE = "This is the first setting. [The appendix](benchmarks_tables.md#{anchor}) has all of them.\n"
 OURS = ("reference", "compiled", "fused")
 
 
@@ -42,7 +42,7 @@ def parts(root: Path) -> dict[str, str]:
     texts["steps"] += "\n" + MORE.format(anchor="the-whole-step")
     texts["losses"] += "\n" + MORE.format(anchor="the-loss-alone")
     texts["losing"] += (
-        "\nThese are the cases of the fused loss. [The tables](benchmarks_tables.md#losing-cases) also hold those of\n"
+        "\nThese are the cases of the fused loss. [The appendix](benchmarks_tables.md#losing-cases) also has those of\n"
         "the reference and of `torch.compile`.\n"
     )
     for part, what in (("steps", "Phases of a step, stacked"), ("scaling", "Time of the loss alone and fitted lines")):
@@ -60,7 +60,13 @@ def appendix(root: Path) -> str:
     }
     found = results.by_kind(root, "training").values()
     texts = [f"## {title}\n\n" + "\n".join(make(each) for each in found) for title, make in sections.items()]
-    return "\n".join(["# What the loss costs: every setting\n", GENERATED.format(page="benchmarks.md"), *texts])
+    return "\n".join(
+        [
+            "# What the loss costs: every setting\n",
+            GENERATED.format(title="What the loss costs", page="benchmarks.md"),
+            *texts,
+        ]
+    )
 
 
 def conditions(result: Json) -> str:
@@ -113,7 +119,7 @@ def step_table(result: Json, steps: Iterable[Json]) -> str:
 
 
 def loss_table(result: Json, steps: Iterable[Json]) -> str:
-    head = ["setting", "loss", "ms", "x stock", "targets, ms", "x release with targets", "peak MiB", "x stock"]
+    head = ["setting", "loss", "ms", "x stock", "targets, ms", "x release with targets", "peak MiB", "peak x stock"]
     lines = []
     for step in steps:
         rows = {row["provider"]: row for row in step["losses"]}
@@ -230,9 +236,9 @@ def summary(root: Path) -> str:
             targets = f" + {loss['targets_ms']:.0f} on the host" if name == "release" else ""
             cells = [f"{row['ms']:.0f}", f"{row['ms'] / stock['ms']:.2f}", f"{loss['ms']:.0f}{targets}"]
             rows[f"{name}: {PROVIDERS[name]}"] = [*cells, f"{loss['peak_bytes'] / 2**20:.0f}"]
-    note = "" if "gpu" in found else "; no GPU has been measured yet"
+    note = "" if "gpu" in found else "No GPU has been measured yet. "
     return (
-        f"These times were measured on {threads(result['machine'])} of {result['machine']['device']} "
-        f"with {described(step)}{note}:\n\n"
+        f"{note}These are times of a training step on {threads(result['machine'])} of {result['machine']['device']}. "
+        f"The backbone, batch and classes are: {described(step)}.\n\n"
         + table(["loss", "step, ms", "x stock", "loss alone, ms", "its memory, MiB"], rows)
     )

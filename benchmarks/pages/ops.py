@@ -17,13 +17,16 @@ def parts(root: Path) -> dict[str, str]:
     """The parts of docs/measured/ops.md: one case of each op."""
     found = results.by_kind(root, "ops")
     texts = [heading(each) + op_table(each, first_only=True) for each in found.values()]
-    texts.append("The first case of each op is shown. [The tables](ops_tables.md) hold all of them.\n")
+    texts.append("The first case of each op is shown. [The appendix](ops_tables.md) has all of them.\n")
     return {"ops": "\n".join(texts + ([] if "gpu" in found else [NO_GPU]))}
 
 
 def appendix(root: Path) -> str:
     texts = [heading(each) + op_table(each) for each in results.by_kind(root, "ops").values()]
-    return f"# What each op costs: every case\n\n{GENERATED.format(page='ops.md')}\n" + "\n".join(texts)
+    return (
+        f"# What each op costs: every case\n\n{GENERATED.format(title='What each op costs', page='ops.md')}\n"
+        + "\n".join(texts)
+    )
 
 
 def op_table(summary: Json, first_only: bool = False) -> str:

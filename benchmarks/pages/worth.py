@@ -28,7 +28,7 @@ PAIRS = (
     *((name, "boundary") for name in ("euclidean", "geodesic", "dense", "late", "small-tiles", "release")),
 )
 DEFAULT = (("log", "boundary"), ("headless-default", "headless-boundary"))  # the default gamma, in both hosts
-BOTH_HOSTS = "InverseForm at gamma 0.3 minus none, with a head and headless"
+BOTH_HOSTS = "gain by InverseForm over boundary BCE (gamma 0.3, with a head and headless)"
 README_ARMS = ("ce", "headless-boundary", "boundary")
 
 
@@ -53,8 +53,8 @@ def parts(root: Path) -> dict[str, str]:
     for part, what in (("scores", "Every run and the mean"), ("curves", "Scores and terms of the loss in training")):
         links = "\n".join(f"![{what}, {kind.upper()}](results_{part}_{kind}.png)\n" for kind in found)
         texts[part] += "\n" * bool(texts[part]) + links
-    texts["runs"] = "[The tables](results_tables.md#every-run) hold the scores of every run.\n"
-    texts["classes"] = "[The tables](results_tables.md#by-class) hold the IoU of every class.\n"
+    texts["runs"] = "[The appendix](results_tables.md#every-run) has the scores of every run.\n"
+    texts["classes"] = "[The appendix](results_tables.md#by-class) has the IoU of every class.\n"
     return texts | {"errors": errors(results.read(root / "benchmarks/results/camvid_errors.json"))}
 
 
@@ -67,7 +67,13 @@ def appendix(root: Path) -> str:
     }
     found = results.by_kind(root, "camvid_study").values()
     texts = [f"## {title}\n\n" + "\n".join(make(each) for each in found) for title, make in made.items()]
-    return "\n".join(["# CamVid: every run\n", GENERATED.format(page="results.md"), *texts])
+    return "\n".join(
+        [
+            "# CamVid: every run, class and choice\n",
+            GENERATED.format(title="CamVid: what the loss brings", page="results.md"),
+            *texts,
+        ]
+    )
 
 
 def conditions(result: Json) -> str:
@@ -104,7 +110,7 @@ def _cells(runs: Runs) -> list[str]:
 
 def paired(runs: dict[str, Runs]) -> str:
     """Differences at the same seed: mean and standard deviation over the pairs of runs, in points."""
-    named = {f"{ARMS[mine].name} minus {ARMS[theirs].name}": ((mine, theirs),) for mine, theirs in PAIRS}
+    named = {f"*{ARMS[mine].name}* minus *{ARMS[theirs].name}*": ((mine, theirs),) for mine, theirs in PAIRS}
     compared: dict[str, tuple[tuple[str, str], ...]] = {**named, BOTH_HOSTS: DEFAULT}
     rows = {name: difference(runs, pairs, COLUMNS) for name, pairs in compared.items()}
     return table(["difference", "pairs", *COLUMNS.values()], {name: cells for name, cells in rows.items() if cells})

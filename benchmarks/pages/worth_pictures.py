@@ -57,7 +57,7 @@ def draw_scores(runs: dict[str, Runs]) -> Figure:
 
 
 def draw_curves(runs: dict[str, Runs]) -> Figure:
-    """Scores on the test split during training, mean over the seeds; and the terms of the loss."""
+    """Scores on the test split during training, and the terms of the loss: means over seeds, thin lines of one seed."""
     figure = Figure(figsize=(14, 7.5), layout="constrained")
     axes = figure.subplots(2, 3)
     terms = {"loss/segmentation": "cross-entropy", "loss/boundary": "boundary BCE", "loss/inverseform": "InverseForm"}
@@ -68,7 +68,8 @@ def draw_curves(runs: dict[str, Runs]) -> Figure:
             steps = sorted(set.intersection(*map(set, curves))) if curves else []
             values = [scale * statistics.mean(curve[step] for curve in curves) for step in steps]
             if any(values):
-                axis.plot(steps, values, style, color=color, label=ARMS[name].name)
+                width = 2 if len(each) > 1 else 0.8
+                axis.plot(steps, values, style, color=color, linewidth=width, label=ARMS[name].name)
         axis.set(xlabel="step", ylabel=what)
         axis.grid(color="0.9")
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -33,6 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PICTURE, CALIBRATION, PAIRS = (Path(f"docs/measured/{name}.png") for name in ("displacement", "calibration", "pairs"))
+CONVENTIONS = "../../docs/guide/conventions.md#eight-numbers-instead-of-a-matrix"
 SIZE = (360, 480)  # height and width of the label maps
 # Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, which hides boundaries.
 SAMPLES = {
@@ -111,12 +112,13 @@ def card(
     )
     return f"""# compact: the inverse-transformation network shipped with inverseform_fast
 
-The network reads two boundary tiles of {net.tile} x {net.tile} and estimates the homography between them. It has
-{parameters:,} parameters in float32, stored as safetensors; its architecture is `{net.architecture}`.
+The network reads two boundary tiles of {net.tile} x {net.tile}, a predicted one and a true one, and estimates the
+homography between them. It has {parameters:,} parameters in float32, stored as safetensors. Its architecture is
+`{net.architecture}`. `|a|` is the size of a homography, a displacement ([conventions]({CONVENTIONS})).
 
-**Training.** The network saw procedural label maps only, so the weights carry nobody's terms: street scenes
-(`inverseform_fast.scenes.street`) and abstract shapes (`inverseform_fast.scenes.shapes`). It was trained with AdamW,
-linear warm-up and cosine decay. The number of stages was {len(stages)}; each started from the weights of the one
+**Training.** The network saw generated label maps only, so no data set's license applies to its weights. The maps are
+street scenes (`inverseform_fast.scenes.street`) and abstract shapes (`inverseform_fast.scenes.shapes`). It was trained
+with AdamW, linear warm-up and cosine decay, in these stages ({len(stages)}). Each started from the weights of the one
 before it:
 
 | steps | pairs a step | peak learning rate | largest displacement | distance | seed |
@@ -138,24 +140,26 @@ scale, as the loss sees them. Random homographies move them: `|a|` is uniform up
 the direction is uniform over the eight generators. Only procedural data took part in the training.
 
 The corner error is averaged over the pairs and over the four corners of the tile. Percentages are shares of the error
-of predicting no displacement. *Degraded* means that the predicted side has gaps in 20 % of the line, is blurred to 5 px
-wide, is faded to 0.5 and has noise of 0.1. *Bound* is what the aperture problem leaves, by a linear-Gaussian model with
-0.5 px of noise at every fourth boundary pixel of a crisp tile. *Rank* is Spearman's rank correlation of the loss's
-value, the estimated `|a|`, with the true `|a|`. *Corners* is that with the true mean displacement of the corners, which
+of predicting no displacement. *Crisp* means that the predicted side is undamaged. *Degraded* means that it has gaps in
+20 % of the line, is blurred to 5 px wide, is faded to 0.5 and has noise of 0.1. *Bound* estimates the error that is
+left because a line shows motion only across itself (the *aperture problem*), by a linear-Gaussian model with 0.5 px of
+noise at every fourth boundary pixel of a crisp tile. *Rank* is Spearman's rank correlation of the loss's value, the
+estimated `|a|`, with the true `|a|`. *Corners* is its correlation with the true mean displacement of the corners, which
 is another quantity: a perfect network has 0.97 there.
 
 {accuracy}
 
 ![Pairs of boundary tiles as they are, and with the target moved by the estimate](../../{PAIRS})
 
-The pairs are of procedural scenes of another seed, with every other prediction damaged as in training. Where the
+The pairs come from procedural scenes of another seed; every other prediction is damaged as in training. Where the
 estimate is right, the lines of the lower row lie on each other. The picture is `{PAIRS}` in the
 repository; `train-net` draws the same of its own pairs.
 
 ## What the loss says of a prediction that says nothing
 
-The predictions are compared with true CamVid boundaries. The table has `|a|` in pixels over the tiles, and the norm of
-the gradient of the mean `|a|` with respect to the logits, as a share of that in the first row.
+The predictions are compared with true CamVid boundaries. The table has the median and the 95th percentile of `|a|` over
+the tiles, in pixels. *Gradient* is the norm of the gradient of the mean `|a|` with respect to the logits, as a share of
+that in the first row.
 
 {nothing}
 
@@ -164,22 +168,22 @@ the gradient of the mean `|a|` with respect to the logits, as a share of that in
 ![Value and direction of the gradient against a known displacement](../../{CALIBRATION})
 
 The tiles are those of CamVid test as the loss cuts them, displaced in random directions ({calibration["views"]} views).
-At the match the median value is {calibration["crisp"]["match"]:.2g} px, and {calibration["degraded"]["match"]:.2g} px
+At the match, the median value is {calibration["crisp"]["match"]:.2g} px, and {calibration["degraded"]["match"]:.2g} px
 if the prediction is degraded. The picture is `{CALIBRATION}` in the repository;
 `inverseform-fast calibrate` draws the same for other label maps.
 
 ![Value and gradient against a known displacement, beside balanced BCE](../../{PICTURE})
 
 Here true CamVid test boundaries are compared with displaced copies of themselves, as in the paper's Figure 2. The
-tables have the loss `|a|` in pixels and the class-balanced BCE of the same pair, averaged over {curve_views} views.
-*Home* is the share of views, in per cent, in which descending the gradient with respect to the displacement leads back
-to the match. At 0 the copy still differs by its resampling (soft against thresholded edges); two identical maps give
-exactly 0. The picture is `{PICTURE}` in the repository.
+tables have the loss `|a|` in pixels and the balanced BCE of the same pair, averaged over {curve_views} views. *Home* is
+the share of views, in per cent, in which descending the gradient with respect to the displacement leads back to the
+match. At 0 the copy still differs, because resampling softens its edges; two identical maps give exactly 0. The picture
+is `{PICTURE}` in the repository.
 
 {curves}
 
-**Limits.** A tile with few directions of boundary cannot show some motions (the aperture problem), so single values are
-noisy. Displacements beyond {max(s["max_pixels"] for s in stages):g} px were never seen in training.
+**Limits.** A tile whose lines have few directions cannot show some motions, so the value of a single tile is noisy.
+Displacements beyond {max(s["max_pixels"] for s in stages):g} px were never seen in training.
 """
 
 
@@ -189,7 +193,7 @@ def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: 
     return "\n".join(
         [
             "| boundaries | pairs | no displacement, px | crisp, px | crisp | bound | degraded "
-            "| rank, crisp | degraded | corners, crisp | degraded |",
+            "| rank, crisp | rank, degraded | corners, crisp | corners, degraded |",
             "|---|" + "---:|" * 10,
             *(accuracy_row(name, net, maps, count) for name, maps in domains.items()),
             accuracy_row(f"{first}, views turned, flipped and zoomed", net, domains[first], count, turn=True),
@@ -202,7 +206,7 @@ def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256
     scores = says_nothing(net, label_maps, count=count)
     return "\n".join(
         [
-            "| prediction | median, px | 95 %, px | gradient |",
+            "| prediction | median, px | 95th percentile, px | gradient |",
             "|---|---:|---:|---:|",
             *(f"| {name} | {s['median']:.2f} | {s['p95']:.2f} | {s['gradient']:.2f} |" for name, s in scores.items()),
         ]
