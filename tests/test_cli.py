@@ -115,14 +115,14 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "camvid"], "root must be the folder of the data set"),
+        (["train", "--data", "camvid"], "root must be the folder that holds the data set 'camvid', got None"),
         (["train", "--data", "folder", "--root", "nowhere"], "nowhere"),
         (["train", "--backbone", "resnet17", *TINY], "did you mean"),
         (["train", "--net", "nowhere.safetensors", *TINY], "no weight file at nowhere.safetensors"),
         (["train", "--steps", "0"], "steps must be positive, got 0"),
         (["train", "--data-option", "size"], "data-option must be NAME=VALUE, got 'size'"),
         (["train", "--data-option", "=3"], "data-option must be NAME=VALUE, got '=3'"),
-        (["train", "--config", "nowhere.json"], "nowhere.json"),
+        (["train", "--config", "nowhere.json"], "config must be a JSON file: no file nowhere.json"),
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
@@ -322,7 +322,7 @@ def test_calibrate_writes_a_picture_and_its_numbers(call: Any, tmp_path: Path, n
         "calibrate", "--labels", str(tmp_path / "labels"), "--out", str(out), "--net", net, "--views", "2"
     )
     assert code == 0
-    assert "px at a match" in output
+    assert "tiles at a match is" in output
     assert json.loads((out / "calibration.json").read_text())["views"] == 2
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 

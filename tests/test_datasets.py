@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from inverseform_fast.segmentation.datasets import DATASETS, CamVid, Folder, SegmentationDataset, build_dataset
-from inverseform_fast.segmentation.datasets.camvid import part
+from inverseform_fast.segmentation.datasets.camvid import split_frames
 from inverseform_fast.segmentation.tasks import SemanticTask
 from inverseform_fast.segmentation.transforms import TrainTransform
 
@@ -134,7 +134,7 @@ def test_camvid_holdout_is_apart_from_fit(tmp_path: Path) -> None:
 
 def test_the_parts_of_a_video_are_blocks_with_gaps() -> None:
     names = [f"{video}_{frame:05d}" for video, count in (("a", 204), ("b", 101), ("c", 62)) for frame in range(count)]
-    fit, holdout = part(list(reversed(names)))
+    fit, holdout = split_frames(list(reversed(names)))
     assert len(set(fit)) == len(fit) == 276  # what CamVid's three videos give
     assert len(set(holdout)) == len(holdout) == 55
     for held in holdout:
@@ -274,7 +274,7 @@ def test_label_with_an_unknown_id(tree: tuple[str, Path]) -> None:
     values = np.array(Image.open(label))
     values[3, 4], values[7, 8] = 3, 77
     Image.fromarray(values).save(label)
-    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have class ids 0..2 or 255 .* got 3, 77"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have class ids 0..2 or 255 .* also got 3, 77"):
         build_dataset(name, "val", root)
 
 
@@ -304,7 +304,7 @@ def test_folder_refuses_what_it_cannot_place(tmp_path: Path) -> None:
         Folder("train", tmp_path)
     write_pair(tmp_path, "a")
     write_pair(tmp_path, "b")
-    with pytest.raises(ValueError, match="at least 3 images to part, got 2"):
+    with pytest.raises(ValueError, match=r"at least 3 images to divide .* got 2"):
         Folder("train", tmp_path)
     write_pair(tmp_path, "train/c")
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "images/a.jpg"))):
@@ -326,7 +326,7 @@ def test_folder_without_the_split(tmp_path: Path) -> None:
 
 def test_folder_of_masks_that_are_0_and_255(tmp_path: Path) -> None:
     write_pair(tmp_path, "train/a", label=np.array([[0, 255]], np.uint8).repeat(20, 0).repeat(15, 1))
-    with pytest.raises(ValueError, match="at least 2 classes, got only id 0"):
+    with pytest.raises(ValueError, match="at least 2 class ids, got only id 0"):
         Folder("train", tmp_path)
 
 
@@ -334,8 +334,8 @@ def test_folder_of_masks_that_are_0_and_255(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "must be JSON"),
-        ("3", "must list 2 to 255 classes"),
-        ('["sky"]', "must list 2 to 255 classes"),
+        ("3", "must list 2 to 255 classes, got int"),
+        ('["sky"]', "must list 2 to 255 classes, got 1"),
         ('["sky", 3]', "class 1 of .* must have a name, got 3"),
         ('[{"name": "sky", "id": 1}, "road"]', "class sky of .* must have its position 0 as id, got 1"),
         ('[{"name": "sky", "color": [1, 2]}, "road"]', "color of class sky .* must be three integers"),
@@ -354,7 +354,7 @@ def test_bad_class_list(tmp_path: Path, content: str, message: str) -> None:
 
 def test_unknown_name_lists_the_names() -> None:
     assert list(DATASETS) == ["scenes", "camvid", "folder"]
-    with pytest.raises(ValueError, match="name must be one of scenes, camvid, folder, got 'cityscapes'"):
+    with pytest.raises(ValueError, match="data set must be one of scenes, camvid, folder, got 'cityscapes'"):
         build_dataset("cityscapes", "train")
 
 
@@ -366,9 +366,9 @@ def test_unknown_split_lists_the_splits(tree: tuple[str, Path]) -> None:
 
 
 def test_a_root_where_one_belongs() -> None:
-    with pytest.raises(ValueError, match="root must be the folder of the data set for camvid, got None"):
+    with pytest.raises(ValueError, match="root must be the folder that holds the data set 'camvid', got None"):
         build_dataset("camvid", "train")
-    with pytest.raises(ValueError, match="root must be None for scenes, got 'somewhere'"):
+    with pytest.raises(ValueError, match="root must be left out for the data set 'scenes', got 'somewhere'"):
         build_dataset("scenes", "train", "somewhere")
 
 

@@ -199,5 +199,5 @@ def test_one_task_of_two_is_trained_alone(tmp_path: Path) -> None:
 def test_what_a_data_set_or_a_model_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must give the model's inputs image, sonar, but lacks sonar"):
         run(config(tmp_path, model="with-sonar"))
-    with pytest.raises(ValueError, match=r"tasks must be of those of the data set, semantic, brightness, got depth"):
+    with pytest.raises(ValueError, match=r"tasks must be tasks of the data set \(semantic, brightness\), got depth"):
         run(config(tmp_path / "other", data="lit-clouds", tasks={"depth": 1.0}))

@@ -180,7 +180,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_state(label_maps: Ten
     loss = torch.zeros((), requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_distances", lambda *_: (loss, torch.tensor(math.nan), torch.ones(())))
-        with pytest.raises(FloatingPointError, match=r"became nan by step 4: train anew, by a lower lr than 0.002"):
+        with pytest.raises(FloatingPointError, match=r"became nan by step 4: train anew with a lower lr than 0.002"):
             train_net(label_maps, config, tmp_path, console=quiet())
     assert not (tmp_path / STATE).exists()
 
@@ -208,8 +208,12 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(
         train_net(label_maps, TINY, tmp_path, console=quiet())
     with pytest.raises(ValueError, match=r"must keep its configuration: steps was 6, now 7; lr was 0\.002, now 0\.1$"):
         train_net(label_maps, dataclasses.replace(TINY, steps=7, lr=0.1), tmp_path, resume=True, console=quiet())
-    (tmp_path / STATE).write_bytes(b"PK damaged")
-    with pytest.raises(ValueError, match="must be a complete training state"):
+    for damaged in (b"PK damaged", b"hello"):
+        (tmp_path / STATE).write_bytes(damaged)
+        with pytest.raises(ValueError, match="must be a complete training state"):
+            train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())
+    torch.save({"state_dict": {}}, tmp_path / STATE)
+    with pytest.raises(ValueError, match="must be a training state of inverseform-fast train-net"):
         train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_net(label_maps, TINY, tmp_path / "elsewhere", resume=True, console=quiet())

@@ -195,6 +195,8 @@ def test_resuming_needs_a_checkpoint(config: TrainConfig) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config: TrainConfig) -> None:
     config = dataclasses.replace(config, lr=1e30, warmup=0, loss="ce", log_every=1, checkpoint_every=1, steps=8)
-    with pytest.raises(FloatingPointError, match=r"loss is not finite at step \d.*'semantic/segmentation': nan"):
+    with pytest.raises(
+        FloatingPointError, match=r"must be finite, but is not at step \d.*'semantic/segmentation': nan"
+    ):
         run(config)
     assert load_checkpoint(Path(config.out) / "last.pt").step < config.steps
