@@ -108,7 +108,7 @@ def test_it_is_compiled_for_every_gpu_that_it_promises() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"INVERSEFORM_FAST_BUILD_CUDA": "yes"}, "INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, was 'yes'"),
+        ({"INVERSEFORM_FAST_BUILD_CUDA": "yes"}, "INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, got 'yes'"),
         (
             {"INVERSEFORM_FAST_BUILD_CUDA": "1", "CUDA_HOME": "/nowhere"},
             "INVERSEFORM_FAST_BUILD_CUDA=1, but there is no /nowhere/bin/nvcc",

@@ -1,4 +1,4 @@
-"""What numbers are of: the machine, the versions of what ran on it, and the commit."""
+"""Every result says which machine, versions and commit its numbers come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results are JSON that keeps to a schema: checked as it is written, and by a test."""
+"""Results are JSON that follows a schema; it is checked when they are written, and by a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics of a segmentation model as the tables have them: per cent, mean and standard deviation over seeds."""
+"""The tables show a segmentation model's metrics in per cent, as mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
