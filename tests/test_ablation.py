@@ -159,7 +159,7 @@ def test_a_finished_arm_is_left_alone_and_an_interrupted_one_begins_anew(
     assert finished.read_bytes() == content
     assert list(study.results()["nets"]) == ["align-log"]
     other = replace(study, recipes={"align": {"steps": 3, "batch_size": 4, "lr": 1e-3}})
-    with pytest.raises(ValueError, match="holds the result of another steps"):
+    with pytest.raises(ValueError, match="must hold a result of the same steps"):
         other.run("networks", "align-log")
 
 
@@ -180,7 +180,7 @@ def test_program_writes_what_is_finished(
     monkeypatch.setattr(sys, "argv", [*arguments, "--arms", "align-32"])
     with pytest.raises(SystemExit):
         ablation.main()
-    assert "no such arms in networks: align-32" in capsys.readouterr().err
+    assert "--arms must be arms of networks, got align-32" in capsys.readouterr().err
 
 
 def test_the_study_is_possible() -> None:

@@ -17,7 +17,11 @@ EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}  
 
 
 def execute(arguments: Sequence[str], seconds: float, log: TextIO, **environment: str) -> tuple[str, float]:
-    """Run Python for at most so long; how it ended, in the words of pytest's exit codes, and after how many seconds."""
+    """Run Python with these arguments for at most ``seconds``.
+
+    Returns:
+        How it ended, in the words of pytest's exit codes, and after how many seconds.
+    """
     if seconds <= 0:
         return "not run: out of time", 0.0
     start = time.monotonic()

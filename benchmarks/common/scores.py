@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 def per_cent(shares: Sequence[float | None], signed: bool = False) -> str:
-    """Mean and, of several, standard deviation in per cent; a dash if one is not known."""
+    """Print the mean and, of several shares, the standard deviation in per cent; a dash if a share is not known."""
     known = [100 * share for share in shares if share is not None]
     if not known or len(known) < len(shares):
         return "-"

@@ -29,7 +29,7 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
         FileNotFoundError: a file is missing.
     """
     if name not in DATASETS:
-        raise ValueError(f"the data set must be one of {', '.join(DATASETS)}, got {name!r}")
+        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
     dataset_type = DATASETS[name]
     if dataset_type.needs_root == (root is None):
         expected = "the folder that holds the data set" if dataset_type.needs_root else "left out for the data set"

@@ -35,5 +35,5 @@ def build_model(
         ValueError: the model or the backbone is unknown, or the backbone has no feature at stride 4.
     """
     if name not in MODELS:
-        raise ValueError(f"model must be one of {sorted(MODELS)}, got {name!r}")
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     return MODELS[name](backbone, tasks, boundary_head=boundary_head, pretrained=pretrained)
