@@ -1,4 +1,4 @@
-"""benchmarks/studies/ablation.py: every group runs, no arm twice, and the page says what the results say."""
+"""The ablation study runs every group and no arm twice, and its page shows its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Tiny: an arm takes a second or less."""
+    """A tiny study, in which an arm takes a second or less."""
     return Study(
         runs=tmp_path_factory.mktemp("ablation"),
         data="scenes",
@@ -72,7 +72,7 @@ def test_architectures_and_distances_are_trained_and_measured(
 
 
 def scored(error: float, tile: int = 64, **more: Any) -> Json:
-    """A network's result; its numbers differ from each other and from another one's."""
+    """Makes up a network's result, whose numbers differ from each other and from another network's."""
     return {
         "tile": tile,
         "parameters": 12345,
@@ -184,7 +184,7 @@ def test_program_writes_what_is_finished(
 
 
 def test_the_study_is_possible() -> None:
-    """The sizes that are really used: tiles that the networks take, and boundaries resized to whole tiles."""
+    """The networks take the real sizes of the study, and boundaries are resized to whole tiles."""
     study = Study()
     for name in dict.fromkeys([*study.groups["networks"][:-1], *study.groups["tiles"]]):
         config = study.net_config(name)

@@ -1,4 +1,4 @@
-"""benchmarks/studies/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
+"""The study of a model's errors finds that displaced boundaries are displaced, and that others are not."""
 
 from __future__ import annotations
 

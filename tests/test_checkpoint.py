@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, read without running code, and refused where they are of something else."""
+"""Checkpoints are whole or absent, are read without running code, and are refused if they are something else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASK = SemanticTask(classes=("sky", "road"))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A checkpoint of a run of no steps."""
+    """The file of a small checkpoint after 3 steps."""
     model = build_model("pyramid", "test_resnet", {"semantic": TASK})
     path = tmp_path / "last.pt"
     save_checkpoint(path, Checkpoint(TrainConfig(), {"semantic": TASK}, 3, model.state_dict(), {}, {}))
@@ -48,7 +48,7 @@ def test_a_damaged_checkpoint_is_named(path: Path) -> None:
 
 
 def test_a_checkpoint_of_the_old_format_is_refused(path: Path) -> None:
-    """Format 1 had class names, and the head of the only task by the name ``segmentation``."""
+    """A checkpoint of format 1 has class names, and its only head is called ``segmentation``."""
     config = TrainConfig().to_dict()
     del config["tasks"]
     model = {"segmentation.weight": torch.zeros(2, 64, 1, 1), "segmentation.bias": torch.zeros(2)}

@@ -1,4 +1,4 @@
-"""The configuration of a training: what it accepts, and what it says of the rest."""
+"""The configuration of a training survives JSON, and names a bad value."""
 
 from __future__ import annotations
 

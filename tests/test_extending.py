@@ -1,4 +1,4 @@
-"""The contract of segmentation/: the guide's own task, data set and model work everywhere, and nothing knows them."""
+"""The guide's own task, data set and model work everywhere, although the package does not know them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def guide() -> Any:
 
 
 def config(out: Path, **changes: Any) -> TrainConfig:
-    """A run of the script's own names on four small images."""
+    """Makes the configuration of a run of the script's parts on four small images."""
     config = TrainConfig(
         data="clouds",
         data_options={"length": 4, "size": [24, 32]},
@@ -69,7 +69,7 @@ def trained(guide: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Train
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """The command line, which must succeed."""
+    """Calls the command line, which must succeed."""
     monkeypatch.setattr(sys, "argv", ["inverseform-fast", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -141,7 +141,7 @@ def test_a_new_task_resumes_to_the_same_weights(
 @pytest.fixture
 def two_tasks(guide: Any) -> None:
     class LitClouds(guide.Clouds):
-        """Two tasks at once: which pixels are lit, and how bright they are; and a second input."""
+        """A data set with two tasks, which pixels are lit and how bright they are, and with a second input."""
 
         def __init__(self, split: str, length: int, size: list[int]) -> None:
             super().__init__(split, length, size)
@@ -154,7 +154,7 @@ def two_tasks(guide: Any) -> None:
             return sample | {"semantic": (brightness[0] > 0.5).to(torch.uint8), "sonar": 2 * brightness - 1}
 
     class WithSonar(guide.Pixelwise):
-        """Sees the second input, too."""
+        """A model that also sees the second input."""
 
         inputs = ("image", "sonar")
 

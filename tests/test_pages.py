@@ -1,4 +1,4 @@
-"""The pages that are made of results are up to date, and it is noticed when they are not."""
+"""The pages that show results are up to date, and a stale one is noticed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_nothing_is_stale() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A copy of what the pages are made of, and of the pages."""
+    """A copy of the results and of the pages that show them."""
     for path in [*build.pages(), *(picture.path for picture in build.pictures())]:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def row(provider: str, ms: float, peak: int, **more: Any) -> Json:
 
 @pytest.fixture
 def result() -> Json:
-    """Ours is slower than stock and smaller, and faster than the release; fused cannot run."""
+    """A made-up result: ours is slower and smaller than stock, and faster than the release; fused cannot run."""
     phases: Json = {"phases_ms": dict.fromkeys(PHASES, 20.0), "images_per_second": 5.0}
     times = {"stock": (100.0, 4 << 20), "release": (800.0, 16 << 20), "reference": (150.0, 2 << 20)}
     fused = {"provider": "fused", "status": "cannot run here"}

@@ -1,4 +1,4 @@
-"""Tasks: what a data set may declare, and how it goes into files."""
+"""Tasks survive files, and a bad one is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: that it learns, may be stopped at any moment, and neither loses nor mixes up results."""
+"""Training learns, may be stopped at any moment, and neither loses nor mixes up results."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def config(tmp_path: Path, net: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, net: str) -> tuple[TrainConfig, dict[str, float]]:
-    """A run that nothing may change, and its metrics."""
+    """A finished run, which no test may change, and its metrics."""
     config = tiny_config(tmp_path_factory.mktemp("finished"), net)
     return config, run(config)
 
 
 @pytest.fixture
 def copied(finished: tuple[TrainConfig, dict[str, float]], tmp_path: Path) -> TrainConfig:
-    """The same run in a folder of its own."""
+    """A copy of the finished run, which a test may change."""
     config, _ = finished
     shutil.copytree(config.out, tmp_path / "copied")
     return dataclasses.replace(config, out=str(tmp_path / "copied"))

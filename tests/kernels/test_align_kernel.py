@@ -1,4 +1,4 @@
-"""align: the kernels against the reference; and what holds exactly, for any weights."""
+"""The kernels of align are as accurate as the reference, and exact where the network must be, for any weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES = [
 
 
 def weights(tile: int, kind: str = "shipped") -> list[Tensor]:
-    """Those of training's first step, with a last layer that says something; or the package's."""
+    """The weights of training's first step, with a random last layer; or the package's."""
     net = Align(tile)
     if kind == "shipped":
         net.load_state_dict(InverseTransformNet.compact().state_dict())
@@ -37,7 +37,7 @@ def weights(tile: int, kind: str = "shipped") -> list[Tensor]:
 
 
 def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
-    """Probabilities: of anything, or of two lines that moved by a pixel, otherwise 0."""
+    """Draws probabilities: of anything, or of two lines that moved by a pixel, 0 elsewhere."""
     tiles = torch.rand(2, n, 1, tile, tile)
     if kind == "lines":
         at = torch.randint(1, tile - 1, (n, 2))
@@ -51,15 +51,15 @@ def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("n", "tile", "kind", "content"), CASES, ids=str)
-def test_three_way(n: int, tile: int, kind: str, content: str) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(n: int, tile: int, kind: str, content: str) -> None:
     # Untrained weights measure two vectors that nearly cancel: one tile in ten errs twice as much as in the reference.
     factor = 4 if kind == "random" else 2
     assert_three_way("align", *pair(MANY * n, tile, content), factor=factor, weights=weights(tile, kind))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
-    """The weights' too, which need not be the tiles'."""
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
+    """The weights also may have any dtype, which need not be the tiles'."""
     tiles = (each.to(dtype) for each in pair(MANY, 16))
     assert_three_way("align", *tiles, weights=[weight.to(FLOATS[-1]) for weight in weights(16)])
 
@@ -114,7 +114,7 @@ def test_nan_stays_in_its_tile() -> None:
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, align, *pair(1, 16), weights=weights(16))
 
 
