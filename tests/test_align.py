@@ -78,7 +78,7 @@ def test_align_is_the_network_as_modules(weights: list[Tensor], backend: str) ->
 
 
 def test_the_gradient_agrees_with_differences(weights: list[Tensor]) -> None:
-    tiles = [each.requires_grad_() for each in some_tiles(1, torch.float64)]
+    tiles = [tile.requires_grad_() for tile in some_tiles(1, torch.float64)]
     weights = [weight.double() for weight in weights]
     assert torch.autograd.gradcheck(lambda a, b: align(a, b, weights), tiles, fast_mode=True)
 

@@ -140,10 +140,10 @@ def test_a_step_trains_the_whole_model(provider: str) -> None:
     for _ in range(2):  # what a residual block starts with is zero, and passes no gradient
         step.run()
     after = dict(step.model.named_parameters())
-    assert all(each.isfinite().all() and each.grad is None for each in after.values())
+    assert all(parameter.isfinite().all() and parameter.grad is None for parameter in after.values())
     assert [name for name in before if torch.equal(before[name], after[name])] == []
-    optimized = {id(each) for group in step.optimizer.param_groups for each in group["params"]}
-    assert optimized == {id(each) for each in after.values()}  # not the loss's network
+    optimized = {id(parameter) for group in step.optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in after.values()}  # not the loss's network
 
 
 def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         return float(events.count("tick"))
 
     assert step.run(clock) == [1, 2, 3, 4, 5, 6]
-    assert events == ["tick", *(each for phase in PHASES for each in (phase, "tick"))]
+    assert events == ["tick", *(event for phase in PHASES for event in (phase, "tick"))]
 
 
 @pytest.mark.parametrize("headless", [False, True])

@@ -211,7 +211,7 @@ def test_time_and_memory_are_compared_with_the_release() -> None:
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
 def test_committed_results_keep_the_schema(path: Path) -> None:
     written = json.loads(path.read_text())
-    schemas = {each["properties"]["schema"]["const"]: each for each in (summary.SCHEMA, TRAINING)}
+    schemas = {schema["properties"]["schema"]["const"]: schema for schema in (summary.SCHEMA, TRAINING)}
     if isinstance(written, dict) and written.get("schema") in schemas:
         fastjsonschema.validate(schemas[written["schema"]], written)
     assert path.stem.rpartition("_")[0] not in ("ops", "training") or written["schema"] in schemas

@@ -139,7 +139,7 @@ def test_another_machine_or_other_rounds_need_another_file(
 @pytest.mark.parametrize("noise", [0.0, 3.0])
 def test_a_fitted_line_is_that_of_least_squares(noise: float) -> None:
     x = [1.0, 2.0, 4.0, 8.0]
-    ms = [5 + 0.25 * each + noise * sign for each, sign in zip(x, (1, -1, 1, -1), strict=True)]
+    ms = [5 + 0.25 * position + noise * sign for position, sign in zip(x, (1, -1, 1, -1), strict=True)]
     line = fitted(x, ms)
     assert line["r2"] == pytest.approx(np.corrcoef(x, ms)[0, 1] ** 2)
     if not noise:
@@ -154,7 +154,7 @@ def figures(bandwidth: float | None, **settings: dict[str, Json]) -> Json:
     }
     return {
         "machine": {"bandwidth_bytes_per_s": bandwidth},
-        "steps": [{"name": name, "steps": each, "losses": each} for name, each in rows.items()],
+        "steps": [{"name": name, "steps": providers, "losses": providers} for name, providers in rows.items()],
     }
 
 

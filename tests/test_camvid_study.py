@@ -163,7 +163,7 @@ def test_jobs_are_every_choice_and_every_arm(study: Study) -> None:
     keys = {job.key for job in jobs}
     choices = {key for key in keys if key[0] == "choose"}
     # One of the radii was trained with the best beta already.
-    assert len(choices) == sum(len(values) for each in CHOICES.values() for values in each.values()) - 1
+    assert len(choices) == sum(len(values) for grid in CHOICES.values() for values in grid.values()) - 1
     main = {name for name, arm in camvid_study.ARMS.items() if arm.main}
     assert keys - choices == {("test", name, seed) for name in ARMS for seed in ((0, 1, 2) if name in main else (0,))}
 

@@ -29,7 +29,7 @@ def test_the_reference_is_the_matrix_exponential_and_its_gradient(scale: float) 
     incoming = torch.linspace(-1, 1, 180, dtype=torch.float64).view(4, 5, 3, 3)
     theta, expected = homography_exp(a), by_torch(a)
     torch.testing.assert_close(theta, expected, rtol=1e-12, atol=1e-12)
-    found, true = (torch.autograd.grad(each, a, incoming)[0] for each in (theta, expected))
+    found, true = (torch.autograd.grad(result, a, incoming)[0] for result in (theta, expected))
     torch.testing.assert_close(found, true, rtol=1e-10, atol=1e-12)
 
 

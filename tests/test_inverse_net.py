@@ -95,7 +95,7 @@ def test_pairs_in_both_orders(label_maps: Tensor, generator: torch.Generator) ->
     def overlap(a: Tensor) -> Tensor:
         """Returns the share of the predicted boundary, away from the edge, on which the moved target lies."""
         moved = iff.functional.homography_warp(both.target, homography.exp(a), padding="border")
-        line, found = ((each > 0.5)[..., 20:-20, 20:-20].unflatten(0, (2, 8)) for each in (both.predicted, moved))
+        line, found = ((maps > 0.5)[..., 20:-20, 20:-20].unflatten(0, (2, 8)) for maps in (both.predicted, moved))
         return (line & found).flatten(1).sum(1) / line.flatten(1).sum(1)
 
     assert overlap(both.a).min() > 0.8

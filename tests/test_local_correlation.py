@@ -34,7 +34,7 @@ def test_the_correlation_is_its_definition(shape: tuple[int, ...], reach: int, g
 
 
 def test_the_gradient_agrees_with_differences() -> None:
-    maps = [each.requires_grad_() for each in some_maps((1, 4, 3, 4), torch.float64)]
+    maps = [x.requires_grad_() for x in some_maps((1, 4, 3, 4), torch.float64)]
     assert torch.autograd.gradcheck(lambda a, b: local_correlation(a, b, 2, 2), maps)
 
 

@@ -60,7 +60,7 @@ def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page
 
 
 def test_a_picture_is_drawn_with_the_digest_of_its_results(root: Path) -> None:
-    picture = next(each for each in build.pictures(root) if each.path.name == "results_scores_cpu.png")
+    picture = next(candidate for candidate in build.pictures(root) if candidate.path.name == "results_scores_cpu.png")
     picture.path.unlink()
     assert picture.is_stale()
     picture.write()
@@ -89,9 +89,9 @@ def result() -> Json:
     phases: Json = {"phases_ms": dict.fromkeys(PHASES, 20.0), "images_per_second": 5.0}
     times = {"stock": (100.0, 4 << 20), "release": (800.0, 16 << 20), "reference": (150.0, 2 << 20)}
     fused = {"provider": "fused", "status": "cannot run here"}
-    steps = [*(row(name, *each, **phases) for name, each in times.items()), fused]
+    steps = [*(row(name, *spread, **phases) for name, spread in times.items()), fused]
     targets = {"stock": 0.0, "release": 200.0, "reference": 0.0}
-    losses = [*(row(name, *each, targets_ms=targets[name], value=1.0) for name, each in times.items()), fused]
+    losses = [*(row(name, *spread, targets_ms=targets[name], value=1.0) for name, spread in times.items()), fused]
     points = [{"axis": "images", "x": n, "setting": SETTING, "ms": {"stock": 5 + 10 * n}} for n in (1, 2, 4)]
     machine = {"device": "a CPU", "threads": 1, "commit": "c", "versions": {"torch": "2"}, "missing": []}
     return {

@@ -35,7 +35,7 @@ def blobs(g: torch.Generator, images: int, classes: int, void: float, size: tupl
 
 
 def value_and_gradients(loss: Callable[..., Tensor], *logits: Tensor) -> list[Tensor]:
-    leaves = [each.detach().clone().requires_grad_() for each in logits]
+    leaves = [x.detach().clone().requires_grad_() for x in logits]
     value = loss(*leaves)
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
@@ -148,7 +148,7 @@ def test_its_total_trains_what_cross_entropy_and_bce_train(street: tuple[Tensor,
 
     def without_inverseform(logits: Tensor, boundary_logits: Tensor) -> Tensor:
         logits, boundary_logits = (
-            F.interpolate(each, (96, 192), mode="bilinear", align_corners=False) for each in (logits, boundary_logits)
+            F.interpolate(x, (96, 192), mode="bilinear", align_corners=False) for x in (logits, boundary_logits)
         )
         share = target.float().mean()
         weight = torch.where(target == 1, 1 - share, share)
@@ -164,5 +164,5 @@ def test_its_total_trains_what_cross_entropy_and_bce_train(street: tuple[Tensor,
     assert term > 0
     torch.testing.assert_close(found[0], expected[0] + 0.3 * term)
     torch.testing.assert_close(found[1:], expected[1:], rtol=1e-4, atol=1e-8)
-    assert min(each.abs().max() for each in found[1:]) > 1e-5
+    assert min(gradient.abs().max() for gradient in found[1:]) > 1e-5
     assert not any(parameter.requires_grad for parameter in criterion.parameters())

@@ -70,7 +70,7 @@ def test_a_killed_training_resumes_to_the_very_same_weights(config: TrainConfig,
 
 def test_the_number_of_workers_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     runs = [dataclasses.replace(config, workers=w, out=str(tmp_path / f"workers{w}")) for w in (0, 2)]
-    metrics = [run(each) for each in runs]
+    metrics = [run(config) for config in runs]
     assert_same_end(*runs)
     assert metrics[0]["miou"] == metrics[1]["miou"]
 

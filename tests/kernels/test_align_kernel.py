@@ -60,7 +60,7 @@ def test_the_kernel_is_as_accurate_as_the_reference(n: int, tile: int, kind: str
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
     """The weights also may have any dtype, which need not be the tiles'."""
-    tiles = (each.to(dtype) for each in pair(MANY, 16))
+    tiles = (tile.to(dtype) for tile in pair(MANY, 16))
     assert_three_way("align", *tiles, weights=[weight.to(FLOATS[-1]) for weight in weights(16)])
 
 
@@ -68,12 +68,12 @@ def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None
 def test_one_of_the_gradients(wanted: tuple[bool, bool]) -> None:
     tiles, w = pair(1, 16), weights(16)
     both = results_and_gradients(align, *tiles, weights=w)[1:]
-    for each, want in zip(tiles, wanted, strict=True):
-        each.requires_grad_(want)
+    for tile, want in zip(tiles, wanted, strict=True):
+        tile.requires_grad_(want)
     result = align(*tiles, w)
     (result * torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)).sum().backward()
-    for each, want, expected in zip(tiles, wanted, both, strict=True):
-        assert torch.equal(leaf_grad(each), expected) if want else each.grad is None
+    for tile, want, expected in zip(tiles, wanted, both, strict=True):
+        assert torch.equal(leaf_grad(tile), expected) if want else tile.grad is None
 
 
 def test_identical_tiles_give_exactly_zero() -> None:
@@ -93,7 +93,7 @@ def test_the_place_in_the_batch_changes_no_bit() -> None:
     incoming = torch.randn(3, 8, device=DEVICE)
 
     def run(these: slice) -> tuple[Tensor, ...]:
-        inputs = first, second = [each[these].detach().requires_grad_() for each in tiles]
+        inputs = first, second = [tile[these].detach().requires_grad_() for tile in tiles]
         found = align(first, second, w)
         return found.detach(), *torch.autograd.grad(found, inputs, incoming[these])
 
@@ -126,7 +126,7 @@ def test_weights_in_any_layout() -> None:
 
 
 def test_an_empty_batch() -> None:
-    first, second = (each.requires_grad_() for each in pair(0, 16))
+    first, second = (tile.requires_grad_() for tile in pair(0, 16))
     found = align(first, second, weights(16))
     assert found.shape == (0, 8)
     found.sum().backward()
@@ -139,7 +139,7 @@ def test_weights_that_train_get_gradients() -> None:
     found = align(*tiles, w)
     torch.testing.assert_close(found, reference.align(*tiles, w), rtol=1e-4, atol=1e-6)
     gradients = torch.autograd.grad(found.square().sum(), trained)
-    assert all(each.any() for each in gradients)
+    assert all(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.triton

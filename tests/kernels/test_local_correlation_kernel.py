@@ -33,12 +33,12 @@ def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None
 def test_one_of_the_gradients(wanted: tuple[bool, bool]) -> None:
     maps = random(2, 6, 4, 5), random(2, 6, 4, 5)
     both = results_and_gradients(local_correlation, *maps, reach=1)[1:]
-    for each, want in zip(maps, wanted, strict=True):
-        each.requires_grad_(want)
+    for x, want in zip(maps, wanted, strict=True):
+        x.requires_grad_(want)
     result = local_correlation(*maps, reach=1)
     (result * torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)).sum().backward()
-    for each, want, expected in zip(maps, wanted, both, strict=True):
-        assert torch.equal(leaf_grad(each), expected) if want else each.grad is None
+    for x, want, expected in zip(maps, wanted, both, strict=True):
+        assert torch.equal(leaf_grad(x), expected) if want else x.grad is None
 
 
 @ways
