@@ -1,7 +1,8 @@
-# `make demo` trains a small model without and with the loss; `make test` runs the whole suite. Both set up .venv themselves.
+# `make demo` trains a small model without and with the loss; `make test` runs the whole suite; `make lint` checks the
+# style and the types; `make bench` measures the ops; `make docs` fills docs/measured/. Each of them sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# The compiler of the extension's CUDA half, of the same CUDA as torch; `make NVCC=` uses an installed one, if any.
+# pip installs nvcc for the extension's CUDA half; `make NVCC=` uses the CUDA toolkit of the machine instead, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 CSRC := $(wildcard csrc/*.* csrc/*/*.*)
 

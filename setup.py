@@ -1,6 +1,7 @@
 """Builds the extension: C++ wherever torch is importable, CUDA where a toolkit and a CUDA build of torch are found.
 
-INVERSEFORM_FAST_BUILD_CUDA=1 makes a missing CUDA an error, =0 leaves it out. TORCH_CUDA_ARCH_LIST picks the GPUs.
+INVERSEFORM_FAST_BUILD_CUDA=1 makes a missing CUDA an error, and =0 leaves CUDA out. TORCH_CUDA_ARCH_LIST names the
+compute capabilities to build for.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 CSRC = Path("csrc")
-FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # LibTorch's stable ABI as of 2.11
+FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # the stable ABI of LibTorch 2.11
 CXX = [*FLAGS, "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 NVCC = [*FLAGS, "-Xcompiler=-fvisibility=hidden"]
 GPUS = "8.0;9.0;10.0+PTX"
 
 
 class Missing(Exception):
-    """What the extension, or its CUDA half, cannot be built without."""
+    """The extension, or its CUDA half, cannot be built without this."""
 
 
 def main() -> None:
     asked = os.environ.get("INVERSEFORM_FAST_BUILD_CUDA") or "if possible"
     if asked not in ("if possible", "0", "1"):
-        raise SystemExit(f"INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, was {asked!r}")
+        raise SystemExit(f"INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, got {asked!r}")
     extensions = []
-    builds = (cuda_extension, cpu_extension)  # in this order: torch reads CUDA_HOME once, when it is first asked
+    builds = (cuda_extension, cpu_extension)  # CUDA comes first: torch reads CUDA_HOME once, at its first use
     for build in builds if asked != "0" else builds[1:]:
         try:
             extensions.append(build())
@@ -56,14 +57,21 @@ def cpu_extension() -> Extension:
 
 def cuda_extension() -> Extension:
     toolkit = cuda_toolkit()
-    os.environ["CUDA_HOME"] = str(toolkit)  # torch infers a wrong one from a wrapper of nvcc on PATH
+    os.environ["CUDA_HOME"] = str(toolkit)  # torch would infer a wrong one if the nvcc on PATH is a wrapper
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", GPUS)
     libraries = next(path for path in (toolkit / "lib64", toolkit / "lib") if (path / "libcudart_static.a").exists())
     return extension(
         "_C_cuda",
         *sorted(str(path) for path in CSRC.rglob("*_cuda.cu")),
         library_dirs=[str(libraries)],
-        libraries=["torch_cuda", "torch_cpu", "cudart_static", "rt", "pthread", "dl"],  # static: of any CUDA version
+        libraries=[
+            "torch_cuda",
+            "torch_cpu",
+            "cudart_static",
+            "rt",
+            "pthread",
+            "dl",
+        ],  # a static runtime serves any CUDA version
         extra_compile_args={"cxx": CXX, "nvcc": NVCC},
     )
 
@@ -75,7 +83,10 @@ def extension(name: str, *sources: str, library_dirs: Sequence[str] = (), **opti
     return Extension(
         f"inverseform_fast.{name}",
         list(sources),
-        include_dirs=[str(CSRC.resolve()), *include_paths(device)],  # absolute: ninja compiles from its own folder
+        include_dirs=[
+            str(CSRC.resolve()),
+            *include_paths(device),
+        ],  # absolute, because ninja compiles in its own folder
         library_dirs=[*library_dirs, *library_paths()],
         depends=[str(path) for path in CSRC.rglob("*.h")],
         py_limited_api=True,
@@ -84,7 +95,7 @@ def extension(name: str, *sources: str, library_dirs: Sequence[str] = (), **opti
 
 
 def torch_version() -> tuple[str, str | None]:
-    """torch's version and that of its CUDA."""
+    """Returns torch's version, and that of its CUDA or None."""
     try:
         import torch
     except ImportError:
@@ -93,23 +104,27 @@ def torch_version() -> tuple[str, str | None]:
 
 
 def cuda_toolkit() -> Path:
-    """From CUDA_HOME, pip's nvidia-cuda-nvcc or the nvcc on PATH; of the major version of torch's CUDA."""
+    """Finds the toolkit of CUDA_HOME, of pip's nvidia-cuda-nvcc or of the nvcc on PATH.
+
+    Raises:
+        Missing: there is none, or its major version is not that of torch's CUDA.
+    """
     version, cuda = torch_version()
     if cuda is None:
         raise Missing(f"torch {version} is a build without CUDA")
     major = cuda.split(".")[0]
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    of_pip = Path(sysconfig.get_path("purelib"), "nvidia", f"cu{major}", "bin", "nvcc")
-    nvcc = shutil.which(Path(home, "bin", "nvcc")) if home else shutil.which(of_pip) or shutil.which("nvcc")
+    pip_nvcc = Path(sysconfig.get_path("purelib"), "nvidia", f"cu{major}", "bin", "nvcc")
+    nvcc = shutil.which(Path(home, "bin", "nvcc")) if home else shutil.which(pip_nvcc) or shutil.which("nvcc")
     if nvcc is None:
         raise Missing(f"there is no {home}/bin/nvcc" if home else "there is no nvcc: set CUDA_HOME, or put it on PATH")
     release = re.search(r"release (\d+)", run(nvcc, "--version"))
     if release is None or release[1] != major:
         raise Missing(f"{nvcc} is of CUDA {release[1] if release else '?'}, torch {version} of CUDA {cuda}")
-    # nvcc knows its toolkit; its own folder may hold no more than a wrapper.
+    # Only nvcc knows where its toolkit is, because the file on PATH may be a wrapper in another folder.
     top = re.search(r"^#\$ TOP=(.*)$", run(nvcc, "--dryrun", "-x", "cu", os.devnull), re.MULTILINE)
     if top is None:
-        raise Missing(f"{nvcc} --dryrun does not say where its toolkit is")
+        raise Missing(f"{nvcc} --dryrun does not say where its toolkit is (no line '#$ TOP=')")
     return Path(top[1]).resolve()
 
 

@@ -1,10 +1,10 @@
-"""All that one machine can say: ``python -m benchmarks.gpu --out DIR``, from the repository's root.
+"""``python -m benchmarks.gpu --out DIR``, from the repository's root, measures all that one machine can measure.
 
-Runs the GPU and kernel tests, every ``ops/bench_<op>.py``, the step benchmark and, with ``--study CAMVID``, as much of
-the study as fits, each in a process with a time limit, and keeps in ``DIR``, up to date after each: ``summary.json``
-(of ``ops/schema.json``), ``summary.md``, ``raw.json`` (pytest-benchmark's own), ``training.json``,
+It runs the GPU and kernel tests, every ``ops/bench_<op>.py``, the step benchmark and, with ``--study CAMVID``, as much
+of the study as fits. Each runs in a process with a time limit, and after each the files in ``DIR`` are up to date:
+``summary.json`` (by ``ops/schema.json``), ``summary.md``, ``raw.json`` (by pytest-benchmark), ``training.json``,
 ``camvid_study.json``, ``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is recorded, and the
-rest goes on; the step benchmark and the study go on where an earlier run with the same ``DIR`` was stopped.
+rest continues; the step benchmark and the study continue where an earlier run with the same ``DIR`` was stopped.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from benchmarks.common.results import Json
 from benchmarks.ops.summary import SCHEMA, compared, table, write
 
 FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
-STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # of the minutes
+STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # shares of the minutes
 TEST_SECONDS = 180
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"))
 
 
 class Program(NamedTuple):
-    """What Python is to run, and its share of the time."""
+    """The arguments for Python, and the program's share of the time."""
 
     arguments: list[str]
     share: float
@@ -41,8 +41,10 @@ class Program(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--minutes", type=float, default=10, help="for everything")
-    parser.add_argument("--study", type=Path, metavar="CAMVID", help="folder of CamVid: train arms of the study, too")
+    parser.add_argument("--minutes", type=float, default=10, help="time for everything")
+    parser.add_argument(
+        "--study", type=Path, metavar="CAMVID", help="also train arms of the study on CamVid in this folder"
+    )
     options = parser.parse_args()
     tests = [ROOT / "tests/kernels", *(ROOT / "tests").glob("test_so3*.py")]
     benches = sorted((ROOT / "benchmarks/ops").glob("bench_*.py"), key=_rank)
@@ -51,14 +53,14 @@ def main() -> None:
 
 
 def programs(out: Path, study: Path | None) -> dict[str, Program]:
-    """What runs after the ops: the step benchmark and, on the CamVid at ``study``, the study."""
-    found = {
+    """List what runs after the ops: the step benchmark and, if its folder of CamVid is given, the study."""
+    listed = {
         "training": Program(["-m", "benchmarks.training", "--out", str(out.resolve() / "training.json")], STEPS_SHARE)
     }
     if study:
         options = ["--root", str(study.resolve()), "--out", str(out.resolve() / "camvid_study.json")]
-        found["camvid_study"] = Program(["-m", "benchmarks.studies.camvid_study", *options], STUDY_SHARE)
-    return found
+        listed["camvid_study"] = Program(["-m", "benchmarks.studies.camvid_study", *options], STUDY_SHARE)
+    return listed
 
 
 def _rank(file: Path) -> tuple[int, str]:
@@ -78,12 +80,12 @@ def run(
     summary: Json = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": machine()}
     shares = {name: program.share for name, program in programs.items()}
 
-    def left() -> float:
-        """Seconds until the programs that are still to come begin."""
+    def remaining() -> float:
+        """Return the seconds until the programs that are still to come begin."""
         return 60 * minutes * (1 - sum(shares.values())) - (time.monotonic() - start)
 
     with (out / "log.txt").open("w") as log, tempfile.TemporaryDirectory() as scratch:
-        summary["tests"] = run_tests(tests, out / "tests.xml", min(TEST_SECONDS, left()), log)
+        summary["tests"] = run_tests(tests, out / "tests.xml", min(TEST_SECONDS, remaining()), log)
         summary |= {"files": [], "cases": []}
         raw: Json = {}
 
@@ -93,20 +95,20 @@ def run(
             write(out, compared(summary), raw)
 
         for index, file in enumerate(benches):
-            # Twice its share at most: what one does not need is left to the others.
-            seconds = min(left(), 2 * left() / (len(benches) - index))
+            # A file may take twice its share, because others need less than theirs.
+            seconds = min(remaining(), 2 * remaining() / (len(benches) - index))
             status, spent, cases, raw[file.stem] = run_bench(file, Path(scratch), seconds, log)
             summary["cases"] += cases
             save(file.name, status, spent)
         for name, program in programs.items():
             del shares[name]
-            save(name, *execute(program.arguments, left(), log))
+            save(name, *execute(program.arguments, remaining(), log))
     return summary
 
 
 def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: TextIO) -> Json:
-    """The tests of a GPU and of kernels."""
-    # Most of their time goes into compiling, which is the host's.
+    """Run the tests that need a GPU and those of the kernels."""
+    # Compiling on the host takes most of their time, so several workers share the GPU.
     workers = ["-n", "8"] if ON_GPU and find_spec("xdist") else []
     options = [*workers, "-m", "gpu or kernel or triton", f"--junitxml={xml}"]
     status, spent = execute([*PYTEST, *options, *map(str, tests)], seconds, log)
@@ -119,7 +121,11 @@ def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: TextIO) -> 
 
 
 def run_bench(file: Path, scratch: Path, seconds: float, log: TextIO) -> tuple[str, float, list[Json], Json | None]:
-    """What became of one file, after how many seconds, its cases, and pytest-benchmark's own record of them."""
+    """Run one file of benchmarks.
+
+    Returns:
+        How it ended, after how many seconds, its cases, and pytest-benchmark's own record of them.
+    """
     lines, raw = scratch / f"{file.stem}.jsonl", scratch / f"{file.stem}.json"
     command = [*PYTEST, str(file), f"--benchmark-json={raw}"]
     status, spent = execute(command, seconds, log, INVERSEFORM_BENCH_CASES=str(lines))

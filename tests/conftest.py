@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, so that a run is repeatable and machines with two cores are not oversubscribed."""
+"""All tests run on one thread, so that a run is repeatable and machines with two cores are not oversubscribed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """File of a small inverse-transformation network; what it says does not matter where it is used."""
+    """The file of a small network, for tests in which its estimates do not matter."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("net") / "net.safetensors"
     Align(tile=32).save(path)
@@ -51,7 +51,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def quick_garbage_collection() -> Iterator[None]:
-    """Each measurement collects garbage, which takes 0.2 s where all that is imported is searched for it."""
+    """Measurements collect garbage; this hides the imported modules from the collector, which saves 0.2 s each."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -59,7 +59,7 @@ def quick_garbage_collection() -> Iterator[None]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings draw nothing: their pictures take longer than a few small steps, and have tests of their own."""
+    """Trainings draw nothing here: a picture takes longer than a few small steps, and other tests look at pictures."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
 
 
@@ -70,7 +70,7 @@ def g(generator: torch.Generator) -> torch.Generator:
 
 @pytest.fixture(params=SO3)
 def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[So3]:
-    """project_to_so3 and geodesic_distance of one implementation, from and to the CPU."""
+    """project_to_so3 and geodesic_distance of one implementation; they take and return CPU tensors."""
     backend, capability = request.param
     if reason := iff.ops.backend._why_not(backend):
         pytest.skip(reason)
@@ -83,7 +83,7 @@ def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture(params=["", "avx2", "default"], ids=["best SIMD", "AVX2", "scalar"])
 def cpu_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every kernel of the C++ extension for CPUs, in turn."""
+    """The test runs with every kernel of the C++ extension for CPUs, in turn."""
     if reason := iff.ops.backend._why_not("cpu"):
         pytest.skip(reason)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", request.param)

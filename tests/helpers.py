@@ -1,4 +1,4 @@
-"""What many tests need: labels, and the check that an op gives the same in whatever way it is called."""
+"""Many tests need labels, and the check that an op gives the same in whatever way it is called."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ways = pytest.mark.parametrize("way", ["compiled", *CONTEXTS, *LAYOUTS])
 
 
 def assert_same_when_called(way: str, op: Callable[..., Any], *inputs: Any, **options: Any) -> None:
-    """Results, their dtypes, and gradients are those of the plain call; the inputs are left alone."""
+    """Asserts that results, dtypes and gradients are those of the plain call, and that the inputs do not change."""
     before = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
     expected = results_and_gradients(op, *inputs, **options)
     torch.testing.assert_close(list(inputs), before, rtol=0, atol=0)
@@ -67,7 +67,7 @@ def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) 
 
 
 def some_labels(shape: tuple[int, ...], classes: int, seed: int = 0, void: int | None = 255) -> Tensor:
-    """Areas of 3x3 pixels, with specks of noise and of void."""
+    """Draws labels: areas of 3x3 pixels, with specks of noise and of void."""
     g = torch.Generator().manual_seed(seed)
     n, h, w = shape
     areas = torch.randint(classes, (n, h // 3 + 1, w // 3 + 1), generator=g)
@@ -78,7 +78,7 @@ def some_labels(shape: tuple[int, ...], classes: int, seed: int = 0, void: int |
 
 
 def boundary_map_by_definition(labels: Tensor, radius: int, ignore_index: int = 255) -> Tensor:
-    """A pixel is boundary if a pixel of another valid class lies within Euclidean distance radius; void is 255."""
+    """Marks a pixel if a pixel of another valid class lies within Euclidean distance radius; void is 255."""
     result = torch.zeros(labels.shape, dtype=torch.uint8)
     rows, columns = torch.meshgrid(*map(torch.arange, labels.shape[1:]), indexing="ij")
     for n, y, x in np.ndindex(*labels.shape):

@@ -1,4 +1,4 @@
-"""Matrices that are hard for so3, and the truth about them: SVDs in float64, their autograd, 60-digit arithmetic."""
+"""Matrices that are hard for so3, and their truth by SVDs in float64, their autograd, and 60-digit arithmetic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize as unit
 
 
 class So3(Protocol):
-    """An implementation: functional, or one that brings its arguments to a GPU."""
+    """An implementation: that of ``functional``, or one that moves its arguments to a GPU."""
 
     @property
     def project_to_so3(self) -> Callable[..., Tensor]: ...
@@ -85,7 +85,7 @@ each_family = pytest.mark.parametrize("m", [pytest.param(m, id=name) for name, m
 
 
 def signed_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, s, V^T in float64 with det(U V^T) = 1, the sign moved to s3; differentiable."""
+    """Computes U, s, V^T in float64 with det(U V^T) = 1, the sign moved to s3; it is differentiable."""
     u, s, vh = torch.linalg.svd(matrix.double())
     sign = torch.ones_like(s).index_copy(-1, torch.tensor([2]), (u @ vh).det().sign().detach()[..., None])
     return u * sign[..., None, :], s * sign, vh
@@ -105,14 +105,14 @@ def angle_of(rotation: Tensor) -> Tensor:
 
 
 def svd_distance(theta: Tensor, theta_hat: Tensor, lam: float = 0.1, smooth: float = 0.0) -> Tensor:
-    """The definition, for autograd to differentiate (away from its singularities)."""
+    """Computes the distance by its definition, which autograd can differentiate away from its singularities."""
     m = torch.linalg.inv(theta) @ theta_hat
     u, _, vh = signed_svd(m)
     return (angle_of(u @ vh) ** 2 + smooth**2).sqrt() - smooth + lam * (m - u @ vh).square().sum((-2, -1))
 
 
 def svd_gradient(matrix: Tensor, wrt_rotation: Tensor) -> Tensor:
-    """df/dM = U [(B - B^T)_ij / (s_i + s_j)] V^T with B = U^T df/dP V: right at repeated singular values too."""
+    """Computes df/dM = U [(B - B^T)_ij / (s_i + s_j)] V^T, B = U^T df/dP V, also right at repeated singular values."""
     u, s, vh = signed_svd(matrix)
     b = u.mT @ wrt_rotation.double() @ vh.mT
     return u @ ((b - b.mT) / (s[..., :, None] + s[..., None, :] + EYE)) @ vh
@@ -135,7 +135,7 @@ def mp_distance(theta: mpmath.matrix, theta_hat: mpmath.matrix, normalize: str |
 
 
 def mp_value_and_gradients(theta: Tensor, theta_hat: Tensor, normalize: str | None) -> tuple[float, Tensor, Tensor]:
-    """lam = 1/10, differences of 1e-25 in 60 digits: no formula in common with any implementation."""
+    """Takes differences of 1e-25 in 60 digits, with lam = 1/10; it shares no formula with any implementation."""
     step, gradients = mpmath.mpf(10) ** -25, torch.zeros(2, 3, 3, dtype=torch.float64)
     pair = mpmath.matrix(theta.tolist()), mpmath.matrix(theta_hat.tolist())
     value = mp_distance(*pair, normalize)

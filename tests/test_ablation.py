@@ -1,4 +1,4 @@
-"""benchmarks/studies/ablation.py: every group runs, no arm twice, and the page says what the results say."""
+"""The ablation study runs every group and no arm twice, and its page shows its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Tiny: an arm takes a second or less."""
+    """A tiny study, in which an arm takes a second or less."""
     return Study(
         runs=tmp_path_factory.mktemp("ablation"),
         data="scenes",
@@ -72,7 +72,7 @@ def test_architectures_and_distances_are_trained_and_measured(
 
 
 def scored(error: float, tile: int = 64, **more: Any) -> Json:
-    """A network's result; its numbers differ from each other and from another one's."""
+    """Makes up a network's result, whose numbers differ from each other and from another network's."""
     return {
         "tile": tile,
         "parameters": 12345,
@@ -159,7 +159,7 @@ def test_a_finished_arm_is_left_alone_and_an_interrupted_one_begins_anew(
     assert finished.read_bytes() == content
     assert list(study.results()["nets"]) == ["align-log"]
     other = replace(study, recipes={"align": {"steps": 3, "batch_size": 4, "lr": 1e-3}})
-    with pytest.raises(ValueError, match="holds the result of another steps"):
+    with pytest.raises(ValueError, match="must hold a result of the same steps"):
         other.run("networks", "align-log")
 
 
@@ -180,11 +180,11 @@ def test_program_writes_what_is_finished(
     monkeypatch.setattr(sys, "argv", [*arguments, "--arms", "align-32"])
     with pytest.raises(SystemExit):
         ablation.main()
-    assert "no such arms in networks: align-32" in capsys.readouterr().err
+    assert "--arms must be arms of networks, got align-32" in capsys.readouterr().err
 
 
 def test_the_study_is_possible() -> None:
-    """The sizes that are really used: tiles that the networks take, and boundaries resized to whole tiles."""
+    """The networks take the real sizes of the study, and boundaries are resized to whole tiles."""
     study = Study()
     for name in dict.fromkeys([*study.groups["networks"][:-1], *study.groups["tiles"]]):
         config = study.net_config(name)

@@ -1,4 +1,4 @@
-"""align against the network as modules, solved by torch in float64; its parts; its gradients; its errors."""
+"""align equals the network as modules with torch's solver in float64, in values and gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CELLS = TILE // 8
 
 @pytest.fixture
 def weights() -> list[Tensor]:
-    """Random, and large enough for each to matter."""
+    """Random weights that are large enough for each to matter."""
     torch.manual_seed(0)
     weights = Align(tile=TILE).requires_grad_(False).weights
     norm = slice(6, 8)
@@ -39,7 +39,7 @@ def some_tiles(count: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tens
 
 
 def by_modules(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> Tensor:
-    """The network as the paper's readers would write it."""
+    """Computes the network as a reader of the paper would write it."""
     sides = nn.Sequential(
         nn.PixelUnshuffle(4),
         nn.Conv2d(16, 10, 3, padding=1, padding_mode="replicate"), nn.SiLU(),
@@ -68,7 +68,7 @@ def by_modules(predicted: Tensor, target: Tensor, weights: list[Tensor]) -> Tens
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_the_network_as_modules(weights: list[Tensor], backend: str) -> None:
+def test_align_is_the_network_as_modules(weights: list[Tensor], backend: str) -> None:
     tiles = some_tiles()
     expected = by_modules(*tiles, weights)
     assert expected.abs().max() > 3e-3
@@ -77,14 +77,14 @@ def test_the_network_as_modules(weights: list[Tensor], backend: str) -> None:
     torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-6)
 
 
-def test_gradient(weights: list[Tensor]) -> None:
-    tiles = [each.requires_grad_() for each in some_tiles(1, torch.float64)]
+def test_the_gradient_agrees_with_differences(weights: list[Tensor]) -> None:
+    tiles = [tile.requires_grad_() for tile in some_tiles(1, torch.float64)]
     weights = [weight.double() for weight in weights]
     assert torch.autograd.gradcheck(lambda a, b: align(a, b, weights), tiles, fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_weights_have_gradients_too(weights: list[Tensor], backend: str) -> None:
+def test_weights_get_gradients_too(weights: list[Tensor], backend: str) -> None:
     tiles = some_tiles()
     trained = [weight.clone().requires_grad_() for weight in weights[:-1]]
     with iff.set_backend(backend):
@@ -95,12 +95,12 @@ def test_weights_have_gradients_too(weights: list[Tensor], backend: str) -> None
 
 
 @ways
-def test_any_way_of_calling_it(way: str, weights: list[Tensor]) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, weights: list[Tensor]) -> None:
     assert_same_when_called(way, lambda a, b: align(a, b, weights), *some_tiles())
 
 
 def test_equations_give_back_the_homography_that_their_cells_saw(weights: list[Tensor]) -> None:
-    """With any weights of the cells, but for the prior."""
+    """This holds for any weights of the cells, apart from the prior."""
     velocity = weights[-1]
     a = 0.02 * torch.randn(3, 8)
     seen = (velocity * a[:, None, :, None]).sum(2) / (3 * 16 / TILE)  # (N, cells, 2), in units of three cells
@@ -109,8 +109,10 @@ def test_equations_give_back_the_homography_that_their_cells_saw(weights: list[T
 
 
 def test_padding_has_the_strides_that_the_compiler_expects() -> None:
-    """Those of meta tensors, for its gradient too. Replicated padding of channels_last maps has others (torch 2.11):
-    then what torch.compile made of the features raises when it runs."""
+    """They are those of meta tensors, also for the gradient.
+
+    Replicated padding of channels_last maps has others (torch 2.11), so that compiled code would raise when it runs.
+    """
 
     def strides(device: str) -> list[tuple[int, ...]]:
         x = torch.empty(2, 10, 8, 8, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -133,7 +135,7 @@ def test_padding_has_the_strides_that_the_compiler_expects() -> None:
         ({"weights": Align(32).to("meta").weights}, ValueError, "weights must be on the device of predicted, cpu, got"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     good: dict[str, Any] = {
         "predicted": torch.zeros(1, 1, 32, 32),
         "target": torch.zeros(1, 1, 32, 32),
@@ -144,7 +146,7 @@ def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], mes
 
 
 class Rounded(torch.autograd.Function):
-    """To the ten bits of TF32, the value and its gradient."""
+    """Rounds the value and its gradient to the ten bits of TF32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ class Rounded(torch.autograd.Function):
 
 
 def test_tensor_float_32_moves_no_estimate_that_matters(monkeypatch: pytest.MonkeyPatch, g: torch.Generator) -> None:
-    """What docs/design/triton.md says of a GPU's products, by rounding the operands of the reference's convolutions."""
+    """docs/design/triton.md says so of a GPU; here the operands of the reference's convolutions are rounded."""
     net = InverseTransformNet.compact().requires_grad_(False)
     assert isinstance(net, Align)
     target = (boundary_map(label_maps(4, 224, 224, g))[:, None] == 1).float()

@@ -1,4 +1,4 @@
-"""benchmarks/studies/alignment: its starts, losses and counts are what it says. Nothing is measured here."""
+"""The alignment study's starts, losses and counts are what it says; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_distances_are_euclidean() -> None:
     assert all(not field.any() for field in distances(torch.zeros(1, 1, 9, 7)))
 
 
-def test_losses(starts: Starts, net: Path) -> None:
+def test_every_loss_prefers_the_match_and_has_a_gradient(starts: Starts, net: Path) -> None:
     losses = inverseform_losses({"net": net}) | OTHERS
     assert len(losses) == 8
     for name, loss in (losses | {"mix": mix(losses["InverseForm (net, log)"])}).items():
@@ -83,7 +83,7 @@ def test_losses(starts: Starts, net: Path) -> None:
 
 
 def test_boundary_loss_is_negative_inside_alone() -> None:
-    """As Kervadec et al.'s own distance maps: 0 on the mask's outermost pixels."""
+    """It is 0 on the mask's outermost pixels, as in Kervadec et al.'s own distance maps."""
     one = truth(square(5))
     inside = torch.zeros_like(one.boundary)
     inside[..., 42, 42] = 1
@@ -107,7 +107,7 @@ def test_home_is_within_a_pixel(maps: Tensor) -> None:
     assert 0 < low < 0.5 < high < 1
 
 
-def test_agreement() -> None:
+def test_agreement_is_f_score_and_distance() -> None:
     one = truth(square(5))
     assert agreement(square(5) > 0, one) == {"f_1px": 1, "distance_px": 0}
     assert agreement(square(5).roll(1, -1) > 0, one)["f_1px"] == 1
@@ -130,7 +130,9 @@ def warp_results(ours: list[int], theirs: list[int]) -> dict[str, Any]:
         ([99, 99, 10], [99, 10, 10], True, False),
     ],
 )
-def test_goal(ours: list[int], theirs: list[int], home: bool, ahead: bool) -> None:
+def test_the_goal_is_met_only_near_home_and_ahead_of_the_others(
+    ours: list[int], theirs: list[int], home: bool, ahead: bool
+) -> None:
     assert study.goal(warp_results(ours, theirs), "ours") == {"loss": "ours", "home": home, "ahead": ahead}
 
 

@@ -1,4 +1,4 @@
-"""The backend switch."""
+"""One switch chooses the backend of all ops, and a backend that cannot run says why."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if Triton ran here, so that there are two backends to choose between."""
+    """Pretends that Triton runs here, so that there are two backends to choose between."""
     why_not = backend._why_not
     monkeypatch.setattr(backend, "_why_not", lambda name: None if name == "triton" else why_not(name))
 
@@ -89,7 +89,7 @@ def test_every_op_is_public_and_has_a_reference_of_the_same_signature() -> None:
     [("boundary_map", [torch.zeros(1, 8, 8, dtype=torch.uint8)], 14), ("homography_exp", [torch.zeros(1, 8)], 14)],
 )
 def test_few_calls_lie_between_a_public_function_and_its_kernel(name: str, arguments: list[Tensor], most: int) -> None:
-    """What docs/design/ops.md says of the overhead, in calls of Python functions, which no other load disturbs."""
+    """docs/design/ops.md states the overhead; it is counted in Python calls, which no other load disturbs."""
     function, calls = getattr(iff.functional, name), []
     function(*arguments)
     sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)

@@ -1,4 +1,4 @@
-"""inverseform_fast.bench: that what is measured of a training step is right, compared and shown. Nothing is timed."""
+"""inverseform_fast.bench measures the right things of a training step and compares them; nothing is timed here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = Setting(crop=(64, 64), classes=5)
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_release() -> Iterator[None]:
-    """The release's network has 100 million parameters for its own tiles, and two million for these."""
+    """Small tiles give the release's network two million parameters in place of 100 million."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(release, "TILE", 32)
         patch.setattr(release, "SIZE", (96, 192))
@@ -43,7 +43,7 @@ def _small_release() -> Iterator[None]:
 
 @pytest.fixture
 def _no_memory_meter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The profiler takes longer than all else that a small step does."""
+    """Memory is not measured here, because the profiler takes longer than all else of a small step."""
     monkeypatch.setattr(measure, "peak_bytes", lambda call, device: 0)
 
 
@@ -118,7 +118,7 @@ def test_largest_batch_of_a_gpu_is_found_by_running_out_of_memory(monkeypatch: p
 
 
 @pytest.mark.parametrize(("classes", "crop"), [(1, (96, 160)), (5, (100, 150)), (150, (64, 320))])
-def test_batch(classes: int, crop: tuple[int, int]) -> None:
+def test_the_batch_is_what_the_setting_says(classes: int, crop: tuple[int, int]) -> None:
     images, labels = batch(Setting(classes=classes, crop=crop, batch_size=10))
     assert (images.shape, images.dtype) == ((10, 3, *crop), torch.float32)
     assert (labels.shape, labels.dtype) == ((10, *crop), torch.int64)
@@ -140,10 +140,10 @@ def test_a_step_trains_the_whole_model(provider: str) -> None:
     for _ in range(2):  # what a residual block starts with is zero, and passes no gradient
         step.run()
     after = dict(step.model.named_parameters())
-    assert all(each.isfinite().all() and each.grad is None for each in after.values())
+    assert all(parameter.isfinite().all() and parameter.grad is None for parameter in after.values())
     assert [name for name in before if torch.equal(before[name], after[name])] == []
-    optimized = {id(each) for group in step.optimizer.param_groups for each in group["params"]}
-    assert optimized == {id(each) for each in after.values()}  # not the loss's network
+    optimized = {id(parameter) for group in step.optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in after.values()}  # not the loss's network
 
 
 def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_phases_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         return float(events.count("tick"))
 
     assert step.run(clock) == [1, 2, 3, 4, 5, 6]
-    assert events == ["tick", *(each for phase in PHASES for each in (phase, "tick"))]
+    assert events == ["tick", *(event for phase in PHASES for event in (phase, "tick"))]
 
 
 @pytest.mark.parametrize("headless", [False, True])
@@ -209,7 +209,7 @@ def test_out_of_memory_is_not_taken_for_a_provider_that_cannot_run(monkeypatch: 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, ...]]:
-    """What each provider's loss was last called with."""
+    """The arguments that each provider's loss was last called with."""
     arguments: dict[str, tuple[Tensor, ...]] = {}
     make = Loss._criterion
 
@@ -226,7 +226,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, ...]]:
     return arguments
 
 
-def test_losses(monkeypatch: pytest.MonkeyPatch, seen: dict[str, tuple[Tensor, ...]]) -> None:
+def test_the_losses_are_measured_on_the_same_input_and_agree(
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, tuple[Tensor, ...]]
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda function: function)
     rows = by_provider(compare_losses(TINY, list(PROVIDERS), rounds=2))
     assert list(rows) == list(PROVIDERS)
@@ -267,7 +269,7 @@ def test_a_wrong_value_is_told(monkeypatch: pytest.MonkeyPatch, factor: float) -
     assert rows["stock"]["status"] == rows["reference"]["status"] == "measured"
 
 
-def test_steps() -> None:
+def test_a_measured_step_has_phases_speed_and_memory() -> None:
     rows = by_provider(compare_steps(replace(TINY, batch_size=2, headless=True), ["stock", "fused", "reference"], 3))
     assert list(rows) == ["stock", "fused", "reference"]
     for row in rows.values():
@@ -279,7 +281,7 @@ def test_steps() -> None:
     assert rows["reference"]["peak_bytes"] > rows["stock"]["peak_bytes"] > 2 * 3 * 64 * 64 * 4
 
 
-def test_spread() -> None:
+def test_the_spread_is_median_and_interquartile_range() -> None:
     assert spread([0.004, 0.001, 0.002, 0.003, 0.1]) == pytest.approx((0.003, 0.052 - 0.0015))
     assert spread([0.004]) == (0.004, 0)
 
@@ -300,7 +302,9 @@ def test_spread() -> None:
         (lambda: bench(replace(TINY, backbone="resnet17"), ["stock"]), "resnet17"),
     ],
 )
-def test_errors_name_the_argument(monkeypatch: pytest.MonkeyPatch, make: Callable[[], object], message: str) -> None:
+def test_a_bad_argument_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], object], message: str
+) -> None:
     monkeypatch.setattr(Step, "run", lambda *_: pytest.fail("it was measured first"))
     with pytest.raises(ValueError, match=message):
         make()

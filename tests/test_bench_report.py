@@ -1,4 +1,4 @@
-"""``inverseform-fast bench``: its table and its file say what was measured."""
+"""The table and the file of ``inverseform-fast bench`` say what was measured."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def made_up(provider: str, factor: float, largest_batch: int | None = None) -> B
 
 
 def rendered(rows: list[BenchRow]) -> dict[str, list[str]]:
-    """The table's lines by their first cell; all else, of title and caption, under the empty name."""
+    """Renders the table; returns its lines by their first cell, and title and caption under the empty name."""
     console = Console(record=True, width=200, file=io.StringIO())
     console.print(table(replace(TINY, batch_size=3), rows))
     lines: dict[str, list[str]] = {"": []}
@@ -58,7 +58,7 @@ def rendered(rows: list[BenchRow]) -> dict[str, list[str]]:
     return lines
 
 
-def test_table() -> None:
+def test_the_table_shows_what_was_measured_and_what_failed() -> None:
     wrong = made_up("compiled", 1.0)
     wrong["loss"]["status"] = "wrong: 2, the reference has 1"
     absent: BenchRow = {
@@ -86,7 +86,7 @@ def test_table() -> None:
     assert "fused: no [red] GPU" in lines[""]
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_and_writes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     arguments = "bench --crop 64 96 --classes 5 --batch-size 2 --rounds 1 --device cpu --memory-gib 0.004 --threads 1"
     providers = [word for name in ("stock", "reference") for word in ("--provider", name)]

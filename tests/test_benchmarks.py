@@ -1,4 +1,4 @@
-"""The benchmarks: what they measure is right, and nothing that breaks takes the rest along. Nothing is timed here."""
+"""The benchmarks measure right results only, and what breaks does not stop the rest; nothing is timed here."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_so3_peers_equal_reference(name: str, direction: str, provider: str) -> 
         work.check(calls(work.provider(provider), work.arguments, direction)(), direction, provider)
 
 
-def test_gate_of_a_peer_leaves_out_no_more_than_its_share() -> None:
+def test_a_peer_may_be_wrong_in_no_more_than_its_share() -> None:
     work = bench_so3.workload("float32-near-1000")
     outputs = calls(work.reference, work.arguments, "forward")()
     outputs[0][:10] = float("nan")
@@ -91,14 +91,14 @@ def test_hunt_finds_a_small_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_forward_needs_the_fewest_bytes() -> None:
-    """Inputs read once and outputs written once, of an op whose every byte counts."""
+    """An op must at least read its inputs once and write its outputs once."""
     work = workload("extract_tiles", "bfloat16")
     outputs = calls(work.reference, work.arguments, "forward")()
     assert work.bytes["forward"] == sum(t.nbytes for t in (*work.arguments[:2], *outputs))
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.01, lambda y: y * float("nan"), lambda y: y[:1]])
-def test_gate(wrong: Any) -> None:
+def test_a_wrong_result_is_never_timed(wrong: Any) -> None:
     work = workload("homography_warp", "float32")
     work.tolerance = None
     outputs = calls(work.reference, work.arguments, "forward")()
@@ -107,7 +107,7 @@ def test_gate(wrong: Any) -> None:
         work.check([wrong(outputs[0])], "forward", "fused")
 
 
-def test_gate_of_whole_numbers_is_exact() -> None:
+def test_a_wrong_whole_number_is_never_timed() -> None:
     work = workload("boundary_map", "noise-uint8")
     outputs = calls(work.reference, work.arguments, "forward")()
     outputs[0][0, 0, 0] ^= 1
@@ -174,7 +174,7 @@ def test_steps_and_study_come_last_with_their_share_of_the_time(
     assert gpu.programs(out, None).keys() == {"training"}
 
 
-def test_out_of_time(tmp_path: Path) -> None:
+def test_what_has_no_time_left_is_recorded_as_not_run(tmp_path: Path) -> None:
     (tmp_path / "bench_late.py").write_text(WORKING)
     written = gpu.run(tmp_path / "out", 0, [tmp_path], [tmp_path / "bench_late.py"], {})
     assert [file["status"] for file in written["files"]] == ["not run: out of time"]
@@ -190,7 +190,7 @@ def test_hanging_file_is_stopped(tmp_path: Path) -> None:
     assert raw is None
 
 
-def test_says_what_is_missing(
+def test_missing_packages_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine, "_version", lambda package: None if package in ("roma", "scipy") else "1")
@@ -201,7 +201,7 @@ def test_says_what_is_missing(
         gpu.run(tmp_path, 1, [], [], {})
 
 
-def test_ratios() -> None:
+def test_time_and_memory_are_compared_with_the_release() -> None:
     case = {"op": "o", "case": "c", "pass": "both", "median_ms": 4.0, "peak_bytes": 10}
     cases = [case | {"provider": "release"}, case | {"provider": "fused", "median_ms": 1.0, "peak_bytes": 0}]
     fused = summary.compared({"cases": cases})["cases"][1]
@@ -211,7 +211,7 @@ def test_ratios() -> None:
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
 def test_committed_results_keep_the_schema(path: Path) -> None:
     written = json.loads(path.read_text())
-    schemas = {each["properties"]["schema"]["const"]: each for each in (summary.SCHEMA, TRAINING)}
+    schemas = {schema["properties"]["schema"]["const"]: schema for schema in (summary.SCHEMA, TRAINING)}
     if isinstance(written, dict) and written.get("schema") in schemas:
         fastjsonschema.validate(schemas[written["schema"]], written)
     assert path.stem.rpartition("_")[0] not in ("ops", "training") or written["schema"] in schemas

@@ -1,4 +1,4 @@
-"""benchmarks/training: it saves each figure, goes on where it was stopped, and judges goals. Nothing is measured."""
+"""benchmarks/training saves each figure, continues where it was stopped, and judges goals; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = Setting(crop=(64, 64), classes=5)
 
 
 class Program:
-    """The program on a tiny plan, with made-up figures: the file that it writes, and what it measured."""
+    """The program with a tiny plan and made-up figures; it knows its file, and lists what it measured."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         self.monkeypatch, self.path = monkeypatch, path
@@ -65,7 +65,7 @@ class Program:
         return 3
 
     def run(self, stop_after: float = math.inf, rounds: int = 1) -> Json:
-        """Run it until it has saved so often; what the file holds."""
+        """Runs the program until it has saved so often; returns what the file holds."""
         self.measured.clear()
         saves, write = 0, results.write
 
@@ -137,9 +137,9 @@ def test_another_machine_or_other_rounds_need_another_file(
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])
-def test_fitted(noise: float) -> None:
+def test_a_fitted_line_is_that_of_least_squares(noise: float) -> None:
     x = [1.0, 2.0, 4.0, 8.0]
-    ms = [5 + 0.25 * each + noise * sign for each, sign in zip(x, (1, -1, 1, -1), strict=True)]
+    ms = [5 + 0.25 * position + noise * sign for position, sign in zip(x, (1, -1, 1, -1), strict=True)]
     line = fitted(x, ms)
     assert line["r2"] == pytest.approx(np.corrcoef(x, ms)[0, 1] ** 2)
     if not noise:
@@ -147,14 +147,14 @@ def test_fitted(noise: float) -> None:
 
 
 def figures(bandwidth: float | None, **settings: dict[str, Json]) -> Json:
-    """A result of settings, each of which has rows ``provider: figures`` for steps and losses alike."""
+    """Makes up a result: each setting has rows ``provider: figures``, the same for steps and losses."""
     rows = {
         name: [{"provider": provider, "status": "measured"} | row for provider, row in setting.items()]
         for name, setting in settings.items()
     }
     return {
         "machine": {"bandwidth_bytes_per_s": bandwidth},
-        "steps": [{"name": name, "steps": each, "losses": each} for name, each in rows.items()],
+        "steps": [{"name": name, "steps": providers, "losses": providers} for name, providers in rows.items()],
     }
 
 
@@ -202,7 +202,7 @@ def test_goals_of_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_plan(on_gpu: bool) -> None:
+def test_the_plan_varies_model_size_classes_and_head(on_gpu: bool) -> None:
     plan = plan_of(on_gpu)
     settings = plan.settings.values()
     backbones = {setting.backbone for setting in settings}

@@ -1,4 +1,4 @@
-"""boundary_loss against an explicit balanced cross-entropy, values and gradients."""
+"""boundary_loss equals an explicit balanced cross-entropy, in values and gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def some_logits(n: int = 2, h: int = 8, w: int = 10, dtype: torch.dtype = torch.
 
 
 def by_definition(logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
-    """Mean over valid pixels; positives weigh by the batch's share of negatives, and the other way round."""
+    """Averages over valid pixels; the batch's share of negatives weighs positives, and the other way round."""
     probability = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)[:, 0].sigmoid()
     target = boundary_map_by_definition(labels, radius, ignore_index)
     positives, negatives = probability[target == 1], 1 - probability[target == 0]
@@ -44,12 +44,12 @@ def assert_same(logits: Tensor, actual: Tensor, expected: Tensor) -> None:
 
 @resolutions
 @pytest.mark.parametrize("radius", [1, 2, 3])
-def test_definition(resolution: tuple[int, int], radius: int) -> None:
+def test_the_loss_is_its_definition(resolution: tuple[int, int], radius: int) -> None:
     logits, labels = some_logits(2, *resolution), some_labels((2, 8, 10), 4)
     assert_same(logits, boundary_loss(logits, labels, radius), by_definition(logits, labels, radius))
 
 
-def test_the_defaults() -> None:
+def test_the_defaults_are_radius_2_and_void_255() -> None:
     logits, labels = some_logits(), some_labels((2, 8, 10), 4)
     assert boundary_loss(logits, labels) == boundary_loss(logits, labels, radius=2, ignore_index=255)
     assert boundary_loss(logits, labels) != boundary_loss(logits, labels, radius=1)
@@ -137,7 +137,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, resolution: t
 
 
 def test_counts_are_exact_on_a_large_batch() -> None:
-    """Products of counts exceed 32 bits, and a float32 cannot count beyond 2^24."""
+    """Products of its counts exceed 32 bits, and a float32 cannot count beyond 2^24."""
     labels = (torch.arange(4096) % 64 > 31).to(torch.uint8).expand(1, 4100, -1)
     loss = boundary_loss(torch.zeros(1, 1, 1, 1), labels)
     share = 127 * 4 / 4096  # two columns on either side of every edge
@@ -145,14 +145,14 @@ def test_counts_are_exact_on_a_large_batch() -> None:
 
 
 @resolutions
-def test_gradient(resolution: tuple[int, int]) -> None:
+def test_the_gradient_agrees_with_differences(resolution: tuple[int, int]) -> None:
     labels = some_labels((1, 8, 10), 3)
     assert torch.autograd.gradcheck(lambda x: boundary_loss(x, labels), some_logits(1, *resolution))
 
 
 @ways
 @pytest.mark.parametrize("resolution", [(8, 10), (4, 5)])
-def test_any_way_of_calling_it(way: str, resolution: tuple[int, int]) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, resolution: tuple[int, int]) -> None:
     logits = some_logits(2, *resolution, dtype=torch.float32)
     assert_same_when_called(way, boundary_loss, logits, some_labels((2, 8, 10), 4))
 
@@ -178,6 +178,6 @@ LABELS = torch.zeros(2, 4, 4, dtype=torch.long)
         ({"labels": LABELS.to("meta")}, ValueError, "labels must be on the device of boundary_logits, cpu, got meta"),
     ],
 )
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         boundary_loss(**{"boundary_logits": torch.zeros(2, 1, 4, 4), "labels": LABELS, **changed})

@@ -1,4 +1,4 @@
-"""boundary_map against its own definition, written as loops, and against SciPy's distance transform."""
+"""boundary_map equals its definition, written as loops, and agrees with SciPy's distance transform."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ examples = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def by_distance(labels: np.ndarray, radius: int, ignore_index: int = 255) -> np.ndarray:
-    """Per class, the distance to the nearest pixel of another valid class."""
+    """Finds, for each class, the pixels whose nearest pixel of another valid class is within the radius."""
     valid = labels != ignore_index
     result = np.where(valid, 0, 255).astype(np.uint8)
     for class_id in np.unique(labels[valid]):
@@ -36,7 +36,7 @@ def by_distance(labels: np.ndarray, radius: int, ignore_index: int = 255) -> np.
 
 
 def by_public_release(labels: np.ndarray, radius: int, classes: list[int]) -> np.ndarray:
-    """One-hot of each class but 0, padded by one pixel; distance inside plus outside, if at most the radius; union."""
+    """Computes the release's map: pixels whose distance to the contour of any class but 0 is at most the radius."""
     result = np.zeros(labels.shape, np.uint8)
     for class_id in classes:
         mask = np.pad(labels == class_id, 1)
@@ -48,7 +48,7 @@ def by_public_release(labels: np.ndarray, radius: int, classes: list[int]) -> np
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_definition(shape: tuple[int, ...], radius: int) -> None:
+def test_the_map_is_its_definition(shape: tuple[int, ...], radius: int) -> None:
     labels = some_labels(shape, 3)
     result = boundary_map(labels, radius)
     assert result.dtype == torch.uint8
@@ -56,7 +56,7 @@ def test_definition(shape: tuple[int, ...], radius: int) -> None:
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
-def test_distance_transform(radius: int) -> None:
+def test_the_map_agrees_with_the_distance_transform(radius: int) -> None:
     labels = some_labels((2, 61, 83), 11, seed=radius)
     expected = np.stack([by_distance(image, radius) for image in labels.numpy()])
     np.testing.assert_array_equal(boundary_map(labels, radius), expected)
@@ -89,7 +89,7 @@ def test_a_void_id_that_the_type_cannot_hold_marks_nothing(dtype: torch.dtype, i
     assert boundary_map(labels, 2, ignore_index).tolist() == [[[1, 1, 1, 1, 1, 0, 0]]]
 
 
-def test_by_hand() -> None:
+def test_a_small_map_is_as_drawn_by_hand() -> None:
     row = torch.tensor([[[3, 3, 3, 3, 5, 5, 255, 3, 255, 255, 255, 8]]])
     assert boundary_map(row, 1).tolist() == [[[0, 0, 0, 1, 1, 0, 255, 0, 255, 255, 255, 0]]]
     assert boundary_map(row, 2).tolist() == [[[0, 0, 1, 1, 1, 1, 255, 1, 255, 255, 255, 0]]]
@@ -110,7 +110,7 @@ def test_release_with_absent_classes(shape: tuple[int, ...], radius: int) -> Non
 
 @pytest.mark.parametrize("radius", [3, 4])
 def test_release_at_larger_radii(radius: int) -> None:
-    """Only classes present: of an absent one SciPy's distance is undefined, and below 3 only in the cropped ring."""
+    """All classes are present: SciPy's distance to an absent one is undefined, and below 3 only in the cropped ring."""
     labels = some_labels((2, 41, 37), 6)
     expected = [by_public_release(x, radius, sorted(set(x.flat) - {0, 255})) for x in labels.numpy()]
     np.testing.assert_array_equal(boundary_map(labels, radius, release=True), np.stack(expected))
@@ -143,7 +143,7 @@ def test_grows_with_the_radius(labels: Tensor, radius: int) -> None:
 
 @ways
 @pytest.mark.parametrize("release", [False, True])
-def test_any_way_of_calling_it(way: str, release: bool) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, release: bool) -> None:
     assert_same_when_called(way, boundary_map, some_labels((2, 9, 11), 4), 3, release=release)
 
 

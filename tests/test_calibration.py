@@ -1,4 +1,4 @@
-"""Calibration on one's own label maps."""
+"""Calibration measures the loss on a user's own label maps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tiles_are_those_of_the_loss(size: tuple[int, int], resized: tuple[int, 
 
 
 def test_an_oracle_reads_the_displacement_and_points_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the tile is the whole map, the homographies are the displacements: hand them over as pixels."""
+    """If the tile is the whole map, the homographies are the displacements, so an oracle may get them as pixels."""
 
     def write_down(image: Tensor, theta: Tensor, size: tuple[int, int], padding: str) -> Tensor:
         pixels = torch.nn.functional.pad(homography.log(theta), (0, size[0] * size[1] - 8))
@@ -101,7 +101,7 @@ def test_label_files_are_read_evenly_from_sub_folders(tmp_path: Path) -> None:
     assert [int(labels[0, 0]) for labels in read_label_maps(tmp_path, limit=3)] == [0, 6, 5]
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_a_bad_folder_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="labels must be a folder of PNG label maps: no folder"):
         read_label_maps(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="labels must hold PNG files"):
@@ -114,7 +114,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         read_label_maps(tmp_path)
 
 
-def test_maps_with_nothing_to_calibrate_on(net: str) -> None:
+def test_maps_without_a_boundary_are_refused(net: str) -> None:
     small = iff.InverseTransformNet.from_file(net)
     with pytest.raises(ValueError, match="label_maps must hold at least one label map, got none"):
         calibrate(small, [])

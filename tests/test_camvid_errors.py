@@ -1,4 +1,4 @@
-"""benchmarks/studies/camvid_errors.py: displaced boundaries are found to be displaced, and others are not."""
+"""The study of a model's errors finds that displaced boundaries are displaced, and that others are not."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_trained_model_from_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
     train(TrainConfig(out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce"))
     monkeypatch.setattr(camvid_errors, "SIZES", ((224, 224),))
     monkeypatch.setattr(camvid_errors, "build_dataset", lambda *_: build_dataset("scenes", "test", **options))
-    result = camvid_errors.measure(tmp_path, None, "scenes", every=1)
+    result = camvid_errors.measure(tmp_path, None, "scenes", stride=1)
     (row,) = result["rows"]
     assert sum(result["missing"]) == pytest.approx(1)
     assert sum(result["false"]) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""benchmarks/studies/camvid_study.py and its page: no arm twice, choices by held-out frames, and what the page says."""
+"""The CamVid study trains no arm twice, chooses by held-out frames, and its page shows its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY: Json = {"backbone": "test_resnet", "crop": (32, 64), "batch_size": 2, "ste
 
 @pytest.fixture
 def study(tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """On two procedural scenes, with a small network: a training takes a second."""
+    """A study on two procedural scenes with a small network, so that a training takes a second."""
     small = {name: replace(arm, options=arm.options | {"net": net}) for name, arm in ARMS.items()}
     monkeypatch.setattr(camvid_study, "ARMS", small)
     return Study(
@@ -33,7 +33,7 @@ def study(tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def pretended(job: Job, **scores: float) -> Json:
-    """The result of a job that nobody did."""
+    """Makes up the result of a job that was not done."""
     metrics: Json = dict.fromkeys(
         ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_f_5px", "boundary_iou"), 0.5
     )
@@ -163,7 +163,7 @@ def test_jobs_are_every_choice_and_every_arm(study: Study) -> None:
     keys = {job.key for job in jobs}
     choices = {key for key in keys if key[0] == "choose"}
     # One of the radii was trained with the best beta already.
-    assert len(choices) == sum(len(values) for each in CHOICES.values() for values in each.values()) - 1
+    assert len(choices) == sum(len(values) for grid in CHOICES.values() for values in grid.values()) - 1
     main = {name for name, arm in camvid_study.ARMS.items() if arm.main}
     assert keys - choices == {("test", name, seed) for name in ARMS for seed in ((0, 1, 2) if name in main else (0,))}
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, read without running code, and refused where they are of something else."""
+"""Checkpoints are whole or absent, are read without running code, and are refused if they are something else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASK = SemanticTask(classes=("sky", "road"))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A checkpoint of a run of no steps."""
+    """The file of a small checkpoint after 3 steps."""
     model = build_model("pyramid", "test_resnet", {"semantic": TASK})
     path = tmp_path / "last.pt"
     save_checkpoint(path, Checkpoint(TrainConfig(), {"semantic": TASK}, 3, model.state_dict(), {}, {}))
@@ -42,16 +42,19 @@ def test_a_damaged_checkpoint_is_named(path: Path) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"last.pt must be a complete checkpoint"):
             load_checkpoint(path)
+    path.write_text("hello")  # no checkpoint at all: torch's unpickler raises KeyError
+    with pytest.raises(ValueError, match=r"last.pt must be a complete checkpoint"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_of_the_old_format_is_refused(path: Path) -> None:
-    """Format 1 had class names, and the head of the only task by the name ``segmentation``."""
+    """A checkpoint of format 1 has class names, and its only head is called ``segmentation``."""
     config = TrainConfig().to_dict()
     del config["tasks"]
     model = {"segmentation.weight": torch.zeros(2, 64, 1, 1), "segmentation.bias": torch.zeros(2)}
     old = {"config": config, "classes": ["sky", "road"], "step": 20, "model": model, "optimizer": {}, "scaler": {}}
     torch.save(old | {"format": 1}, path)
-    with pytest.raises(ValueError, match=r"last.pt must be a checkpoint of format 2, got format 1, of another version"):
+    with pytest.raises(ValueError, match=r"last.pt must be a checkpoint of format 2, got format 1 of another version"):
         load_checkpoint(path)
 
 
@@ -81,8 +84,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-def test_another_programs_checkpoint_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}}, tmp_path / "last.pt")
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"format": 2, "state_dict": {}}, [1]])
+def test_another_programs_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="must be a checkpoint of inverseform-fast train"):
         load_checkpoint(tmp_path / "last.pt")
 

@@ -1,4 +1,4 @@
-"""The command line and the demo: what they print, write and say when something is wrong."""
+"""The command line and the demo print and write what they promise, and say in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TINY = [
     "cpu",
 ]
 COMMANDS: Any = typer.main.get_command(app)
-# What each command cannot do without, and where it finds nothing: all of them must first say that the device is bad.
+# These arguments lead each command to missing files; yet it must complain of the device first.
 NOTHING_THERE = {
     "train": ["--data", "folder", "--root", "nowhere"],
     "evaluate": ["nowhere"],
@@ -54,8 +54,8 @@ NOTHING_THERE = {
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")  # so that what --debug sets is undone
+    """Runs the command line in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")  # so that monkeypatch undoes what --debug sets
     monkeypatch.setenv("COLUMNS", "120")
 
     def call_with(*arguments: str) -> tuple[Any, str, str]:
@@ -63,7 +63,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as end:
             cli.main()
         captured = capsys.readouterr()
-        if isinstance(end.value.code, str):  # what Python prints to stderr before it exits with 1
+        if isinstance(end.value.code, str):  # Python prints it to stderr, and exits with 1
             return 1, captured.out, captured.err + end.value.code
         return end.value.code or 0, captured.out, captured.err
 
@@ -115,14 +115,14 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "camvid"], "root must be the folder of the data set"),
+        (["train", "--data", "camvid"], "root must be the folder that holds the data set 'camvid', got None"),
         (["train", "--data", "folder", "--root", "nowhere"], "nowhere"),
         (["train", "--backbone", "resnet17", *TINY], "did you mean"),
         (["train", "--net", "nowhere.safetensors", *TINY], "no weight file at nowhere.safetensors"),
         (["train", "--steps", "0"], "steps must be positive, got 0"),
         (["train", "--data-option", "size"], "data-option must be NAME=VALUE, got 'size'"),
         (["train", "--data-option", "=3"], "data-option must be NAME=VALUE, got '=3'"),
-        (["train", "--config", "nowhere.json"], "nowhere.json"),
+        (["train", "--config", "nowhere.json"], "config must be a JSON file: no file nowhere.json"),
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
@@ -189,7 +189,7 @@ def test_help_has_every_option_with_its_default(call: Any) -> None:
 
 
 def test_without_the_training_extra_help_is_there_and_the_rest_is_one_line() -> None:
-    """In a process of its own: --help imports nothing of the extra but typer and what it prints with."""
+    """In a process of its own, --help imports nothing of the extra except typer and rich, which typer prints with."""
     code = """
 import contextlib, sys
 from inverseform_fast.cli import _EXTRA_MODULES, main
@@ -306,7 +306,7 @@ def test_train_net_reads_a_folder_of_label_maps(call: Any, tmp_path: Path) -> No
     assert code == 0, error
 
 
-def test_doctor(call: Any) -> None:
+def test_doctor_prints_what_runs_here(call: Any) -> None:
     code, output, _ = call("doctor")
     assert code == 0
     assert "reference            available" in output
@@ -322,7 +322,7 @@ def test_calibrate_writes_a_picture_and_its_numbers(call: Any, tmp_path: Path, n
         "calibrate", "--labels", str(tmp_path / "labels"), "--out", str(out), "--net", net, "--views", "2"
     )
     assert code == 0
-    assert "px at a match" in output
+    assert "tiles at a match is" in output
     assert json.loads((out / "calibration.json").read_text())["views"] == 2
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 

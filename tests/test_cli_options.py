@@ -1,4 +1,4 @@
-"""Options that come from the fields of dataclasses: what a command is given, and what a user reads."""
+"""Options are made from the fields of dataclasses; the command gets the right values, and the user a readable help."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Cake:
 
 
 def run(*arguments: str) -> tuple[Any, Any]:
-    """What the command below is given, and what typer says of the call."""
+    """Calls the command below; returns what it was given, and what typer says of the call."""
     given: list[Any] = []
 
     @options_of(Oven, Cake, door="--door/--open")

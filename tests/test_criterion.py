@@ -1,4 +1,4 @@
-"""The loss of a training: its terms under their tasks' names, their weights, and the options of InverseForm."""
+"""The loss of a training names its terms by task, weighs the tasks, and obeys the options of InverseForm."""
 
 from __future__ import annotations
 

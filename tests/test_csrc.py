@@ -1,4 +1,4 @@
-"""The extension's sources: every header compiles alone, and the network's sizes are the reference's."""
+"""Every header of the extension compiles alone, and the sizes of its network are those of the reference."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_stems_are_unique() -> None:
 
 
 def test_a_macro_is_defined_in_one_file() -> None:
-    """But for those that say for which instruction set a file is compiled."""
+    """The exceptions are macros that name the instruction set that a file is compiled for."""
     texts = [path.read_text() for path in CSRC.rglob("*.*")]
     assert repeated(macro for text in texts for macro in set(re.findall(r"#define (?!SIMD_)(\w+)", text))) == []
 

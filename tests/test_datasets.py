@@ -1,4 +1,4 @@
-"""Data sets that read files: what they read, and that a bad file stops them at the start, by name."""
+"""Data sets read what the files hold, and a bad file stops them at the start with its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from inverseform_fast.segmentation.datasets import DATASETS, CamVid, Folder, SegmentationDataset, build_dataset
-from inverseform_fast.segmentation.datasets.camvid import part
+from inverseform_fast.segmentation.datasets.camvid import split_frames
 from inverseform_fast.segmentation.tasks import SemanticTask
 from inverseform_fast.segmentation.transforms import TrainTransform
 
@@ -26,7 +26,7 @@ CLASSES = ("sky", "road", "car")
 def write_pair(
     root: Path, name: str, suffix: str = ".jpg", label: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
-    """An image ``images/NAME`` and a label ``labels/NAME.png`` of 20x30 pixels; returns the label."""
+    """Writes an image ``images/NAME`` and a label ``labels/NAME.png`` of 20x30 pixels; returns the label."""
     rng = np.random.default_rng(seed)
     if label is None:
         label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (20, 30))
@@ -134,7 +134,7 @@ def test_camvid_holdout_is_apart_from_fit(tmp_path: Path) -> None:
 
 def test_the_parts_of_a_video_are_blocks_with_gaps() -> None:
     names = [f"{video}_{frame:05d}" for video, count in (("a", 204), ("b", 101), ("c", 62)) for frame in range(count)]
-    fit, holdout = part(list(reversed(names)))
+    fit, holdout = split_frames(list(reversed(names)))
     assert len(set(fit)) == len(fit) == 276  # what CamVid's three videos give
     assert len(set(holdout)) == len(holdout) == 55
     for held in holdout:
@@ -215,13 +215,13 @@ def test_folder_without_splits_is_parted_by_name(tmp_path: Path) -> None:
 # Bad input: training does not start, and the message names the file
 
 
-def test_missing_root(tree: tuple[str, Path]) -> None:
+def test_a_missing_root_is_named(tree: tuple[str, Path]) -> None:
     name, root = tree
     with pytest.raises(FileNotFoundError, match=re.escape(str(root / "nowhere"))):
         build_dataset(name, "val", root / "nowhere")
 
 
-def test_missing_label(tree: tuple[str, Path]) -> None:
+def test_a_missing_label_is_named(tree: tuple[str, Path]) -> None:
     name, root = tree
     label = root / "labels" / f"{FIRST}.png"
     label.unlink()
@@ -229,26 +229,26 @@ def test_missing_label(tree: tuple[str, Path]) -> None:
         build_dataset(name, "val", root)
 
 
-def test_missing_image_of_the_list(tmp_path: Path) -> None:
+def test_a_missing_image_of_the_list_is_named(tmp_path: Path) -> None:
     image = make_camvid(tmp_path) / "images" / f"{FIRST}.jpg"
     image.unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(str(image))):
         CamVid("val", tmp_path)
 
 
-def test_missing_list(tmp_path: Path) -> None:
+def test_a_missing_list_of_frames_is_named(tmp_path: Path) -> None:
     (make_camvid(tmp_path) / "val.txt").unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "val.txt"))):
         CamVid("val", tmp_path)
 
 
-def test_missing_classes(tmp_path: Path) -> None:
+def test_a_missing_class_list_is_named(tmp_path: Path) -> None:
     (make_camvid(tmp_path) / "classes.json").unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "classes.json"))):
         CamVid("val", tmp_path)
 
 
-def test_label_of_another_size(tree: tuple[str, Path]) -> None:
+def test_a_label_of_another_size_is_named(tree: tuple[str, Path]) -> None:
     name, root = tree
     label = root / "labels" / f"{FIRST}.png"
     Image.fromarray(np.zeros((20, 31), np.uint8)).save(label)
@@ -258,7 +258,7 @@ def test_label_of_another_size(tree: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize("file", [f"images/{FIRST}.jpg", f"labels/{FIRST}.png"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_unreadable_file(tree: tuple[str, Path], file: str, damage: str) -> None:
+def test_an_unreadable_file_is_named(tree: tuple[str, Path], file: str, damage: str) -> None:
     name, root = tree
     path = root / file
     content = path.read_bytes()
@@ -268,18 +268,18 @@ def test_unreadable_file(tree: tuple[str, Path], file: str, damage: str) -> None
         build_dataset(name, "val", root)
 
 
-def test_label_with_an_unknown_id(tree: tuple[str, Path]) -> None:
+def test_a_label_with_an_unknown_id_is_named(tree: tuple[str, Path]) -> None:
     name, root = tree
     label = root / "labels" / f"{FIRST}.png"
     values = np.array(Image.open(label))
     values[3, 4], values[7, 8] = 3, 77
     Image.fromarray(values).save(label)
-    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have class ids 0..2 or 255 .* got 3, 77"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have class ids 0..2 or 255 .* also got 3, 77"):
         build_dataset(name, "val", root)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
-def test_label_of_several_channels_or_16_bits(tree: tuple[str, Path], mode: str) -> None:
+def test_a_label_of_several_channels_or_16_bits_is_named(tree: tuple[str, Path], mode: str) -> None:
     name, root = tree
     label = root / "labels" / f"{FIRST}.png"
     values = Image.open(label)
@@ -296,7 +296,7 @@ def test_16_bit_image_is_not_clipped(tmp_path: Path) -> None:
         Folder("train", tmp_path)
 
 
-def test_folder_refuses_what_it_cannot_place(tmp_path: Path) -> None:
+def test_a_folder_without_images_or_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder .*images"):
         Folder("train", tmp_path)
     (tmp_path / "images").mkdir()
@@ -304,29 +304,29 @@ def test_folder_refuses_what_it_cannot_place(tmp_path: Path) -> None:
         Folder("train", tmp_path)
     write_pair(tmp_path, "a")
     write_pair(tmp_path, "b")
-    with pytest.raises(ValueError, match="at least 3 images to part, got 2"):
+    with pytest.raises(ValueError, match=r"at least 3 images to divide .* got 2"):
         Folder("train", tmp_path)
     write_pair(tmp_path, "train/c")
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "images/a.jpg"))):
         Folder("train", tmp_path)
 
 
-def test_folder_with_two_images_of_a_name(tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, "train/a", ".jpg")
     write_pair(tmp_path, "train/a", ".png")
     with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png"):
         Folder("train", tmp_path)
 
 
-def test_folder_without_the_split(tmp_path: Path) -> None:
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
     write_pair(tmp_path, "train/a")
     with pytest.raises(FileNotFoundError, match="split 'val' must have images"):
         Folder("val", tmp_path)
 
 
-def test_folder_of_masks_that_are_0_and_255(tmp_path: Path) -> None:
+def test_masks_of_0_and_255_are_no_classes(tmp_path: Path) -> None:
     write_pair(tmp_path, "train/a", label=np.array([[0, 255]], np.uint8).repeat(20, 0).repeat(15, 1))
-    with pytest.raises(ValueError, match="at least 2 classes, got only id 0"):
+    with pytest.raises(ValueError, match="at least 2 class ids, got only id 0"):
         Folder("train", tmp_path)
 
 
@@ -334,15 +334,15 @@ def test_folder_of_masks_that_are_0_and_255(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "must be JSON"),
-        ("3", "must list 2 to 255 classes"),
-        ('["sky"]', "must list 2 to 255 classes"),
+        ("3", "must list 2 to 255 classes, got int"),
+        ('["sky"]', "must list 2 to 255 classes, got 1"),
         ('["sky", 3]', "class 1 of .* must have a name, got 3"),
         ('[{"name": "sky", "id": 1}, "road"]', "class sky of .* must have its position 0 as id, got 1"),
         ('[{"name": "sky", "color": [1, 2]}, "road"]', "color of class sky .* must be three integers"),
         ('{"ignore_index": 0, "classes": ["sky", "road"]}', "ignore_index of .* must be 255, got 0"),
     ],
 )
-def test_bad_class_list(tmp_path: Path, content: str, message: str) -> None:
+def test_a_bad_class_list_is_named(tmp_path: Path, content: str, message: str) -> None:
     write_pair(tmp_path, "train/a")
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -352,27 +352,27 @@ def test_bad_class_list(tmp_path: Path, content: str, message: str) -> None:
 # The registry
 
 
-def test_unknown_name_lists_the_names() -> None:
+def test_an_unknown_data_set_gets_the_list_of_names() -> None:
     assert list(DATASETS) == ["scenes", "camvid", "folder"]
-    with pytest.raises(ValueError, match="name must be one of scenes, camvid, folder, got 'cityscapes'"):
+    with pytest.raises(ValueError, match="data must be one of scenes, camvid, folder, got 'cityscapes'"):
         build_dataset("cityscapes", "train")
 
 
-def test_unknown_split_lists_the_splits(tree: tuple[str, Path]) -> None:
+def test_an_unknown_split_gets_the_list_of_splits(tree: tuple[str, Path]) -> None:
     name, root = tree
     splits = {"camvid": "train, val, test, fit, holdout", "folder": "train, val, test"}[name]
     with pytest.raises(ValueError, match=f"split must be one of {splits}, got 'dev'"):
         build_dataset(name, "dev", root)
 
 
-def test_a_root_where_one_belongs() -> None:
-    with pytest.raises(ValueError, match="root must be the folder of the data set for camvid, got None"):
+def test_a_missing_or_superfluous_root_is_named() -> None:
+    with pytest.raises(ValueError, match="root must be the folder that holds the data set 'camvid', got None"):
         build_dataset("camvid", "train")
-    with pytest.raises(ValueError, match="root must be None for scenes, got 'somewhere'"):
+    with pytest.raises(ValueError, match="root must be left out for the data set 'scenes', got 'somewhere'"):
         build_dataset("scenes", "train", "somewhere")
 
 
-def test_scenes_by_name() -> None:
+def test_scenes_need_no_root() -> None:
     dataset = build_dataset("scenes", "val", size=(24, 32), length=2)
     assert dataset[1]["image"].shape == (3, 24, 32)
 
@@ -380,7 +380,7 @@ def test_scenes_by_name() -> None:
 @pytest.mark.skipif(
     "INVERSEFORM_FAST_CAMVID" not in os.environ, reason="INVERSEFORM_FAST_CAMVID names no CamVid folder"
 )
-def test_real_camvid() -> None:
+def test_the_real_camvid_is_read() -> None:
     root = os.environ["INVERSEFORM_FAST_CAMVID"]
     sizes = {split: len(CamVid(split, root)) for split in CamVid.splits}
     assert sizes == {"train": 367, "val": 101, "test": 233, "fit": 276, "holdout": 55}

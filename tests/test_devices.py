@@ -1,4 +1,4 @@
-"""One function chooses the device of every command."""
+"""One function chooses the device of every command, and names a device that is not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents are true: their links lead somewhere, and their code and commands work.
+"""The links of the documents lead somewhere, and their code and commands work.
 
 A Python block runs after the blocks before it on its page, with the tensors that ``prepared`` makes. Words after
 ``python`` name what a block needs besides (``python cuda``, ``python lightning``, ``python checkpoint``); where that is

@@ -1,4 +1,4 @@
-"""Scoring: images of any sizes, and data sets that must have the model's tasks."""
+"""Evaluation scores images of any size, and refuses a data set without the model's tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model() -> SegmentationModel:
 
 
 class _MixedSizes(Scenes):
-    """Scenes of which every third is smaller."""
+    """A data set of scenes, every third of which is smaller."""
 
     def read(self, index: int) -> Sample:
         sample = super().read(index)
@@ -40,7 +40,7 @@ def test_images_of_several_sizes_are_scored_whatever_the_batch_size(model: Segme
 
 
 class _Oracle(SegmentationModel):
-    """Reads the class off the red channel, and remembers the sizes of what it has seen."""
+    """A model that reads the class off the red channel, and remembers the sizes of the images that it sees."""
 
     def __init__(self) -> None:
         super().__init__()

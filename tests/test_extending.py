@@ -1,4 +1,4 @@
-"""The contract of segmentation/: the guide's own task, data set and model work everywhere, and nothing knows them."""
+"""The guide's own task, data set and model work everywhere, although the package does not know them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def guide() -> Any:
 
 
 def config(out: Path, **changes: Any) -> TrainConfig:
-    """A run of the script's own names on four small images."""
+    """Makes the configuration of a run of the script's parts on four small images."""
     config = TrainConfig(
         data="clouds",
         data_options={"length": 4, "size": [24, 32]},
@@ -64,12 +64,12 @@ def config(out: Path, **changes: Any) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(guide: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, dict[str, float]]:
-    each = config(tmp_path_factory.mktemp("toy"), log_every=1, eval_every=20)
-    return each, run(each)
+    run_config = config(tmp_path_factory.mktemp("toy"), log_every=1, eval_every=20)
+    return run_config, run(run_config)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """The command line, which must succeed."""
+    """Calls the command line, which must succeed."""
     monkeypatch.setattr(sys, "argv", ["inverseform-fast", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -84,9 +84,9 @@ def test_each_part_of_the_script_is_small(guide: Any) -> None:
 
 
 def test_a_new_task_learns_and_is_logged(trained: tuple[TrainConfig, dict[str, float]]) -> None:
-    each, metrics = trained
+    run_config, metrics = trained
     assert set(metrics) == {"mae", "seconds_per_step"}
-    logs = scalars(each)
+    logs = scalars(run_config)
     assert {tag for tag in logs if tag.startswith("loss/")} == {"loss/total", "loss/brightness/total"}
     assert logs["loss/brightness/total"] == logs["loss/total"]
     assert logs["loss/total"][40] < 0.7 * logs["loss/total"][1]
@@ -95,11 +95,11 @@ def test_a_new_task_learns_and_is_logged(trained: tuple[TrainConfig, dict[str, f
 
 
 def test_a_new_task_is_in_the_report(trained: tuple[TrainConfig, dict[str, float]]) -> None:
-    each, metrics = trained
-    report = (Path(each.out) / "report.md").read_text()
+    run_config, metrics = trained
+    report = (Path(run_config.out) / "report.md").read_text()
     assert f"| mae | {metrics['mae']:.3f} |" in report
-    assert json.loads((Path(each.out) / "metrics.json").read_text())["mae"] == metrics["mae"]
-    with Image.open(Path(each.out) / "predictions.png") as picture:
+    assert json.loads((Path(run_config.out) / "metrics.json").read_text())["mae"] == metrics["mae"]
+    with Image.open(Path(run_config.out) / "predictions.png") as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((90, 90)))).int()
     colored = pixels.amax(2) - pixels.amin(2) > 60
     assert colored[:, :30].float().mean() > 0.3  # the images; beside them are grey maps of the truth and the prediction
@@ -113,8 +113,8 @@ def test_a_new_task_is_evaluated_by_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    each, metrics = trained
-    call(monkeypatch, "evaluate", each.out, "--device", "cpu", "--json", str(tmp_path / "again.json"))
+    run_config, metrics = trained
+    call(monkeypatch, "evaluate", run_config.out, "--device", "cpu", "--json", str(tmp_path / "again.json"))
     assert json.loads((tmp_path / "again.json").read_text()) == pytest.approx({"mae": metrics["mae"]})
     assert f"{metrics['mae']:.3f}" in capsys.readouterr().out
 
@@ -141,7 +141,7 @@ def test_a_new_task_resumes_to_the_same_weights(
 @pytest.fixture
 def two_tasks(guide: Any) -> None:
     class LitClouds(guide.Clouds):
-        """Two tasks at once: which pixels are lit, and how bright they are; and a second input."""
+        """A data set with two tasks, which pixels are lit and how bright they are, and with a second input."""
 
         def __init__(self, split: str, length: int, size: list[int]) -> None:
             super().__init__(split, length, size)
@@ -154,7 +154,7 @@ def two_tasks(guide: Any) -> None:
             return sample | {"semantic": (brightness[0] > 0.5).to(torch.uint8), "sonar": 2 * brightness - 1}
 
     class WithSonar(guide.Pixelwise):
-        """Sees the second input, too."""
+        """A model that also sees the second input."""
 
         inputs = ("image", "sonar")
 
@@ -166,11 +166,11 @@ def two_tasks(guide: Any) -> None:
 
 @pytest.mark.usefixtures("two_tasks")
 def test_two_tasks_are_trained_at_once_by_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    each = config(tmp_path / "two", data="lit-clouds", model="with-sonar", loss="ce", log_every=1)
-    (tmp_path / "config.json").write_text(json.dumps(each.to_dict()))
+    run_config = config(tmp_path / "two", data="lit-clouds", model="with-sonar", loss="ce", log_every=1)
+    (tmp_path / "config.json").write_text(json.dumps(run_config.to_dict()))
     weights = ("--task", "semantic=2", "--task", "brightness=0.5")
     call(monkeypatch, "train", "--config", str(tmp_path / "config.json"), *weights)
-    logs = scalars(each)
+    logs = scalars(run_config)
     for step in (1, 40):
         semantic, brightness = (logs[f"loss/{name}/total"][step] for name in ("semantic", "brightness"))
         assert logs["loss/total"][step] == pytest.approx(2 * semantic + 0.5 * brightness, rel=1e-5)
@@ -188,10 +188,10 @@ def test_two_tasks_are_trained_at_once_by_their_weights(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("two_tasks")
 def test_one_task_of_two_is_trained_alone(tmp_path: Path) -> None:
-    each = config(tmp_path, data="lit-clouds", model="with-sonar", steps=2, tasks={"brightness": 3.0})
-    metrics = run(each)
+    run_config = config(tmp_path, data="lit-clouds", model="with-sonar", steps=2, tasks={"brightness": 3.0})
+    metrics = run(run_config)
     assert set(metrics) == {"mae", "seconds_per_step"}
-    assert scalars(each)["loss/total"][2] == pytest.approx(3 * scalars(each)["loss/brightness/total"][2])
+    assert scalars(run_config)["loss/total"][2] == pytest.approx(3 * scalars(run_config)["loss/brightness/total"][2])
     assert not math.isnan(metrics["mae"])
 
 
@@ -199,5 +199,5 @@ def test_one_task_of_two_is_trained_alone(tmp_path: Path) -> None:
 def test_what_a_data_set_or_a_model_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must give the model's inputs image, sonar, but lacks sonar"):
         run(config(tmp_path, model="with-sonar"))
-    with pytest.raises(ValueError, match=r"tasks must be of those of the data set, semantic, brightness, got depth"):
+    with pytest.raises(ValueError, match=r"tasks must be tasks of the data set \(semantic, brightness\), got depth"):
         run(config(tmp_path / "other", data="lit-clouds", tasks={"depth": 1.0}))

@@ -1,4 +1,4 @@
-"""The C++/CUDA extension as built here: it loads anywhere, does without, and its GPU code spills nothing."""
+"""The C++/CUDA extension loads, the package works without it, and its GPU code spills nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def use(package_root: Path, **environment: str) -> str:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The package without its binaries."""
+    """A copy of the package without its binaries."""
     shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     return tmp_path
 
@@ -77,7 +77,7 @@ def test_a_binary_that_does_not_load_leaves_the_rest_working(copied: Path, libra
 
 @pytest.mark.skipif(bool(backend.MISSING["cpu"]), reason="needs the extension")
 def test_it_serves_other_torch_versions() -> None:
-    """Only the C symbols of the stable ABI are asked of torch, none of its C++."""
+    """The binary needs only the C symbols of torch's stable ABI, and none of its C++ ones."""
     symbols = subprocess.run(
         ["nm", "-D", "--undefined-only", *PACKAGE.glob("_C*.so")], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -89,7 +89,7 @@ def test_it_serves_other_torch_versions() -> None:
 @pytest.mark.parametrize(
     "row", extension_cubins.table(), ids=lambda row: f"{row['kernel']}, {row['case']}, {row['sm']}"
 )
-def test_cubins(row: dict[str, Any]) -> None:
+def test_cuda_kernels_spill_nothing_and_the_table_is_current(row: dict[str, Any]) -> None:
     assert row["stack"] == 0
     assert "local" not in row["instructions"]
     committed = json.loads(extension_cubins.RESULTS.read_text())
@@ -108,7 +108,7 @@ def test_it_is_compiled_for_every_gpu_that_it_promises() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"INVERSEFORM_FAST_BUILD_CUDA": "yes"}, "INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, was 'yes'"),
+        ({"INVERSEFORM_FAST_BUILD_CUDA": "yes"}, "INVERSEFORM_FAST_BUILD_CUDA must be 0 or 1, got 'yes'"),
         (
             {"INVERSEFORM_FAST_BUILD_CUDA": "1", "CUDA_HOME": "/nowhere"},
             "INVERSEFORM_FAST_BUILD_CUDA=1, but there is no /nowhere/bin/nvcc",

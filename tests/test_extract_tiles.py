@@ -1,4 +1,4 @@
-"""extract_tiles against resizing by explicit weight matrices and cutting by slices."""
+"""extract_tiles equals resizing by explicit weight matrices and cutting by slices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sizes = pytest.mark.parametrize(("source", "size", "tile"), SIZES, ids=str)
 def some_maps(
     predicted: tuple[int, int], target: tuple[int, int], n: int = 2, void: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    """Float64 logits and a target of 0, 1 and 255."""
+    """Draws float64 logits and a target of 0, 1 and 255."""
     g = torch.Generator().manual_seed(0)
     chance = torch.rand(n, 1, *target, generator=g)
     target_map = (chance > 0.7).to(torch.uint8).masked_fill(chance < void, 255)
@@ -34,7 +34,7 @@ def some_maps(
 
 
 def weights(count: int, source: int) -> Tensor:
-    """(count, source): the share of each source pixel in each result pixel (linear, clamped at the edges)."""
+    """Returns (count, source): each source pixel's share of each result pixel (linear, clamped at the edges)."""
     positions = ((torch.arange(count).double() + 0.5) * source / count - 0.5).clamp(0, source - 1)
     return (1 - (positions[:, None] - torch.arange(source)).abs()).clamp(min=0)
 
@@ -56,7 +56,7 @@ def by_definition(predicted: Tensor, target: Tensor, size: tuple[int, int], tile
 
 
 @sizes
-def test_definition(source: tuple[int, int], size: tuple[int, int], tile: int) -> None:
+def test_tiles_are_resized_and_cut_as_defined(source: tuple[int, int], size: tuple[int, int], tile: int) -> None:
     logits, target = some_maps(source, source)
     tiles = extract_tiles(logits, target, size, tile)
     assert tiles[0].shape == tiles[1].shape == (2 * size[0] // tile * (size[1] // tile), 1, tile, tile)
@@ -119,7 +119,9 @@ def test_predictions_in_void_pixels_count_for_nothing(
 
 @sizes
 @pytest.mark.parametrize("activation", ["sigmoid", None])
-def test_gradient(source: tuple[int, int], size: tuple[int, int], tile: int, activation: str | None) -> None:
+def test_the_gradient_agrees_with_differences(
+    source: tuple[int, int], size: tuple[int, int], tile: int, activation: str | None
+) -> None:
     logits, target = some_maps((3, 5), source, n=1)
 
     def predicted(x: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ def test_void_pixels_get_no_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str)
-def test_types(dtype: torch.dtype, target_dtype: torch.dtype) -> None:
+def test_every_dtype_gives_float32_tiles(dtype: torch.dtype, target_dtype: torch.dtype) -> None:
     logits, target = some_maps((4, 6), (8, 12))
     logits = logits.to(dtype)
     tiles = extract_tiles(logits, target.to(target_dtype), (8, 12), 4)
@@ -155,7 +157,7 @@ def test_an_empty_batch_gives_no_tiles(size: tuple[int, int]) -> None:
 
 @ways
 @pytest.mark.parametrize("size", [(8, 12), (16, 4)])
-def test_any_way_of_calling_it(way: str, size: tuple[int, int]) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, size: tuple[int, int]) -> None:
     logits, target = some_maps((4, 6), (8, 12))
     assert_same_when_called(way, extract_tiles, logits.float(), target, size, 4)
 
@@ -186,7 +188,7 @@ def test_any_way_of_calling_it(way: str, size: tuple[int, int]) -> None:
         ),
     ],
 )
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     good: dict[str, Any] = {"predicted": torch.zeros(2, 1, 8, 8), "target": torch.zeros(2, 1, 8, 8), "size": (8, 8)}
     with pytest.raises(error, match=message):
         extract_tiles(**{"tile": 4, **good, **changed})

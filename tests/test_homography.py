@@ -1,4 +1,4 @@
-"""The Lie algebra of homographies: exp, log, sampling, displacement, distances."""
+"""The Lie algebra of homographies has the right exp, log, samples, displacements and distances."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_constants_may_be_made_without_gradients_and_under_tracers() -> None:
     assert a.grad is not None
 
 
-def test_gradients() -> None:
+def test_gradients_of_exp_and_log_agree_with_differences() -> None:
     a = coefficients(3, 0.3).requires_grad_()
     assert torch.autograd.gradcheck(homography.exp, a)
     assert torch.autograd.gradcheck(lambda x: homography.log(homography.exp(x)), a)
@@ -172,7 +172,7 @@ def test_euclidean_distance_is_the_frobenius_norm() -> None:
     torch.testing.assert_close(homography.distance(theta, kind="euclidean"), expected)
 
 
-def test_compiles_whole_and_is_batched() -> None:
+def test_exp_and_log_compile_and_take_any_batch() -> None:
     a = coefficients(6, 0.3).float().view(2, 3, 8)
     round_trip = torch.compile(lambda x: homography.log(homography.exp(x)), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(round_trip(a), a, rtol=0, atol=1e-6)
@@ -188,6 +188,6 @@ def test_compiles_whole_and_is_batched() -> None:
         (lambda: homography.distance(EYE, kind="chordal"), r"distance must be one of .*, got 'chordal'"),
     ],
 )
-def test_bad_input(call, message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""homography_exp: the reference against torch.matrix_exp, ways of calling it, refusals; more in test_homography.py."""
+"""The reference of homography_exp equals torch.matrix_exp, and bad input is named; more is in test_homography.py."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_the_reference_is_the_matrix_exponential_and_its_gradient(scale: float) 
     incoming = torch.linspace(-1, 1, 180, dtype=torch.float64).view(4, 5, 3, 3)
     theta, expected = homography_exp(a), by_torch(a)
     torch.testing.assert_close(theta, expected, rtol=1e-12, atol=1e-12)
-    found, true = (torch.autograd.grad(each, a, incoming)[0] for each in (theta, expected))
+    found, true = (torch.autograd.grad(result, a, incoming)[0] for result in (theta, expected))
     torch.testing.assert_close(found, true, rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_of_the_reference() -> None:
+def test_both_derivatives_of_the_reference_agree_with_differences() -> None:
     a = coefficients(3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(homography_exp, a)
     assert torch.autograd.gradgradcheck(homography_exp, a)
@@ -46,11 +46,11 @@ def test_computes_in_float64_and_rounds_once(dtype: torch.dtype) -> None:
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, homography_exp, coefficients(4, 3))
 
 
-def test_one_of_them_and_none() -> None:
+def test_a_batch_of_one_and_an_empty_one() -> None:
     a = coefficients(2)
     assert homography_exp(a[0]).equal(homography_exp(a)[0])
     empty = torch.zeros(0, 4, 8, requires_grad=True)
@@ -77,6 +77,6 @@ def test_function_transforms_run_the_reference() -> None:
         (torch.zeros(8).long(), TypeError, "a must be floating point, got torch.int64"),
     ],
 )
-def test_bad_input_is_named(a: Any, error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(a: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         homography_exp(a)

@@ -1,4 +1,4 @@
-"""homography_warp against sampling by hand, against cases that are exact, and against its own composition."""
+"""homography_warp equals sampling by hand, is exact where it can be, and composes in the right order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def some_images(n: int = 2, c: int = 3, h: int = 7, w: int = 6) -> Tensor:
 
 
 def some_thetas(n: int = 2, strength: float = 0.2) -> Tensor:
-    """Homographies, all eight directions at once."""
+    """Draws homographies that move in all eight directions at once."""
     return EYE + strength * torch.randn(n, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -87,14 +87,14 @@ def test_whole_pixel_shifts(dx: int, dy: int) -> None:
     ],
     ids=["flip x", "flip y", "transpose", "quarter turn", "quarter turn back", "identity", "multiple of the identity"],
 )
-def test_exact_transformations(theta: Tensor, expected: Any) -> None:
+def test_flips_and_turns_move_pixels_exactly(theta: Tensor, expected: Any) -> None:
     image = some_images(n=1, h=6, w=6)
     torch.testing.assert_close(homography_warp(image, theta), expected(image))
     assert homography_warp(image, theta, mode="nearest").equal(expected(image))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_composition(seed: int) -> None:
+def test_warping_twice_is_warping_by_the_product(seed: int) -> None:
     """warp(warp(x, A), B) is warp(x, A B), not warp(x, B A)."""
     image = smooth_image(96)
     first, second = EYE + 0.15 * torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
@@ -155,7 +155,7 @@ def test_a_broken_theta_touches_no_other_row(bad: float) -> None:
 @paddings
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_broken_theta_has_a_gradient(bad: float, padding: str) -> None:
-    """By "border", torch 2.11's grid_sample crashes there."""
+    """With padding "border", torch 2.11's grid_sample crashes on such a theta."""
     image, theta = some_images().requires_grad_(), torch.full((2, 3, 3), bad).double().requires_grad_()
     homography_warp(image, theta, padding=padding).sum().backward()
     assert leaf_gradient(image).shape == image.shape
@@ -164,7 +164,7 @@ def test_a_broken_theta_has_a_gradient(bad: float, padding: str) -> None:
 
 @sizes
 @paddings
-def test_gradient(size: tuple[int, int] | None, padding: str) -> None:
+def test_the_gradient_agrees_with_differences(size: tuple[int, int] | None, padding: str) -> None:
     image, theta = some_images(c=2, h=4, w=3).requires_grad_(), some_thetas(strength=0.1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, t: homography_warp(x, t, size, padding=padding), (image, theta))
 
@@ -183,7 +183,7 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
 
 @ways
 @pytest.mark.parametrize("size", [None, (5, 9)])
-def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, size: tuple[int, int] | None) -> None:
     assert_same_when_called(way, homography_warp, some_images().float(), some_thetas().float(), size)
 
 
@@ -240,7 +240,7 @@ def test_cpu_kernel_in_half_precision(name: str, dtype: torch.dtype) -> None:
     ids=["zero", "horizon", "behind", "multiple", "far", "inf", "NaN"],
 )
 def test_cpu_kernel_with_a_wild_theta(theta: Tensor, mode: str, padding: str) -> None:
-    """As in the reference; gradients are finite unless theta is not, and the neighbour's are as if it were alone."""
+    """It equals the reference; gradients are finite unless theta is not, and a neighbour's are as if it were alone."""
     image, both = some_images(w=40).float().requires_grad_(), torch.stack((theta, torch.eye(3))).requires_grad_()
     warped, alone = (homography_warp(image[n:], both[n:], None, mode, padding) for n in (0, 1))
     torch.testing.assert_close(warped, reference.homography_warp(image, both, None, mode, padding), equal_nan=True)
@@ -311,7 +311,7 @@ def test_cpu_kernel_does_not_depend_on_the_number_of_threads() -> None:
         ({"padding": "reflection"}, ValueError, "padding must be 'zeros' or 'border', got 'reflection'"),
     ],
 )
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     good = {"image": torch.zeros(2, 1, 4, 4), "theta": torch.eye(3).expand(2, 3, 3)}
     with pytest.raises(error, match=message):
         homography_warp(**{**good, **changed})

@@ -1,4 +1,4 @@
-"""Imports go one way: pyproject.toml has the contracts, CONTRIBUTING.md says them in words."""
+"""Imports go one way: pyproject.toml has the contracts, and CONTRIBUTING.md explains them."""
 
 from __future__ import annotations
 

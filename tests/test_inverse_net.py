@@ -1,4 +1,4 @@
-"""Training pairs, training and measuring the inverse-transformation network."""
+"""The inverse-transformation network gets right training pairs, trains and resumes, and is measured right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def label_maps() -> Tensor:
 
 @pytest.fixture(scope="module")
 def trained(label_maps: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished training by TINY; not to be changed."""
+    """The folder of a finished training by TINY, which no test may change."""
     folder = tmp_path_factory.mktemp("trained")
     train_net(label_maps, TINY, folder, console=quiet())
     return folder
@@ -93,9 +93,9 @@ def test_pairs_in_both_orders(label_maps: Tensor, generator: torch.Generator) ->
     assert torch.equal(both.predicted[8:], pairs.target)
 
     def overlap(a: Tensor) -> Tensor:
-        """Share of the predicted boundary on which the moved target lies, inside, for either order."""
+        """Returns the share of the predicted boundary, away from the edge, on which the moved target lies."""
         moved = iff.functional.homography_warp(both.target, homography.exp(a), padding="border")
-        line, found = ((each > 0.5)[..., 20:-20, 20:-20].unflatten(0, (2, 8)) for each in (both.predicted, moved))
+        line, found = ((maps > 0.5)[..., 20:-20, 20:-20].unflatten(0, (2, 8)) for maps in (both.predicted, moved))
         return (line & found).flatten(1).sum(1) / line.flatten(1).sum(1)
 
     assert overlap(both.a).min() > 0.8
@@ -103,7 +103,7 @@ def test_pairs_in_both_orders(label_maps: Tensor, generator: torch.Generator) ->
 
 
 def test_what_a_network_is_trained_on(label_maps: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undamaged pairs if asked for; both orders for a network that is not antisymmetric by construction."""
+    """Pairs are undamaged if asked for, and in both orders for a network that is not antisymmetric."""
     seen: list[tuple[Tensor, Tensor]] = []
     real = training._distances
 
@@ -180,7 +180,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_state(label_maps: Ten
     loss = torch.zeros((), requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_distances", lambda *_: (loss, torch.tensor(math.nan), torch.ones(())))
-        with pytest.raises(FloatingPointError, match=r"became nan by step 4: train anew, by a lower lr than 0.002"):
+        with pytest.raises(FloatingPointError, match=r"became nan by step 4: train anew with a lower lr than 0.002"):
             train_net(label_maps, config, tmp_path, console=quiet())
     assert not (tmp_path / STATE).exists()
 
@@ -208,8 +208,12 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(
         train_net(label_maps, TINY, tmp_path, console=quiet())
     with pytest.raises(ValueError, match=r"must keep its configuration: steps was 6, now 7; lr was 0\.002, now 0\.1$"):
         train_net(label_maps, dataclasses.replace(TINY, steps=7, lr=0.1), tmp_path, resume=True, console=quiet())
-    (tmp_path / STATE).write_bytes(b"PK damaged")
-    with pytest.raises(ValueError, match="must be a complete training state"):
+    for damaged in (b"PK damaged", b"hello"):
+        (tmp_path / STATE).write_bytes(damaged)
+        with pytest.raises(ValueError, match="must be a complete training state"):
+            train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())
+    torch.save({"state_dict": {}}, tmp_path / STATE)
+    with pytest.raises(ValueError, match="must be a training state of inverseform-fast train-net"):
         train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_net(label_maps, TINY, tmp_path / "elsewhere", resume=True, console=quiet())
@@ -238,7 +242,7 @@ def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
     ],
 )
-def test_bad_configuration(options: dict[str, Any], message: str) -> None:
+def test_a_bad_option_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetConfig(**options)
 

@@ -1,4 +1,4 @@
-"""local_correlation against its definition, values and gradients."""
+"""local_correlation equals its definition, in values and gradients."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def some_maps(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tup
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("shape", "reach", "groups"), CASES, ids=str)
-def test_definition(shape: tuple[int, ...], reach: int, groups: int, dtype: torch.dtype) -> None:
+def test_the_correlation_is_its_definition(shape: tuple[int, ...], reach: int, groups: int, dtype: torch.dtype) -> None:
     maps = some_maps(shape, dtype)
     torch.testing.assert_close(
         local_correlation(*maps, reach, groups), local_correlation_by_definition(*maps, reach, groups)
     )
 
 
-def test_gradient() -> None:
-    maps = [each.requires_grad_() for each in some_maps((1, 4, 3, 4), torch.float64)]
+def test_the_gradient_agrees_with_differences() -> None:
+    maps = [x.requires_grad_() for x in some_maps((1, 4, 3, 4), torch.float64)]
     assert torch.autograd.gradcheck(lambda a, b: local_correlation(a, b, 2, 2), maps)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, local_correlation, *some_maps((2, 6, 4, 5)), reach=2, groups=3)
 
 
@@ -63,7 +63,7 @@ def test_an_empty_batch() -> None:
         ({"groups": 0}, ValueError, "groups must divide the 4 channels, got 0"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     good = {"first": torch.zeros(1, 4, 3, 5), "second": torch.zeros(1, 4, 3, 5)}
     with pytest.raises(error, match=message):
         local_correlation(**(good | changed))

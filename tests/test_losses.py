@@ -1,4 +1,4 @@
-"""InverseFormLoss and BoundaryAwareLoss: what a training relies on."""
+"""A training may rely on these properties of InverseFormLoss and BoundaryAwareLoss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TERMS = ("total", "segmentation", "boundary", "inverseform")
 
 
 def scene(batch: int = 2, height: int = 96, width: int = 128) -> Tensor:
-    """Labels with straight and curved outlines and a void corner."""
+    """Makes labels with straight and curved outlines and a void corner."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     labels = torch.zeros(batch, height, width, dtype=torch.int64)
     for index in range(batch):
@@ -135,7 +135,7 @@ def test_class_weights_move_with_the_module_and_count() -> None:
     assert moved.dtype == torch.float64
 
 
-def test_reductions() -> None:
+def test_reductions_leave_out_tiles_without_a_boundary() -> None:
     target = target_of(scene(height=224, width=448))
     target[1, :, :, 224:] = 0  # the last tile has no boundary
     logits = random_logits(2, 1, 224, 448)
@@ -182,7 +182,7 @@ def test_nothing_to_compare_costs_nothing(criterion: iff.BoundaryAwareLoss, name
             assert logits.grad.abs().max() == 0
 
 
-def test_empty_batch(criterion: iff.BoundaryAwareLoss) -> None:
+def test_an_empty_batch_costs_nothing(criterion: iff.BoundaryAwareLoss) -> None:
     logits = torch.zeros(0, 3, 24, 32, requires_grad=True)
     labels = torch.zeros(0, 96, 128, dtype=torch.long)
     for boundary in (None, torch.zeros(0, 1, 24, 32, requires_grad=True)):
@@ -238,7 +238,7 @@ def test_half_precision_logits_are_computed_in_float32(criterion: iff.BoundaryAw
 
 
 @pytest.mark.parametrize("headless", [True, False])
-def test_compiles_whole(criterion: iff.BoundaryAwareLoss, headless: bool) -> None:
+def test_the_loss_compiles_without_a_graph_break(criterion: iff.BoundaryAwareLoss, headless: bool) -> None:
     labels, logits = scene(), random_logits(2, 3, 24, 32)
     boundary = None if headless else random_logits(2, 1, 24, 32, seed=1)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
@@ -249,7 +249,7 @@ def test_compiles_whole(criterion: iff.BoundaryAwareLoss, headless: bool) -> Non
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
 
 
-def test_deterministic(criterion: iff.BoundaryAwareLoss) -> None:
+def test_the_same_input_gives_the_same_bits(criterion: iff.BoundaryAwareLoss) -> None:
     labels = scene()
     results = []
     for _ in range(2):
@@ -288,7 +288,7 @@ def test_non_finite_logits_are_named_when_asked() -> None:
         ({"boundary": torch.zeros(2, 2, 24, 32)}, ValueError, r"boundary_logits must have shape \(N, 1, h, w\)"),
     ],
 )
-def test_bad_input(arguments: dict, error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Exception], message: str) -> None:
     criterion = iff.BoundaryAwareLoss(class_weights=torch.ones(3))
     good = {"logits": torch.zeros(2, 3, 24, 32), "labels": scene(), "boundary": None}
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""The metrics against definitions written out here, in NumPy and SciPy, and against torchmetrics."""
+"""The metrics equal definitions written out here, in NumPy and SciPy, and agree with torchmetrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOID = 255
 
 
 def random_labels(seed: int, height: int = 60, width: int = 83, void: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """A blobby truth (H, W) with void strips and specks, and a prediction: the truth, shifted and with some errors."""
+    """Draws a blobby truth (H, W) with void strips and specks, and a prediction, which is shifted and has errors."""
     rng = np.random.default_rng(seed)
     fields = ndimage.gaussian_filter(rng.normal(size=(CLASSES, height, width)), sigma=(0, 6, 6))
     target = fields.argmax(0)
@@ -47,7 +47,7 @@ def footprint(half_widths: list[int]) -> np.ndarray:
 
 
 def opencv_ellipse(radius: int) -> np.ndarray:
-    """The loop of OpenCV's getStructuringElement(MORPH_ELLIPSE), with cvRound = round half to even."""
+    """Repeats the loop of OpenCV's getStructuringElement(MORPH_ELLIPSE), whose cvRound rounds halves to even."""
     size = 2 * radius + 1
     element = np.zeros((size, size), bool)
     for i in range(size):
@@ -58,7 +58,7 @@ def opencv_ellipse(radius: int) -> np.ndarray:
 
 
 def mba_by_definition(prediction: np.ndarray, target: np.ndarray) -> float:
-    """CascadePSP's mBA, with each class's morphological gradient taken over valid pixels."""
+    """Computes CascadePSP's mBA, with each class's morphological gradient taken over valid pixels."""
     height, width = target.shape
     valid = target != VOID
     scores = []
@@ -76,7 +76,7 @@ def mba_by_definition(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def boundary_map_by_definition(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: differs from its right, lower or lower-right neighbour, both of them valid."""
+    """Marks the pixels that differ from their right, lower or lower-right neighbour, if both are valid."""
     height, width = mask.shape
     boundary = np.zeros(mask.shape, bool)
     for y in range(height):
@@ -174,7 +174,7 @@ def test_boundary_f_of_more_classes_than_a_word_has_bits() -> None:
 
 
 def boundary_region_by_definition(labels: np.ndarray, valid: np.ndarray, c: int, distance: int) -> np.ndarray:
-    """Boundary IoU's reference: the mask minus its 3x3 erosions, the image framed by zeros; void counts as inside."""
+    """Computes the reference's region: the mask minus its 3x3 erosions, in a frame of zeros; void counts as inside."""
     inside = np.pad((labels == c) | ~valid, 1)
     inside[0], inside[-1], inside[:, 0], inside[:, -1] = (False,) * 4
     eroded = ndimage.binary_erosion(inside, np.ones((3, 3)), iterations=distance)[1:-1, 1:-1]
@@ -283,7 +283,7 @@ def test_a_shifted_boundary_is_within_tolerance_from_its_shift_on() -> None:
 
 
 def halves() -> tuple[SegmentationMetrics, SegmentationMetrics, SegmentationMetrics]:
-    """Metrics of all of four images, of the first two, and of the others."""
+    """The metrics of four images, of the first two, and of the last two."""
     whole, first, second = (SegmentationMetrics(CLASSES) for _ in range(3))
     for seed in range(4):
         pair = [labels[None] for labels in random_labels(seed, 40, 53)]

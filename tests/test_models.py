@@ -1,4 +1,4 @@
-"""What the models promise: names, shapes, strides, and the same start with and without a boundary head."""
+"""The models keep their promises on names, shapes and strides, and start the same with and without a boundary head."""
 
 from __future__ import annotations
 

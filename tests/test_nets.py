@@ -1,4 +1,4 @@
-"""The inverse-transformation network: exact symmetries for any weights; weight files load strictly or not at all."""
+"""The inverse-transformation network has exact symmetries for any weights; weight files load strictly or not at all."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_gradient_reaches_the_prediction(net: Align) -> None:
     assert (x.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_compiles_whole(net: Align) -> None:
+def test_the_network_compiles_without_a_graph_break(net: Align) -> None:
     x, y = maps(2, 0), maps(2, 1)
     compiled = torch.compile(net.pair, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), net.pair(x, y))
@@ -91,12 +91,12 @@ def test_shipped_weights_are_small_and_carded() -> None:
     assert (WEIGHTS / "compact.md").is_file()
 
 
-def test_missing_weights(tmp_path: Path) -> None:
+def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"net: no weight file at .*nowhere"):
         iff.InverseFormLoss(net=tmp_path / "nowhere.safetensors")
 
 
-def test_pickle_is_refused(net: Align, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(net: Align, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:
             return (tmp_path.joinpath("touched").touch, ())
@@ -111,7 +111,7 @@ def test_pickle_is_refused(net: Align, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_truncated_weights(net: Align, tmp_path: Path) -> None:
+def test_truncated_weights_are_refused(net: Align, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net.save(path)
     content = path.read_bytes()
@@ -149,7 +149,7 @@ def test_tile_must_fit_the_network() -> None:
     assert small.pair(*tiles).isfinite().all()
 
 
-def test_the_default_is_cheap() -> None:
+def test_the_default_network_is_cheap() -> None:
     net = Align()
     with FlopCounterMode(display=False) as counter:
         net.algebra(*torch.zeros(2, 1, 1, 224, 224))

@@ -1,4 +1,4 @@
-"""The pages that are made of results are up to date, and it is noticed when they are not."""
+"""The pages that show results are up to date, and a stale one is noticed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_nothing_is_stale() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A copy of what the pages are made of, and of the pages."""
+    """A copy of the results and of the pages that show them."""
     for path in [*build.pages(), *(picture.path for picture in build.pictures())]:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_other_results_make_pages_and_pictures_stale(root: Path, file: str, page
 
 
 def test_a_picture_is_drawn_with_the_digest_of_its_results(root: Path) -> None:
-    picture = next(each for each in build.pictures(root) if each.path.name == "results_scores_cpu.png")
+    picture = next(candidate for candidate in build.pictures(root) if candidate.path.name == "results_scores_cpu.png")
     picture.path.unlink()
     assert picture.is_stale()
     picture.write()
@@ -85,13 +85,13 @@ def row(provider: str, ms: float, peak: int, **more: Any) -> Json:
 
 @pytest.fixture
 def result() -> Json:
-    """Ours is slower than stock and smaller, and faster than the release; fused cannot run."""
+    """A made-up result: ours is slower and smaller than stock, and faster than the release; fused cannot run."""
     phases: Json = {"phases_ms": dict.fromkeys(PHASES, 20.0), "images_per_second": 5.0}
     times = {"stock": (100.0, 4 << 20), "release": (800.0, 16 << 20), "reference": (150.0, 2 << 20)}
     fused = {"provider": "fused", "status": "cannot run here"}
-    steps = [*(row(name, *each, **phases) for name, each in times.items()), fused]
+    steps = [*(row(name, *spread, **phases) for name, spread in times.items()), fused]
     targets = {"stock": 0.0, "release": 200.0, "reference": 0.0}
-    losses = [*(row(name, *each, targets_ms=targets[name], value=1.0) for name, each in times.items()), fused]
+    losses = [*(row(name, *spread, targets_ms=targets[name], value=1.0) for name, spread in times.items()), fused]
     points = [{"axis": "images", "x": n, "setting": SETTING, "ms": {"stock": 5 + 10 * n}} for n in (1, 2, 4)]
     machine = {"device": "a CPU", "threads": 1, "commit": "c", "versions": {"torch": "2"}, "missing": []}
     return {

@@ -1,4 +1,4 @@
-"""The paper's networks, and the reader of the weights that its authors released."""
+"""The paper's networks train and save, and the weights that its authors released are read without running code."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def last_layer(net: torch.nn.Module) -> torch.nn.Linear:
 
 
 def shaken(net: Dense | Aet, generator: torch.Generator) -> Dense | Aet:
-    """The network with a last layer that says something: untrained it is zero."""
+    """Returns the network with a random last layer, because the untrained one is zero."""
     torch.nn.init.normal_(last_layer(net).weight, std=0.05, generator=generator)
     return net.eval()
 
 
 def release_weights(generator: torch.Generator) -> dict[str, Tensor]:
-    """Tensors of the release's shapes; row i of the great one is one noise shifted by i, so its file is small."""
+    """Makes tensors of the release's shapes; row i of the largest is one noise shifted by i, so its file is small."""
     noise = torch.randn(100352 + 999, generator=generator) / 100
     return {
         "fc.0.weight": noise.as_strided((1000, 100352), (1, 1)),
@@ -108,7 +108,7 @@ def test_outputs_are_entries_of_the_logarithm_in_half_tiles(outputs: int, matrix
         (lambda: NetConfig(architecture="aet", outputs=4), "outputs must be 8 for architecture aet, got 4"),
     ],
 )
-def test_bad_sizes(build: Builder, message: str) -> None:
+def test_a_bad_size_is_an_error_that_names_it(build: Builder, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -227,6 +227,6 @@ def test_a_truncated_release_is_refused(new_format: bool, tmp_path: Path) -> Non
             iff.InverseTransformNet.from_release(path)
 
 
-def test_a_missing_release(tmp_path: Path) -> None:
+def test_a_missing_release_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"release: no weight file at .*nowhere\.pth"):
         iff.InverseTransformNet.from_release(tmp_path / "nowhere.pth")

@@ -1,6 +1,6 @@
-"""What the paper's release does, as bench/release.py rewrites it, against our reference where the two must agree.
+"""bench/release.py rewrites what the paper's release does; it equals our reference where the two must agree.
 
-Then what is measured side by side is the same mathematics, but for the defect that makes its InverseForm train nothing.
+So a comparison measures the same mathematics, apart from the defect that makes the release's InverseForm train nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOB = 6  # pixels
 
 
 def blobs(g: torch.Generator, images: int, classes: int, void: float, size: tuple[int, int] = (47, 63)) -> Tensor:
-    """Labels in patches of 6 x 6 pixels, cut off at the borders; every image has all classes."""
+    """Draws labels in patches of 6 x 6 pixels, cut off at the borders; every image has all classes."""
     height, width = (-(-side // BLOB) for side in size)
     patches = torch.randint(classes, (images, height * width), generator=g)
     patches[torch.rand(patches.shape, generator=g) < void] = 255
@@ -35,7 +35,7 @@ def blobs(g: torch.Generator, images: int, classes: int, void: float, size: tupl
 
 
 def value_and_gradients(loss: Callable[..., Tensor], *logits: Tensor) -> list[Tensor]:
-    leaves = [each.detach().clone().requires_grad_() for each in logits]
+    leaves = [x.detach().clone().requires_grad_() for x in logits]
     value = loss(*leaves)
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
@@ -52,7 +52,7 @@ def test_its_targets_are_ours_with_release(g: torch.Generator, radius: int, clas
 
 
 def test_its_targets_are_those_of_a_step(g: torch.Generator) -> None:
-    """Radius 2 and as many classes as the model has, of which labels lack some, and the last one always."""
+    """A step has radius 2, and labels lack some of the model's classes, the last one always."""
     labels = blobs(g, 2, 5, 0.1)
     assert torch.equal(release.boundary_map(labels, classes=19), reference.boundary_map(labels, release=True))
 
@@ -70,7 +70,7 @@ def test_its_balanced_bce_is_ours(g: torch.Generator, radius: int, scale: int, v
 
 
 class Copies(TorchDispatchMode):
-    """Counts the rows that concatenation writes."""
+    """A mode that counts the rows that concatenation writes."""
 
     rows = 0
 
@@ -107,7 +107,7 @@ def dense() -> Dense:
 
 @pytest.fixture
 def street(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, the release's target, which has boundaries in all 18 tiles, and boundary logits."""
+    """Labels, the release's target with boundaries in all 18 tiles, and boundary logits."""
     labels = blobs(g, 1, 7, 0.05, (96, 192))
     return labels, release.boundary_map(labels, classes=7), torch.randn(1, 1, 24, 48, generator=g)
 
@@ -131,7 +131,7 @@ def test_its_term_is_the_mean_norm_of_the_network(dense: Dense, street: tuple[Te
 
 
 def test_its_term_trains_nothing(dense: Dense, street: tuple[Tensor, Tensor, Tensor]) -> None:
-    """The defect that makes our loss necessary: not the network's fault, through which a gradient passes."""
+    """This defect makes our loss necessary. The network is not to blame, for a gradient passes through it."""
     _, target, logits = street
     term = release.InverseForm(dense)
     value, gradient = value_and_gradients(partial(term, target=target), logits)
@@ -148,7 +148,7 @@ def test_its_total_trains_what_cross_entropy_and_bce_train(street: tuple[Tensor,
 
     def without_inverseform(logits: Tensor, boundary_logits: Tensor) -> Tensor:
         logits, boundary_logits = (
-            F.interpolate(each, (96, 192), mode="bilinear", align_corners=False) for each in (logits, boundary_logits)
+            F.interpolate(x, (96, 192), mode="bilinear", align_corners=False) for x in (logits, boundary_logits)
         )
         share = target.float().mean()
         weight = torch.where(target == 1, 1 - share, share)
@@ -164,5 +164,5 @@ def test_its_total_trains_what_cross_entropy_and_bce_train(street: tuple[Tensor,
     assert term > 0
     torch.testing.assert_close(found[0], expected[0] + 0.3 * term)
     torch.testing.assert_close(found[1:], expected[1:], rtol=1e-4, atol=1e-8)
-    assert min(each.abs().max() for each in found[1:]) > 1e-5
+    assert min(gradient.abs().max() for gradient in found[1:]) > 1e-5
     assert not any(parameter.requires_grad for parameter in criterion.parameters())

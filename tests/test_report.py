@@ -1,4 +1,4 @@
-"""What a run leaves for people: the report, the numbers in it and in the logs, and the picture."""
+"""The report, the progress line and the picture of a run show what was measured."""
 
 from __future__ import annotations
 

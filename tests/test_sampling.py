@@ -1,4 +1,4 @@
-"""Batches, augmentation and the learning rate of a step: functions of the configuration and the step alone."""
+"""Batches, augmentation and the learning rate are functions of the configuration and the step alone."""
 
 from __future__ import annotations
 

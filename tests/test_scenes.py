@@ -1,4 +1,4 @@
-"""The embedded data set: label maps of street scenes and their pictures."""
+"""The embedded data set makes varied, repeatable label maps of street scenes, and pictures that show them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scenes() -> Scenes:
 
 
 def border(labels: Tensor) -> Tensor:
-    """Pixels that differ from the right or the lower neighbour."""
+    """Marks the pixels that differ from the right or the lower neighbour."""
     edge = torch.zeros_like(labels, dtype=torch.bool)
     edge[..., :, :-1] |= labels[..., :, 1:] != labels[..., :, :-1]
     edge[..., :-1, :] |= labels[..., 1:, :] != labels[..., :-1, :]
@@ -47,7 +47,7 @@ def test_label_maps_of_any_size(size: tuple[int, int]) -> None:
     assert labels.max() < len(CLASSES)
 
 
-def test_no_maps() -> None:
+def test_zero_maps_may_be_asked_for() -> None:
     assert maps(0).shape == (0, 120, 160)
 
 
@@ -196,6 +196,6 @@ def test_transform_is_applied() -> None:
         ({"split": "val", "length": 0}, "length must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments(options: dict, message: str) -> None:
+def test_a_bad_argument_is_an_error_that_names_it(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scenes(**options)

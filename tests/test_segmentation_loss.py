@@ -1,4 +1,4 @@
-"""segmentation_loss against F.cross_entropy of F.interpolate, values and gradients."""
+"""segmentation_loss equals F.cross_entropy of F.interpolate, in values and gradients."""
 
 from __future__ import annotations
 
@@ -130,14 +130,14 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, resolution: t
 
 
 @resolutions
-def test_gradient(resolution: tuple[int, int]) -> None:
+def test_the_gradient_agrees_with_differences(resolution: tuple[int, int]) -> None:
     labels = some_labels((1, 8, 10), 3)
     assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, labels), some_logits(1, 3, *resolution))
 
 
 @ways
 @pytest.mark.parametrize("resolution", [(8, 10), (4, 5)])
-def test_any_way_of_calling_it(way: str, resolution: tuple[int, int]) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, resolution: tuple[int, int]) -> None:
     logits, labels = some_logits(2, 5, *resolution, dtype=torch.float32), some_labels((2, 8, 10), 5)
     assert_same_when_called(way, segmentation_loss, logits, labels, class_weights=WEIGHTS.float())
 
@@ -179,6 +179,6 @@ LABELS = torch.zeros(2, 4, 4, dtype=torch.long)
         ({"class_weights": [1.0, 1.0, 1.0]}, TypeError, "class_weights must be a tensor, got list"),
     ],
 )
-def test_bad_input_is_named(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         segmentation_loss(**{"logits": torch.zeros(2, 3, 4, 4), "labels": LABELS, **changed})

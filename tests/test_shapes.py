@@ -1,4 +1,4 @@
-"""Label maps of abstract shapes: repeatable, varied, and with boundaries to learn from."""
+"""Label maps of abstract shapes are repeatable and varied, and have boundaries to learn from."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_every_kind_ranges_from_sparse_to_crowded(many: torch.Tensor, kind: int)
     assert share.max() > 3 * share[share > 0].min()
 
 
-def test_none_at_all() -> None:
+def test_zero_maps_may_be_asked_for() -> None:
     assert maps(0).shape == (0, 96, 128)

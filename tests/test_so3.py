@@ -1,4 +1,4 @@
-"""project_to_so3 and geodesic_distance against SVDs in float64, their autograd, and 60-digit arithmetic."""
+"""project_to_so3 and geodesic_distance agree with SVDs in float64, their autograd, and 60-digit arithmetic."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ full_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], id
 
 
 def assert_projection(so3: So3, m: Tensor) -> None:
-    """Rotations everywhere, optimal everywhere, the unique nearest one where the problem is well posed."""
+    """Asserts rotations everywhere, optimal everywhere, and the unique nearest one where the problem is well posed."""
     p = so3.project_to_so3(m).double()
     u, s, vh = signed_svd(m)
     assert torch.maximum(frobenius(p.mT @ p - EYE), (p.det() - 1).abs()).max() <= 4e-6
@@ -126,7 +126,7 @@ def test_far_from_a_match_agrees_with_autograd_through_svd(so3: So3, g: torch.Ge
 @normalizations
 @pytest.mark.parametrize("options", [{}, {"smooth": 0.05}, {"damping": 1e-3}], ids=str)
 @pytest.mark.parametrize("name", ["I + 0.1", "pi - 0.01", "gauss", "s = (3, 2, -0.5)"])
-def test_gradcheck(so3: So3, g: torch.Generator, name: str, options, normalize) -> None:
+def test_gradients_agree_with_differences(so3: So3, g: torch.Generator, name: str, options, normalize) -> None:
     theta = homographies(1, g).double().requires_grad_()
     theta_hat = (theta @ FAMILIES[name][:1].double()).detach().requires_grad_()
     distance = partial(so3.geodesic_distance, normalize=normalize, **options)
@@ -145,7 +145,7 @@ def test_a_match_is_exactly_zero(so3: So3, g: torch.Generator, normalize, dtype:
     assert all(result.abs().max() <= bound for result, bound in zip(one_rounding_away, (1e-5, 10, 10), strict=True))
 
 
-def test_zero_and_rank_one(so3: So3, g: torch.Generator) -> None:
+def test_zero_and_rank_one_matrices_have_bounded_gradients(so3: So3, g: torch.Generator) -> None:
     assert_close(value_and_gradients(so3.project_to_so3, 0 * EYE), (EYE, 0 * EYE), rtol=0, atol=0)
     a, b = torch.randint(1, 9, (2, 100, 3), generator=g).double()
     assert value_and_gradients(angle_op(so3), a[:, :, None] * b[:, None])[1].abs().max() < 1e6
@@ -228,7 +228,7 @@ def test_a_bad_row_is_nan_and_touches_no_other(
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_bad_number_in_a_symmetric_place_near_a_match(so3: So3, g: torch.Generator, wrong: float) -> None:
-    """Nothing about the angle would show it."""
+    """The angle does not depend on it, so only a check can find it."""
     m = homographies(16, g, 0.01)
     m[3, 0, 0] = wrong
     for function in (partial(so3.geodesic_distance, EYE), so3.project_to_so3):
@@ -267,7 +267,7 @@ def test_half_types_compute_in_float32(so3: So3, g: torch.Generator, dtype: torc
         assert torch.equal(so3.geodesic_distance(theta, theta_hat), half[0])
 
 
-def test_compiles_whole(so3: So3, g: torch.Generator) -> None:
+def test_both_compile_without_a_graph_break(so3: So3, g: torch.Generator) -> None:
     theta, theta_hat = homographies(6, g), homographies(6, g)
     theta_hat[2] = math.nan
     distance = partial(so3.geodesic_distance, lam=0.2, normalize="det", smooth=0.01, damping=0.001)

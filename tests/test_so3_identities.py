@@ -1,4 +1,4 @@
-"""What holds for so3 whatever the implementation: symmetries, bounds, agreement; what the extension's ops promise."""
+"""Symmetries and bounds hold for every implementation of so3, which agree; the extension's ops keep their promises."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ extension = pytest.mark.skipif(bool(backend.MISSING["cpu"]), reason="needs the e
 
 
 def tolerance(m: Tensor) -> Tensor:
-    """64 eps kappa, where P is well posed."""
+    """Returns 64 eps kappa, the tolerance where P is well posed."""
     kappa = condition(signed_svd(m)[1])
     return torch.where(kappa <= 1e3, 64 * EPS32 * kappa.clamp_min(1), torch.inf)
 
@@ -70,7 +70,7 @@ def test_one_gradient_follows_from_the_other(so3: So3, g: torch.Generator, norma
 
 @pytest.mark.parametrize("condition_number", [1e3, 1e4, 1e6])
 def test_a_badly_conditioned_theta(so3: So3, g: torch.Generator, condition_number: float) -> None:
-    """A relative error of theta^-1 of eps times its condition is all that there may be."""
+    """The only error allowed is that of theta^-1: relative, eps times the condition of theta."""
     s = torch.tensor([1.0, 0.5, 1 / condition_number]).double().expand(200, 3)
     theta = of_singular_values(s, g).float()
     theta_hat = (theta.double() @ (EYE + 0.1 * gauss(200, g))).float()
@@ -157,7 +157,7 @@ def test_one_theta_for_all_is_not_copied() -> None:
 
 @extension
 @pytest.mark.parametrize("wanted", [(True, True), (False, True), (False, False)])
-def test_opcheck(wanted: tuple[bool, bool]) -> None:
+def test_the_ops_pass_opcheck(wanted: tuple[bool, bool]) -> None:
     pair = [homographies(7, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     ops = torch.ops.inverseform_fast
     torch.library.opcheck(ops.geodesic_distance.default, (*pair, 0.1, 1, 0.0, 0.0, *wanted))

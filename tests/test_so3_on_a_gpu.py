@@ -1,4 +1,4 @@
-"""What only a GPU can show of so3: no waiting for it, CUDA graphs, streams, very many matrices."""
+"""Only a GPU can show that so3 never waits for it, and works with CUDA graphs, streams and very many matrices."""
 
 from __future__ import annotations
 

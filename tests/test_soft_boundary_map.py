@@ -1,4 +1,4 @@
-"""soft_boundary_map against its definition, written as loops, and against boundary_map of certain predictions."""
+"""soft_boundary_map equals its definition, written as loops, and boundary_map where predictions are certain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def some_logits(shape: tuple[int, ...], scale: float = 3.0, dtype: torch.dtype =
 
 
 def by_definition(logits: Tensor, radius: int) -> Tensor:
-    """1 - product over the neighbours within radius of sum_c sqrt(p_c(here) p_c(there))."""
+    """Computes 1 - product over the neighbours within radius of sum_c sqrt(p_c(here) p_c(there))."""
     p = logits.softmax(1)
     n, _, h, w = p.shape
     all_agree = torch.ones(n, 1, h, w, dtype=p.dtype)
@@ -39,7 +39,7 @@ def one_hot_logits(labels: Tensor, classes: int, sure: float = 50.0) -> Tensor:
 
 @pytest.mark.parametrize("radius", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_definition(shape: tuple[int, ...], radius: int) -> None:
+def test_the_map_is_its_definition(shape: tuple[int, ...], radius: int) -> None:
     logits = some_logits(shape)
     torch.testing.assert_close(soft_boundary_map(logits, radius=radius), by_definition(logits, radius))
 
@@ -93,7 +93,7 @@ def test_a_class_that_is_masked_out_counts_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_gradient(shape: tuple[int, ...]) -> None:
+def test_the_gradient_agrees_with_differences(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(soft_boundary_map, some_logits(shape, 1.0).requires_grad_())
 
 
@@ -135,7 +135,7 @@ def test_an_empty_batch_gives_an_empty_map(size: tuple[int, int] | None) -> None
 
 @ways
 @pytest.mark.parametrize("size", [None, (14, 11)])
-def test_any_way_of_calling_it(way: str, size: tuple[int, int] | None) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str, size: tuple[int, int] | None) -> None:
     assert_same_when_called(way, soft_boundary_map, some_logits((2, 5, 7, 9), dtype=torch.float32), size)
 
 
@@ -157,7 +157,7 @@ def test_cpu_kernel(size: tuple[int, int], full: tuple[int, int], dtype: torch.d
 @pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("radius", [1, 3, 6, 20])
 def test_cpu_kernel_with_any_radius(radius: int) -> None:
-    """The last is longer than the map's diagonal."""
+    """The last radius is longer than the map's diagonal."""
     assert_three_way("soft_boundary_map", some_logits((2, 3, 5, 7), 1.0, torch.float32), size=(10, 14), radius=radius)
 
 

@@ -1,4 +1,4 @@
-"""The spatial transformer: invertible and bounded for any weights; it learns to undo what was done to its images."""
+"""The spatial transformer is invertible and bounded for any weights, and learns to undo what was done to its images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def last_bias(stn: SpatialTransformer) -> Tensor:
 
 
 def shaken(kind: str = "homography", channels: int = 2, scale: float = 1.0, bound: float = 0.25) -> SpatialTransformer:
-    """One with random weights, so that it does something."""
+    """A transformer with random weights, so that it moves something."""
     torch.manual_seed(0)
     stn = SpatialTransformer(channels, kind, bound)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_gradients_are_finite_and_reach_the_localisation(scale: float) -> None:
         assert all(leaf_gradient(p).count_nonzero() for p in stn.parameters())
 
 
-def test_gradients_are_those_of_differences() -> None:
+def test_gradients_agree_with_differences() -> None:
     stn = shaken(channels=1, scale=0.1).double()
     x = F.avg_pool2d(images(1, 1, (20, 20)).double(), 5, 1, 2)
     bias = last_bias(stn).detach().clone().requires_grad_()
@@ -115,7 +115,7 @@ def test_autocast_does_not_round_the_coordinates() -> None:
     torch.testing.assert_close(theta, homography.exp(a))
 
 
-def test_compiles_whole() -> None:
+def test_the_transformer_compiles_without_a_graph_break() -> None:
     stn, x = shaken(), images()
     compiled = torch.compile(stn, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), stn(x))
@@ -191,12 +191,12 @@ def test_weights_load_strictly_or_not_at_all(tmp_path: Path) -> None:
         ((1, "affine", float("nan")), "max_displacement must be above 0"),
     ],
 )
-def test_bad_arguments(arguments: tuple, message: str) -> None:
+def test_a_bad_argument_is_an_error_that_names_it(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpatialTransformer(*arguments)
 
 
-def test_bad_images() -> None:
+def test_bad_images_are_an_error_that_names_them() -> None:
     stn = SpatialTransformer(2)
     with pytest.raises(ValueError, match=r"x must have shape \(N, 2, h, w\), got \(3, 1, 40, 56\)"):
         stn(images(channels=1))

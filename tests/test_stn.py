@@ -1,4 +1,4 @@
-"""Training a spatial transformer from label maps, and the training pairs that it makes."""
+"""A spatial transformer trains from label maps, and makes training pairs for networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def label_maps() -> Tensor:
 
 @pytest.fixture
 def stn(tmp_path: Path) -> str:
-    """File of a transformer that moves tiles by about 0.2 half tiles."""
+    """The file of a transformer that moves tiles by about 0.2 half tiles."""
     torch.manual_seed(0)
     transformer = SpatialTransformer(1)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_half_of_a_mix_is_random_wherever_it_is(stn: str, count: int, g: torch.G
 
 @pytest.fixture(scope="module")
 def trained(label_maps: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished training by NET, from random pairs; not to be changed."""
+    """The folder of a finished training by NET, from random pairs, which no test may change."""
     folder = tmp_path_factory.mktemp("trained")
     train_net(label_maps, NET, folder, console=quiet())
     return folder
@@ -218,7 +218,7 @@ def test_a_transformer_of_pictures_makes_no_pairs(label_maps: Tensor, tmp_path: 
     ("options", "message"),
     [({"kind": "rigid"}, "kind must be one of affine, homography"), ({"steps": 0}, "steps must be positive, got 0")],
 )
-def test_bad_configuration(options: dict[str, Any], message: str) -> None:
+def test_a_bad_option_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StnConfig(**options)
 

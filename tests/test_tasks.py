@@ -1,4 +1,4 @@
-"""Tasks: what a data set may declare, and how it goes into files."""
+"""Tasks survive files, and a bad one is named."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_tasks_that_differ_in_their_colors_alone_are_equal() -> None:
     [
         ({"name": "image"}, "name must be an identifier other than image, boundary, total, got 'image'"),
         ({"name": "a/b"}, "name must be an identifier other than image, boundary, total, got 'a/b'"),
-        ({"colors": ((0, 0, 0),)}, "colors must be 2, one a class, got 1"),
+        ({"colors": ((0, 0, 0),)}, "colors must be 2, one for each class, got 1"),
     ],
 )
 def test_a_bad_field_is_named(fields: dict, message: str) -> None:
@@ -44,7 +44,7 @@ def test_tasks_are_chosen_in_the_order_of_the_data_set() -> None:
     tasks = {name: SemanticTask(name=name, classes=("a", "b")) for name in ("one", "two", "three")}
     assert list(choose_tasks(tasks, {})) == ["one", "two", "three"]
     assert list(choose_tasks(tasks, {"three": 1.0, "one": 2.0})) == ["one", "three"]
-    with pytest.raises(ValueError, match="tasks must be of those of the data set, one, two, three, got four"):
+    with pytest.raises(ValueError, match=r"tasks must be tasks of the data set \(one, two, three\), got four"):
         choose_tasks(tasks, {"one": 1.0, "four": 1.0})
 
 

@@ -1,4 +1,4 @@
-"""Training: that it learns, may be stopped at any moment, and neither loses nor mixes up results."""
+"""Training learns, may be stopped at any moment, and neither loses nor mixes up results."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def config(tmp_path: Path, net: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, net: str) -> tuple[TrainConfig, dict[str, float]]:
-    """A run that nothing may change, and its metrics."""
+    """A finished run, which no test may change, and its metrics."""
     config = tiny_config(tmp_path_factory.mktemp("finished"), net)
     return config, run(config)
 
 
 @pytest.fixture
 def copied(finished: tuple[TrainConfig, dict[str, float]], tmp_path: Path) -> TrainConfig:
-    """The same run in a folder of its own."""
+    """A copy of the finished run, which a test may change."""
     config, _ = finished
     shutil.copytree(config.out, tmp_path / "copied")
     return dataclasses.replace(config, out=str(tmp_path / "copied"))
@@ -70,7 +70,7 @@ def test_a_killed_training_resumes_to_the_very_same_weights(config: TrainConfig,
 
 def test_the_number_of_workers_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     runs = [dataclasses.replace(config, workers=w, out=str(tmp_path / f"workers{w}")) for w in (0, 2)]
-    metrics = [run(each) for each in runs]
+    metrics = [run(config) for config in runs]
     assert_same_end(*runs)
     assert metrics[0]["miou"] == metrics[1]["miou"]
 
@@ -195,6 +195,8 @@ def test_resuming_needs_a_checkpoint(config: TrainConfig) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config: TrainConfig) -> None:
     config = dataclasses.replace(config, lr=1e30, warmup=0, loss="ce", log_every=1, checkpoint_every=1, steps=8)
-    with pytest.raises(FloatingPointError, match=r"loss is not finite at step \d.*'semantic/segmentation': nan"):
+    with pytest.raises(
+        FloatingPointError, match=r"must be finite, but is not at step \d.*'semantic/segmentation': nan"
+    ):
         run(config)
     assert load_checkpoint(Path(config.out) / "last.pt").step < config.steps

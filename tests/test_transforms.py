@@ -1,4 +1,4 @@
-"""Augmentation keeps image, labels and void together, and depends on PyTorch's global generator alone."""
+"""Augmentation keeps image, targets and void together, and depends on PyTorch's global generator alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS: dict[str, Task] = {"semantic": SemanticTask(classes=tuple(map(str, range(
 
 
 def colored(labels: Tensor) -> dict[str, Tensor]:
-    """A sample whose image shows the label: 200 for void, and steps of 15 above 20 for the classes."""
+    """Makes a sample whose image shows the label: 200 for void, and steps of 15 above 20 for the classes."""
     value = torch.where(labels == VOID, torch.tensor(200), 20 + 15 * labels.long()).to(torch.uint8)
     return {"image": tv_tensors.Image(value.expand(3, -1, -1).clone()), "semantic": tv_tensors.Mask(labels)}
 
@@ -32,13 +32,13 @@ def labels() -> Tensor:
 
 
 def label_of(image: Tensor) -> Tensor:
-    """The label that a picture made by ``colored`` shows."""
+    """Returns the label that a picture made by ``colored`` shows."""
     value = denormalize(image)[0].long()
     return torch.where(value == 200, VOID, torch.div(value - 20, 15, rounding_mode="floor"))
 
 
 def inside(labels: Tensor, radius: int) -> Tensor:
-    """Pixels with no other label, and no edge of the map, within a square of some radius."""
+    """Marks the pixels with no other label, and no edge of the map, within a square of a given radius."""
     value = labels.float()[None, None]
     highest, lowest = (F.max_pool2d(sign * value, 2 * radius + 1, stride=1) * sign for sign in (1, -1))
     return F.pad((highest == lowest)[0, 0], [radius] * 4)
@@ -54,7 +54,7 @@ def test_output_is_plain_tensors_for_a_model(labels: Tensor) -> None:
         assert sample["semantic"].shape == size
 
 
-def test_pairs_stay_aligned(labels: Tensor) -> None:
+def test_image_and_label_stay_aligned(labels: Tensor) -> None:
     labels = (
         labels[::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1)
     )  # a thin thing would vanish, its colour not
@@ -183,7 +183,7 @@ def test_evaluation_normalises_by_imagenets_statistics(labels: Tensor) -> None:
 
 
 class Other(Task):
-    """A task of which augmentation needs the kind, the void and the name."""
+    """A task of some kind; augmentation needs its kind, void and name alone."""
 
     channels = 1
     loss = decode = metrics = draw = None  # type: ignore[assignment]
@@ -197,7 +197,7 @@ KINDS: dict[str, Task] = {task.name: task for task in (Other("depth", 0.0), Othe
 
 @pytest.fixture
 def geometry() -> dict[str, Tensor]:
-    """Columns 1 .. 40 in every target; the normals point up and a little to the right; rows 0 to 4 are void."""
+    """Makes targets with columns 1 .. 40 and void rows 0 to 4; the normals point up and a little to the right."""
     columns = torch.arange(40.0).expand(30, 40) + 1
     depth, single = columns.clone()[None], columns.clone()
     normals = torch.stack((columns / 100, torch.full_like(columns, -1.0), torch.zeros_like(columns)))
@@ -246,6 +246,6 @@ def test_padding_is_the_void_of_each_task_and_zero_for_other_inputs(geometry: di
         (lambda: EvalTransform(TASKS, (4, -1)), r"size must be a positive \(height, width\), got \(4, -1\)"),
     ],
 )
-def test_bad_arguments(make, message: str) -> None:
+def test_a_bad_argument_is_an_error_that_names_it(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Kernel, reference and truth: a kernel may err twice what the reference errs, plus rounding (DESIGN.md, section 6)."""
+"""Compares kernel, reference and truth: a kernel may err twice as much as the reference errs, plus rounding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def assert_three_way(op: str, *inputs: Any, factor: float = 2, **options: Any) -> None:
-    """Results and gradients of the kernel, in the root of the mean square; and the same bits twice over."""
+    """Asserts that the kernel's results and gradients err little enough, and that two runs give the same bits."""
     with poisoned_memory():
         kernel = _run(getattr(functional, op), inputs, options)
         again = _run(getattr(functional, op), inputs, options)
@@ -56,7 +56,7 @@ def assert_three_way(op: str, *inputs: Any, factor: float = 2, **options: Any) -
         assert ours.shape == theirs.shape
         assert ours.dtype == theirs.dtype
         rounding = torch.finfo(ours.dtype).eps / 2 + FLOAT32_ROUNDING if ours.is_floating_point() else 0
-        # The worst of few elements scatters more than their mean.
+        # The largest of a few errors scatters more than their mean, so it may be larger.
         for measure, times in ((_mean, factor), (_largest, 2 * factor)):
             allowed = times * (measure(theirs - exact) + rounding * measure(exact))
             assert measure(ours - exact) <= allowed, f"{measure(ours - exact)} > {allowed} of {measure(exact)}"

@@ -1,4 +1,4 @@
-"""Small training runs: their configuration, and how their ends compare."""
+"""Tests of training share the configuration of a small run, and the comparison of the results of two runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inverseform_fast.segmentation.training.run import train
 
 
 def tiny_config(out: Path, net: str, **changes: Any) -> TrainConfig:
-    """Four steps on three small scenes, into the folder ``out / "run"``."""
+    """Makes a configuration of four steps on three small scenes, into the folder ``out / "run"``."""
     config = TrainConfig(
         data_options={"size": [48, 64], "length": 3},
         backbone="test_resnet",
@@ -40,7 +40,7 @@ def run(config: TrainConfig, **options: Any) -> dict[str, float]:
 
 
 def interrupted_scenes(config: TrainConfig, batches: int) -> tuple[Scenes, Scenes]:
-    """The data sets of ``config``, the first of which is as if Ctrl-C were pressed while it reads."""
+    """Opens the data sets of ``config``; the first one raises KeyboardInterrupt, as Ctrl-C would, while it reads."""
     left = [batches * config.batch_size]
 
     class Interrupted(Scenes):
@@ -54,7 +54,7 @@ def interrupted_scenes(config: TrainConfig, batches: int) -> tuple[Scenes, Scene
 
 
 def assert_same_end(first: TrainConfig, second: TrainConfig) -> None:
-    """Weights and optimiser of both runs are the same bit for bit."""
+    """Asserts that weights and optimizer states of both runs are the same bit for bit."""
     ends = [load_checkpoint(Path(config.out)) for config in (first, second)]
     assert [end.step for end in ends] == [first.steps] * 2
     assert _same(ends[0].model, ends[1].model)
@@ -62,7 +62,7 @@ def assert_same_end(first: TrainConfig, second: TrainConfig) -> None:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Equality bit for bit, through nested containers."""
+    """Compares bit for bit, through nested containers."""
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
     if isinstance(first, list):
@@ -71,6 +71,6 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def scalars(config: TrainConfig) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows of a run: value by step by tag."""
+    """Reads what TensorBoard shows of a run: a value for each tag and step."""
     events = EventAccumulator(str(Path(config.out) / "tensorboard")).Reload()
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}

@@ -1,4 +1,4 @@
-"""What numbers are of: the machine, the versions of what ran on it, and the commit."""
+"""Every result says which machine, versions and commit its numbers come from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BANDWIDTH = {"H200": 4.3e12, "H100": 3.35e12}  # bytes per second: copied by an 
 
 
 def machine(on_gpu: bool = ON_GPU) -> Json:
-    """The machine, as every result has it; says on the terminal which packages are missing."""
+    """Describe the machine, as every result does; print which packages are missing."""
     versions = {package: _version(package) for package in PACKAGES}
     missing = [package for package, found in versions.items() if found is None]
     print(f"missing: {', '.join(missing) or 'nothing'}", flush=True)
@@ -38,7 +38,7 @@ def machine(on_gpu: bool = ON_GPU) -> Json:
 
 
 def cpu() -> str:
-    """The CPU's model, which ``platform`` leaves out on Linux."""
+    """Return the CPU's model, which ``platform`` leaves out on Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
@@ -46,7 +46,7 @@ def cpu() -> str:
 
 @cache
 def bandwidth() -> float:
-    """Bytes per second between the GPU and its memory: by its name, or measured by a large copy."""
+    """Return the bytes per second between the GPU and its memory: known by its name, or measured by a large copy."""
     known = [rate for name, rate in BANDWIDTH.items() if name in torch.cuda.get_device_name()]
     if known:
         return known[0]

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and the marks on a page between which generated text stands."""
+"""Tables are written in Markdown here, and put between the marks of a page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def table(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """The first column holds the rows' names; the others are aligned to the right."""
+    """Make a table whose first column holds the rows' names; the others are aligned to the right."""
     return rows_table(head, ([name, *cells] for name, cells in rows.items()), names=1)
 
 
 def rows_table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 2) -> str:
-    """The first ``names`` columns are aligned to the left, the others to the right."""
+    """Make a table whose first ``names`` columns are aligned to the left, the others to the right."""
     marks = [*["---"] * names, *["---:"] * (len(head) - names)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, marks, *rows))
 
 
 def filled(page: str, name: str, text: str) -> str:
-    """The page with ``text`` between its marks of this name.
+    """Return the page with ``text`` between its marks of this name.
 
     Raises:
         ValueError: the page lacks the marks.

@@ -1,4 +1,4 @@
-"""Programs that run in a process of their own, with a time limit, so that what crashes takes nothing along."""
+"""Programs run in processes of their own, with a time limit, so that a crash does not end the others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}  
 
 
 def execute(arguments: Sequence[str], seconds: float, log: TextIO, **environment: str) -> tuple[str, float]:
-    """Run Python for at most so long; how it ended, in the words of pytest's exit codes, and after how many seconds."""
+    """Run Python with these arguments for at most ``seconds``.
+
+    Returns:
+        How it ended, in the words of pytest's exit codes, and after how many seconds.
+    """
     if seconds <= 0:
         return "not run: out of time", 0.0
     start = time.monotonic()
-    # Not a worker of the pytest that may have started this: pytest-benchmark times nothing in one.
+    # Started by a test, the process must not pass for a worker of that pytest: pytest-benchmark times nothing in one.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     child = subprocess.Popen(
         [sys.executable, *arguments],

@@ -1,4 +1,4 @@
-"""Results are JSON that keeps to a schema: checked as it is written, and by a test."""
+"""Results are JSON that follows a schema; it is checked when they are written, and by a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read(path: Path) -> Json:
 
 
 def by_kind(root: Path, name: str) -> dict[str, Json]:
-    """What was measured, by kind of machine: ``gpu``, ``cpu``, each in a file of its own."""
+    """Read what was measured, by kind of machine: ``gpu`` and ``cpu``, which have a file each."""
     paths = {kind: path_of(root, name, kind) for kind in ("gpu", "cpu")}
     return {kind: read(path) for kind, path in paths.items() if path.exists()}
 
@@ -32,12 +32,12 @@ def write(path: Path, result: object) -> None:
 
 
 def check(schema: Json, results: object) -> None:
-    """Hold results, as read from JSON, to a schema.
+    """Check results, as read from JSON, against a schema.
 
     Raises:
         ValueError: they break it; the message says where.
     """
-    if find_spec("fastjsonschema"):  # without it nothing that a borrowed machine has measured is lost
+    if find_spec("fastjsonschema"):  # a machine without the validator must not lose what it has measured
         import fastjsonschema
 
         fastjsonschema.validate(schema, results)

@@ -1,4 +1,4 @@
-"""The metrics of a segmentation model as the tables have them: per cent, mean and standard deviation over seeds."""
+"""The tables show a segmentation model's metrics in per cent, as mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 def per_cent(shares: Sequence[float | None], signed: bool = False) -> str:
-    """Mean and, of several, standard deviation in per cent; a dash if one is not known."""
+    """Print the mean and, of several shares, the standard deviation in per cent; a dash if a share is not known."""
     known = [100 * share for share in shares if share is not None]
     if not known or len(known) < len(shares):
         return "-"

@@ -1,8 +1,8 @@
-"""What the compiler makes of each Triton kernel for sm_80, sm_90 and sm_100, with production launch parameters.
+"""Each Triton kernel is compiled for sm_80, sm_90 and sm_100 with production launch parameters, and its cubin is read.
 
-Needs no GPU: launches are recorded instead of run, compiled with the very arguments that a GPU would get, and the cubin
-is read with the cuobjdump that Triton carries. ``python -m benchmarks.compiled.cubins`` writes ``results/cubins.json``
-and the table of ``docs/design/triton.md``.
+This needs no GPU: launches are recorded instead of run, compiled with the very arguments that a GPU would get, and the
+cubin is read with the cuobjdump that Triton carries. ``python -m benchmarks.compiled.cubins`` writes
+``results/cubins.json`` and the table of ``docs/design/triton.md``.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ CAPABILITIES = (80, 90, 100)
 RESULTS = paths.RESULTS / "cubins.json"
 DOCUMENT = paths.ROOT / "docs/design/triton.md"
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
-SIZES = {"U8", "S8", "U16", "S16", "64", "128"}  # of an access, in an instruction's name; 32 bits go without saying
+SIZES = {"U8", "S8", "U16", "S16", "64", "128"}  # widths of an access in an instruction's name; without one it is 32
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-KINDS = {  # of SASS instructions, by the beginning of their names
+KINDS = {  # the names of SASS instructions of each kind begin so
     "float": ("FADD", "FMUL", "FFMA", "FMNMX", "FSEL", "FSET", "FCHK", "DADD", "DMUL", "DFMA"),
     "special": ("MUFU",),
     "integer": ("IADD", "IMAD", "IMNMX", "VIMNMX", "VIADD", "ISETP", "LOP3", "SHF", "LEA", "SEL", "PRMT", "I2F", "F2I"),
@@ -74,7 +74,7 @@ class Launch:
 
 @contextmanager
 def recorded(case: str, launches: dict[object, Launch]) -> Iterator[None]:
-    """Note the launches of Triton kernels within the block, each once; none of them runs."""
+    """Record the launches of Triton kernels within the block, each once; none of them runs."""
 
     def record(kernel: JITFunction, *arguments: object, grid: object, warmup: bool, **options: object) -> None:
         described = tuple(x.dtype if isinstance(x, torch.Tensor) else x for x in (*arguments, *options.items()))
@@ -85,7 +85,7 @@ def recorded(case: str, launches: dict[object, Launch]) -> Iterator[None]:
 
 
 def production_launches() -> list[Launch]:
-    """Every kernel with the arguments of a usual step: 8 images of 1024 x 2048, 19 classes, logits of a quarter."""
+    """List every kernel with the arguments of a usual step: 8 images of 1024 x 2048, 19 classes, logits at 1/4."""
     launches: dict[object, Launch] = {}
     n, full, low, tiled = 8, (1024, 2048), (256, 512), (1120, 2016)
     for dtype in (torch.uint8, torch.int64):
@@ -135,18 +135,19 @@ def production_launches() -> list[Launch]:
     with recorded("first alone", launches):
         local_correlation_backward(correlation, features, features, 3, 2, True, False)
     tiles, weights = torch.empty(n * 10, 1, 224, 224), [weight.detach() for weight in Align(224).weights]
-    for precision in ("tf32", "ieee"):  # of its products
+    for precision in ("tf32", "ieee"):  # the precision of its products
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
             with recorded(f"the network's, {precision}", launches):
                 found, matrix = align(tiles, tiles, weights)
-            with recorded(f"the network's gradient, {precision}", launches):  # of the prediction
+            with recorded(f"the network's gradient, {precision}", launches):  # with respect to the prediction
                 align_backward(found, tiles, tiles, weights, found, matrix, True, False)
-    first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}  # of all bands of rows
+    # A kernel may be launched once for each band of rows; the first launch stands for all.
+    first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}
     return list(reversed(first.values()))
 
 
 def compile_for(launch: Launch, capability: int) -> triton.compiler.CompiledKernel:
-    """What a GPU of this compute capability would run."""
+    """Compile what a GPU of this compute capability would run."""
     target = GPUTarget("cuda", capability, 32)
     backend = make_backend(target)
     kernel, keywords = launch.kernel, {"debug": False, **launch.options}
@@ -158,7 +159,7 @@ def compile_for(launch: Launch, capability: int) -> triton.compiler.CompiledKern
 
 
 def inspect(compiled: triton.compiler.CompiledKernel) -> Json:
-    """Registers and stack of a thread, shared memory of a program, static instructions by kind, widths in bits."""
+    """Read registers and stack of a thread, shared memory of a program, static instructions and access widths."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -169,13 +170,17 @@ def inspect(compiled: triton.compiler.CompiledKernel) -> Json:
 
 
 def resources(line: str) -> dict[str, int]:
-    """From cuobjdump's line on a function."""
+    """Read registers, stack and shared memory from cuobjdump's line on a function."""
     keys = {"registers": "REG", "stack": "STACK", "shared": "SHARED"}
     return {name: int(found(rf"{key}:(\d+)", line)[1]) for name, key in keys.items()}
 
 
 def found(pattern: str, text: str) -> re.Match[str]:
-    """The first match in a tool's output, which has one."""
+    """Return the first match in a tool's output.
+
+    Raises:
+        ValueError: there is none.
+    """
     match = re.search(pattern, text)
     if match is None:
         raise ValueError(f"the output must hold {pattern}, got {text[:200]!r}")
@@ -183,7 +188,7 @@ def found(pattern: str, text: str) -> re.Match[str]:
 
 
 def instructions(sass: str) -> dict[str, dict[str, int]]:
-    """Static instructions of a function by kind, and the widths of its accesses to global memory."""
+    """Count the static instructions of a function by kind, and its accesses to global memory by width."""
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
     kinds = Counter(next((k for k, starts in KINDS.items() if name.startswith(starts)), "other") for name in names)
     return {
@@ -204,7 +209,7 @@ def run(tool: str, *arguments: str, cwd: str | None = None) -> str:
 
 
 def table() -> list[Json]:
-    """Of every production launch and compute capability, in order."""
+    """Make a row for every production launch and compute capability, in order."""
     return [
         {"kernel": launch.name, "case": launch.case, "sm": capability, **inspect(compile_for(launch, capability))}
         for launch in production_launches()
@@ -213,7 +218,7 @@ def table() -> list[Json]:
 
 
 def as_markdown(rows: list[Json], capability: int) -> str:
-    """The rows of one compute capability."""
+    """Write the rows of one compute capability as Markdown."""
     lines = [
         "| kernel | case | registers | shared bytes | warps | load bits | store bits | static instructions |",
         "|---|---|---|---|---|---|---|---|",
@@ -232,7 +237,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def write(results: Path, document: Path, rows: list[Json]) -> None:
-    """The rows as JSON, and those of sm_90 between the marks of a document."""
+    """Write the rows as JSON, and those of sm_90 between the marks of a document."""
     write_atomically(results, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
     before, _, rest = document.read_text().partition(BEGIN)
     after = rest.partition(END)[2]

@@ -1,4 +1,4 @@
-"""What nvcc made of the extension's CUDA kernels, read from the binary that is installed: no GPU needed.
+"""The installed binary says what nvcc made of the extension's CUDA kernels; reading it needs no GPU.
 
 ``python -m benchmarks.compiled.extension_cubins`` writes ``results/extension_cubins.json`` and the table of
 ``docs/design/so3.md``.
@@ -31,7 +31,7 @@ def binary() -> Path | None:
 
 
 def table() -> list[Json]:
-    """One row per kernel, dtype and compute capability; none if the extension was built without CUDA."""
+    """Make a row for each kernel, dtype and compute capability; none if the extension was built without CUDA."""
     path = binary()
     if path is None:
         return []
@@ -56,7 +56,7 @@ def of_cubin(file: Path) -> list[Json]:
 
 
 def ptx() -> str:
-    """For GPUs to come."""
+    """Return the PTX, from which drivers compile for GPUs to come."""
     return cubins.run("cuobjdump", "-lptx", str(binary()))
 
 

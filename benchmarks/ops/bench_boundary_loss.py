@@ -1,6 +1,6 @@
-"""boundary_loss: boundary logits, upsampled, against the boundaries of the labels.
+"""Measures boundary_loss, which compares upsampled boundary logits with the boundaries of the labels.
 
-The release is given its target ready-made: its data loader has spent the distance transforms on it.
+The release gets its target ready-made, because its data loader has spent the distance transforms on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from inverseform_fast.bench import release
 
 
 def workload(name: str) -> Workload:
-    """``logits-labels``: their dtypes."""
+    """Make the workload; ``name`` is ``logits-labels``, their dtypes."""
     dtype, label_dtype = (getattr(torch, part) for part in name.split("-"))
     logits, labels = inputs.boundary_logits(dtype), inputs.street_labels(label_dtype)
     target = reference.boundary_map(labels)
@@ -24,7 +24,8 @@ def workload(name: str) -> Workload:
         reference=reference.boundary_loss,
         release=lambda logits, labels: release.boundary_loss(logits, target),
         arguments=(logits, labels),
-        # Logits and labels read; a gradient made in the forward pass read, scaled and written; in one go only written.
+        # Logits and labels are read. Backward reads the gradient that the forward pass made, scales and writes it; if
+        # both run together, the gradient is only written.
         bytes={"forward": forward, "backward": 2 * logits.nbytes, "both": forward + logits.nbytes},
     )
 

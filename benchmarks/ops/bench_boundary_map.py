@@ -1,4 +1,7 @@
-"""boundary_map: labels to boundary targets. White noise is the worst case; the distance transforms get one image."""
+"""Measures boundary_map, which makes boundary targets of labels.
+
+White noise is the worst case. The distance transforms get a single image.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from inverseform_fast.bench import release
 
 
 def workload(name: str) -> Workload:
-    """``labels-dtype[-images]``."""
+    """Make the workload; ``name`` is ``labels-dtype[-images]``."""
     kind, dtype, *images = name.split("-")
     labels = inputs.street_labels(getattr(torch, dtype), *map(int, images))
     if kind == "noise":
@@ -24,7 +27,7 @@ def workload(name: str) -> Workload:
         release=release.boundary_map,
         truth_of_release=partial(reference.boundary_map, release=True),
         arguments=(labels,),
-        bytes={"forward": labels.nbytes + labels.numel()},  # labels read once, one byte a pixel written
+        bytes={"forward": labels.nbytes + labels.numel()},  # labels are read once, a byte per pixel is written
     )
 
 

@@ -1,4 +1,4 @@
-"""homography_exp of the tiles of a batch, as in the network's second step."""
+"""Measures homography_exp on the tiles of a batch, as in the network's second step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inverseform_fast import functional, homography, reference
 
 
 def workload(name: str) -> Workload:
-    """``name``: dtype of the coefficients."""
+    """Make the workload; ``name`` is the dtype of the coefficients."""
     rows = inputs.BATCH * (45 if inputs.ON_GPU else 10)  # tiles of an image
     a = homography.sample(rows, 16 / 112, generator=torch.Generator().manual_seed(0))
     a = a.to(inputs.DEVICE, getattr(torch, name))
@@ -20,7 +20,7 @@ def workload(name: str) -> Workload:
         function=functional.homography_exp,
         reference=reference.homography_exp,
         arguments=(a.requires_grad_(),),
-        # Coefficients read and homographies written; both read again, and the gradient written.
+        # Forward reads coefficients and writes homographies; backward reads both, and writes the gradient.
         bytes={"forward": forward, "backward": backward, "both": forward + backward},
     )
 

@@ -1,4 +1,4 @@
-"""homography_warp: one homography per tile, as in the training of the inverse-transformation network."""
+"""Measures homography_warp with one homography per tile, as in training the inverse-transformation network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def workload(name: str) -> Workload:
         reference=reference.homography_warp,
         release=release.homography_warp,
         arguments=(image.requires_grad_(), theta.requires_grad_()),
-        # Image and theta read, the result written; the same and the result's gradient read, both gradients written.
+        # Forward reads image and theta and writes the result; backward reads them and the result's gradient, and writes
+        # both gradients.
         bytes={"forward": forward, "backward": backward, "both": forward + backward},
         # theta's gradient jumps where a sample crosses a pixel's centre, and rounding decides on which side it falls.
         tolerance=2e-2,

@@ -1,4 +1,4 @@
-"""segmentation_loss: logits of a quarter's resolution, upsampled, against full-resolution labels."""
+"""Measures segmentation_loss, which compares logits at a quarter of the resolution, upsampled, with the labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inverseform_fast.bench import release
 
 
 def workload(name: str) -> Workload:
-    """``logits-labels``: their dtypes."""
+    """Make the workload; ``name`` is ``logits-labels``, their dtypes."""
     dtype, label_dtype = (getattr(torch, part) for part in name.split("-"))
     logits, labels = inputs.logits(dtype), inputs.street_labels(label_dtype)
     forward = logits.nbytes + labels.nbytes
@@ -20,7 +20,8 @@ def workload(name: str) -> Workload:
         reference=reference.segmentation_loss,
         release=release.segmentation_loss,
         arguments=(logits, labels),
-        # Logits and labels read; a gradient made in the forward pass read, scaled and written; in one go only written.
+        # Logits and labels are read. Backward reads the gradient that the forward pass made, scales and writes it; if
+        # both run together, the gradient is only written.
         bytes={"forward": forward, "backward": 2 * logits.nbytes, "both": forward + logits.nbytes},
     )
 

@@ -1,4 +1,4 @@
-"""geodesic_distance and project_to_so3: the kernel, the usual pipeline, roma, an SVD alone; one thread on a CPU."""
+"""Measures geodesic_distance and project_to_so3 beside the usual pipeline, roma and an SVD alone, on one thread."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from inverseform_fast import functional, reference
 PROVIDERS = ("fused", "fused-scalar", "reference", "naive", "roma")
 FAST = ("fused", "fused-scalar", "naive", "roma")  # gradients of the reference, the slowest, are timed in so3/speed.py
 MANY, SOME = (10**6, 10**6) if inputs.ON_GPU else (10**5, 10**4)
-CHUNK = 10**6  # of the reference, whose float64 eigenvectors take a kilobyte a matrix
-# Of the peers' results: an arccos, an asin and an SVD's autograd are rough or NaN near a match and half a turn.
+CHUNK = 10**6  # matrices that the reference takes at once: its float64 eigenvectors take a kilobyte for each
+# Near a match and half a turn the peers' arccos, asin and SVD's autograd are rough or NaN, so their tolerance is wider,
+# and only this share of their numbers must be right.
 ROUGH, SHARE = {torch.float32: 1e-2, torch.float64: 1e-8}, 0.99
 
 
 @contextmanager
 def running(provider: str) -> Iterator[None]:
-    """One thread, and for ``fused-scalar`` none of the CPU's vector instructions in our kernel."""
+    """Run the block on one thread and, for ``fused-scalar``, without the CPU's vector instructions in our kernel."""
     if provider == "fused-scalar" and inputs.ON_GPU:
         pytest.skip("there is no scalar kernel on a GPU")
     fused, threads = provider.startswith("fused"), torch.get_num_threads()
@@ -43,10 +44,10 @@ def running(provider: str) -> Iterator[None]:
 
 
 def pair(kind: str, dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
-    """theta, and a theta_hat near it, where the kernel has a shortcut, or far from anything; det M > 0.
+    """Draw theta, and a theta_hat that is near it, where the kernel has a shortcut, or independent of it; det M > 0.
 
-    The noise is bounded and the determinant positive, as of homographies that the loss meets: one singular theta, or
-    one M next to a reflection, where P jumps, would be most of the gradients' norm.
+    The noise is bounded and the determinant positive, as for homographies that the loss meets. Otherwise one singular
+    theta, or one M next to a reflection, where P jumps, would make up most of the gradients' norm.
     """
     generator = torch.Generator().manual_seed(0)
     noise, more = (2 * torch.rand(2, size, 3, 3, generator=generator, dtype=dtype) - 1).to(inputs.DEVICE)
@@ -55,8 +56,11 @@ def pair(kind: str, dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
 
 
 def workload(name: str) -> Workload:
-    """Of geodesic_distance. ``dtype-kind-size``: gradient of theta_hat; with ``-pair``: of theta too."""
-    dtype, kind, size, *both = name.split("-")
+    """Make the workload of geodesic_distance.
+
+    ``name`` is ``dtype-kind-size``, with the gradient of theta_hat, or ``dtype-kind-size-pair``, with both gradients.
+    """
+    dtype, kind, size, *with_theta = name.split("-")
     theta, theta_hat = pair(kind, getattr(torch, dtype), int(size))
     forward = 2 * theta.nbytes + theta.nbytes // 9
     return Workload(
@@ -64,15 +68,16 @@ def workload(name: str) -> Workload:
         reference=lambda *pair: torch.cat(
             [reference.geodesic_distance(*chunks) for chunks in zip(*(m.split(CHUNK) for m in pair), strict=True)]
         ),
-        arguments=(theta.requires_grad_(bool(both)), theta_hat.requires_grad_()),
-        # Both matrices read, the distance written; the same with the distance's gradient read, gradients written.
-        bytes={"forward": forward, "both": 2 * forward + theta.nbytes * (2 if both else 1)},
+        arguments=(theta.requires_grad_(bool(with_theta)), theta_hat.requires_grad_()),
+        # Forward reads both matrices and writes the distance; backward reads both and the distance's gradient, and
+        # writes gradients.
+        bytes={"forward": forward, "both": 2 * forward + theta.nbytes * (2 if with_theta else 1)},
         peers=peers(functional.geodesic_distance, theta.dtype, naive_distance, roma_distance),
     )
 
 
 def projection(name: str) -> Workload:
-    """Of project_to_so3: the matrices M that geodesic_distance projects."""
+    """Make the workload of project_to_so3: the matrices M that geodesic_distance projects."""
     dtype, kind, size = name.split("-")
     theta, theta_hat = pair(kind, getattr(torch, dtype), int(size))
     matrix = torch.linalg.inv(theta) @ theta_hat
@@ -80,7 +85,7 @@ def projection(name: str) -> Workload:
         function=functional.project_to_so3,
         reference=reference.project_to_so3,
         arguments=(matrix.requires_grad_(),),
-        # M read, P written; the same with M and P's gradient read, M's gradient written.
+        # Forward reads M and writes P; backward reads M and P's gradient, and writes M's gradient.
         bytes={"forward": 2 * matrix.nbytes, "both": 5 * matrix.nbytes},
         peers={
             "svd": Peer(lambda m: torch.linalg.svd(m).S, torch.linalg.svdvals),
@@ -97,14 +102,14 @@ def peers(
 
 
 def naive_projection(matrix: Tensor) -> Tensor:
-    """``U diag(1, 1, det(U V^T)) V^T``, as it is written down."""
+    """Compute ``U diag(1, 1, det(U V^T)) V^T`` literally."""
     u, _, vh = torch.linalg.svd(matrix)
     one = torch.ones_like(matrix[..., 0, 0])
     return u * torch.stack((one, one, torch.linalg.det(u @ vh).detach().sign()), -1)[..., None, :] @ vh
 
 
 def naive_distance(theta: Tensor, theta_hat: Tensor, lam: float = 0.1) -> Tensor:
-    """The paper's formula, as it is written down."""
+    """Compute the paper's formula literally."""
     matrix = torch.linalg.inv(theta) @ theta_hat
     rotation = naive_projection(matrix)
     return arccos_angle(rotation) + lam * (matrix - rotation).square().sum((-2, -1))
@@ -115,7 +120,7 @@ def arccos_angle(rotation: Tensor) -> Tensor:
 
 
 def roma_projection(matrix: Tensor) -> Tensor:
-    import roma  # a missing roma loses this provider only
+    import roma  # imported here, so that a missing roma stops this provider only
 
     return roma.special_procrustes(matrix)
 
@@ -136,7 +141,7 @@ test_distance = harness.cases("geodesic_distance", workload, [NEAR], ["forward"]
 test_distance_and_gradient = harness.cases("geodesic_distance", workload, NAMES, ["both"], FAST, running)
 test_projection = harness.cases("project_to_so3", projection, [NEAR], ["forward"], [*PROVIDERS, "svd"], running)
 test_projection_and_gradient = harness.cases("project_to_so3", projection, [NEAR, DOUBLE], ["both"], FAST, running)
-if inputs.ON_GPU:  # the others' temporaries would take most of its memory
+if inputs.ON_GPU:  # the fused kernel alone, because the others' temporaries would fill most of the memory
     test_ten_million = harness.cases(
         "geodesic_distance", workload, [f"float32-near-{10**7}"], ["both"], ["fused"], running
     )

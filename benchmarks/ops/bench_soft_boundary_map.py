@@ -1,4 +1,4 @@
-"""soft_boundary_map: class logits to the boundary probability at full resolution; the release has nothing like it."""
+"""Measures soft_boundary_map, which makes boundary probabilities of class logits; the release has nothing like it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def workload(name: str) -> Workload:
         function=functional.soft_boundary_map,
         reference=reference.soft_boundary_map,
         arguments=(logits, size),
-        # Logits read and the result written; logits and the result's gradient read, the logits' written.
+        # Forward reads logits and writes the result; backward reads logits and its gradient, and writes theirs.
         bytes={"forward": forward, "backward": backward, "both": forward + backward},
     )
 

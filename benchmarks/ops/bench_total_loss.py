@@ -1,4 +1,4 @@
-"""All three terms of BoundaryAwareLoss against stock upsample + cross-entropy alone (``release``), with gradients."""
+"""Measures all terms of BoundaryAwareLoss, with gradients; ``release`` is stock upsampling + cross-entropy alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inverseform_fast.bench import release
 
 
 def workload(name: str) -> Workload:
-    """``logits-labels-mode``: their dtypes, with a boundary head or headless."""
+    """Make the workload; ``name`` is ``logits-labels-mode``: their dtypes, and ``head`` or ``headless``."""
     *dtypes, mode = name.split("-")
     dtype, label_dtype = (getattr(torch, part) for part in dtypes)
     maps = [inputs.logits(dtype), *([inputs.boundary_logits(dtype)] if mode == "head" else [])]
@@ -28,7 +28,7 @@ def workload(name: str) -> Workload:
         release=lambda logits, labels, *_: release.segmentation_loss(logits, labels),
         truth_of_release=lambda logits, labels, *_: reference.segmentation_loss(logits, labels),
         arguments=(maps[0], labels, *maps[1:]),
-        # Logits and labels read, gradients written; what the network moves is its own.
+        # Logits and labels are read, and gradients are written; what the network itself moves is not counted.
         bytes={"both": labels.nbytes + 2 * sum(logits.nbytes for logits in maps)},
         tolerance=3e-2,  # the network's convolutions use TF32 on a GPU
     )

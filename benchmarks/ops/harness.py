@@ -1,7 +1,7 @@
-"""Measures the cases of every ``bench_<op>.py``: the providers side by side, each behind a gate of correctness.
+"""Measures the cases of every ``bench_<op>.py``: a provider must compute the right numbers before it is timed.
 
-Each case is gated, timed by pytest-benchmark, and appended as one line of JSON to the file that the environment
-variable ``INVERSEFORM_BENCH_CASES`` names, so that a crash later on loses nothing.
+pytest-benchmark times each case. The case is then appended, as one line of JSON, to the file that the environment
+variable ``INVERSEFORM_BENCH_CASES`` names, so that a later crash loses nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from inverseform_fast.bench.timing import SHORTEST, clock_of, repeats_of, timed
 
 DIRECTIONS = ("forward", "backward", "both")
 PROVIDERS = ("release", "reference", "fused", "compiled")
-SPENT = 0.5  # seconds of rounds in a case
-COLD = 2**28  # bytes of inputs and outputs to go through before one comes again: several times a GPU's cache
+SPENT = 0.5  # seconds that the rounds of a case take
+COLD = 2**28  # bytes of inputs and outputs until a copy is used again: several times a GPU's cache, so it is cold
 
 clock = clock_of(DEVICE)
 
 
 def backend_of(provider: str) -> iff.set_backend:
-    """The backend that a provider runs on; skips the case if it cannot run here."""
+    """Set the backend that a provider runs on; skip the case if it cannot run here."""
     if provider == "compiled" and not ON_GPU:
         pytest.skip("torch.compile of all cases takes a CPU ten minutes")
     try:
@@ -55,12 +55,12 @@ def cases(
     providers: Sequence[str] = PROVIDERS,
     running: Callable[[str], AbstractContextManager[object]] = backend_of,
 ) -> Callable[..., None]:
-    """The pytest-benchmark cases of an op's workloads ``make(name)``: each name in each pass by each provider.
+    """Make pytest-benchmark cases of an op: each workload ``make(name)`` in each pass by each provider.
 
-    ``running(provider)`` is what a provider runs in.
+    ``running(provider)`` is the context that a provider runs in.
     """
     make = lru_cache(maxsize=1)(make)  # the cases of one workload follow each other
-    # Compiling takes longest: if time runs out, that is what is lost.
+    # Compiling takes longest, so it comes last: if time runs out, the other providers have been measured.
     order = sorted(product(names, directions, providers), key=lambda case: case[2] == "compiled")
 
     @pytest.mark.benchmark(timer=clock)
@@ -77,10 +77,10 @@ def cases(
 
 
 def measure(benchmark: BenchmarkFixture, workload: Workload, direction: str, provider: str) -> None:
-    """Gate one provider, then see what memory it takes, then time it."""
+    """Check one provider's results, then measure its memory and its time."""
     case = benchmark.extra_info
     case |= {"dtype": workload.dtype, "size": workload.size, "bytes": workload.bytes[direction]}
-    # Backward alone runs over one graph again and again, which donated buffers forbid.
+    # Backward alone runs over one graph repeatedly, which donated buffers forbid.
     with functorch.patch(donated_buffer=direction != "backward"):
         torch.compiler.reset()
         function = workload.provider(provider)
@@ -98,7 +98,7 @@ def measure(benchmark: BenchmarkFixture, workload: Workload, direction: str, pro
 
 
 def _time(benchmark: BenchmarkFixture, turns: list[Call]) -> dict[str, float]:
-    """Median and spread of one call, in rounds long enough to drown the synchronisation at their ends."""
+    """Time one call, in rounds that are long beside the synchronization at their ends; return median and spread."""
     turn = cycle(turns)
 
     def call() -> None:
@@ -113,7 +113,7 @@ def _time(benchmark: BenchmarkFixture, turns: list[Call]) -> dict[str, float]:
 
 
 def _roofline(turns: list[Call], fewest_bytes: int, median_ms: float) -> dict[str, float | None]:
-    """The time that the GPU's memory needs for the bytes, and the share of it that a call reaches."""
+    """Compare a call with the time that the GPU's memory needs to move the fewest bytes."""
     device_ms = _device_ms(turns) if median_ms < 1e3 * SHORTEST else None
     roofline_ms = 1e3 * fewest_bytes / bandwidth()
     return {
@@ -124,7 +124,10 @@ def _roofline(turns: list[Call], fewest_bytes: int, median_ms: float) -> dict[st
 
 
 def _device_ms(turns: list[Call]) -> float:
-    """Median of one call on the GPU alone: it sleeps until the host, slower than small kernels, has queued them all."""
+    """Measure the median of one call on the GPU alone.
+
+    The GPU sleeps until the host, which is slower than small kernels, has queued all of them.
+    """
     turns = turns * math.ceil(8 / len(turns))
     times = []
     for _ in range(10):
@@ -145,7 +148,7 @@ def _copy(arguments: tuple[object, ...]) -> tuple[object, ...]:
 
 @contextmanager
 def recorded(case: Json) -> Iterator[None]:
-    """Append the case to the record, whether or not it comes to its end."""
+    """Append the case to the record, even if it fails."""
     case |= dict.fromkeys(("dtype", "size", "bytes", "reason", "gate", "median_ms", "iqr_ms", "rounds", "repeats"))
     case |= dict.fromkeys(("device_ms", "roofline_ms", "share_of_roofline", "peak_bytes"))
     case["status"] = "failed"

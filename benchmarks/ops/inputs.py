@@ -1,4 +1,4 @@
-"""What the ops are measured on: sizes, labels and logits."""
+"""The ops are measured on these sizes, labels and logits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def street_labels(dtype: torch.dtype, images: int = BATCH) -> Tensor:
 
 
 def logits(dtype: torch.dtype) -> Tensor:
-    """Class logits at a quarter of the labels' resolution that lean to the labels."""
+    """Draw class logits at a quarter of the labels' resolution; they tend to agree with the labels."""
     classes = torch.arange(CLASSES, device=DEVICE)[:, None, None]
     right = street_labels(torch.uint8)[:, None, 2::4, 2::4] == classes
     return (noise(right.shape) + 4 * right).to(dtype).requires_grad_()
 
 
 def boundary_logits(dtype: torch.dtype) -> Tensor:
-    """Random boundary logits at a quarter of the labels' resolution."""
+    """Draw random boundary logits at a quarter of the labels' resolution."""
     return noise((BATCH, 1, HEIGHT // 4, WIDTH // 4)).to(dtype).requires_grad_()
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """The same random numbers each time."""
+    """Draw random numbers, the same each time."""
     return torch.randn(shape, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(1))

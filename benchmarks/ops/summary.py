@@ -1,4 +1,4 @@
-"""The summary of all cases that a machine measured: as shares of the release's, as JSON of a schema, as Markdown."""
+"""All cases that a machine measured are compared with the release's, and written as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def compared(summary: Json) -> Json:
     for case in summary["cases"]:
         release = stock.get(key(case), {})
         for ratio, field in (("time_ratio", "median_ms"), ("memory_ratio", "peak_bytes")):
-            mine, theirs = case[field], release.get(field)
-            case[ratio] = mine / theirs if mine is not None and theirs else None
+            measured, baseline = case[field], release.get(field)
+            case[ratio] = measured / baseline if measured is not None and baseline else None
     return summary
 
 
@@ -42,7 +42,7 @@ def write(out: Path, summary: Json, raw: Json) -> None:
 
 
 def table(summary: Json) -> str:
-    """The summary as Markdown."""
+    """Write the summary as Markdown."""
     about, tests = summary["machine"], summary["tests"]
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
     counts = ", ".join(f"{count} {kind}" for kind, count in tests["counts"].items())

@@ -1,4 +1,4 @@
-"""An op on one input: who computes it, what is right, and what a pass of it runs."""
+"""A workload is an op on one input, with all who compute it and with the results that are right."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from torch import Tensor
 import inverseform_fast as iff
 from benchmarks.ops.inputs import noise
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of |out - truth| / |truth|, else 0
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of |out - truth| / |truth|; others: 0
 
 
-Function = Callable[..., Any]  # of an op's arguments, which differ from op to op
+Function = Callable[..., Any]  # it takes an op's arguments, which differ from op to op
 Call = Callable[[], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another implementation: ``truth`` is what holds for it where that is not the op's reference.
+    """Another implementation.
 
-    ``share``: of its numbers, the best ones, which alone must be right; the gate leaves out the rest.
+    Attributes:
+        truth: the reference for it, if it is not the op's.
+        tolerance: the largest relative error, if it is not the workload's.
+        share: the share of its numbers that must be right; the check leaves out the worst ones.
     """
 
     function: Function
@@ -36,10 +39,17 @@ class Peer:
 
 @dataclass(eq=False)
 class Workload:
-    """An op on one input: the public function, its reference, what the release or stock PyTorch does, and more peers.
+    """An op on one input, and all that compute it.
 
-    ``truth_of_release``: the reference that holds for the release where its definition is another. ``bytes``: the
-    fewest that must move, by pass.
+    Attributes:
+        function: the public function.
+        reference: the op's reference.
+        arguments: the arguments of both.
+        bytes: the fewest bytes that must move, by pass.
+        release: what the paper's release, or stock PyTorch, computes for the same.
+        truth_of_release: the reference for the release, if its definition differs.
+        tolerance: the largest relative error, if it is not that of the dtypes.
+        peers: other implementations by name.
     """
 
     function: Function
@@ -96,7 +106,7 @@ class Workload:
 
 
 def calls(function: Function, arguments: tuple[Any, ...], direction: str) -> Call:
-    """What one pass runs: its outputs (forward) or the gradients of all arguments that require one."""
+    """Return a function that runs one pass; it returns the outputs (forward) or the gradients of all leaves."""
     leaves = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
 
     def outputs() -> list[Tensor]:
@@ -112,7 +122,7 @@ def calls(function: Function, arguments: tuple[Any, ...], direction: str) -> Cal
     graph = [out for out in outputs() if out.requires_grad]
     cotangents = [noise(out.shape).to(out.dtype) for out in graph]
 
-    # materialize_grads: stock cross-entropy leaves boundary logits out.
+    # materialize_grads is needed because stock cross-entropy does not use the boundary logits.
     def backward() -> tuple[Tensor, ...]:
         return torch.autograd.grad(graph, leaves, cotangents, retain_graph=True, materialize_grads=True)
 

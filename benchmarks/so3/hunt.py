@@ -1,8 +1,9 @@
 """Hunts for inputs on which project_to_so3 and geodesic_distance fail: ``python -m benchmarks.so3.hunt``.
 
-Millions of float32 matrices from a fresh seed, meant to be hard, against an SVD in float64. Fails (exit status 1) if a
-projection is further than 64 eps kappa from the nearest rotation (kappa = s1 / (s2 + s3), s3 with the determinant's
-sign; beyond 1e6 P is noise, and must only be a rotation), if it is not a rotation, or if anything is not finite.
+It compares millions of hard float32 matrices, drawn from a fresh seed, with an SVD in float64. It fails (exit status 1)
+if a projection is further than 64 eps kappa from the nearest rotation, if it is not a rotation, or if anything is not
+finite. Here kappa = s1 / (s2 + s3), with the determinant's sign in s3; beyond 1e6 P is noise, and must only be a
+rotation.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def hunt(matrices: int, seed: int, device: str) -> Json:
     generator = torch.Generator(device).manual_seed(seed)
     eye = torch.eye(3, dtype=torch.float64, device=device)
     worst: Json = dict.fromkeys(LIMITS, 0)
-    where: Json = {}
+    worst_case: Json = {}
     posed = 0
     for start in range(0, matrices, CHUNK):
         matrix = hard_matrices(min(CHUNK, matrices - start), generator)
@@ -61,7 +62,7 @@ def hunt(matrices: int, seed: int, device: str) -> Json:
         largest = {name: float(values.nan_to_num(math.inf).max()) for name, values in found.items()}
         if largest["error"] > worst["error"]:
             row = found["error"].nan_to_num(math.inf).argmax()
-            where = {"matrix": matrix[row].tolist(), "kappa": float(kappa[row])}
+            worst_case = {"matrix": matrix[row].tolist(), "kappa": float(kappa[row])}
         worst |= {name: max(worst[name], value) for name, value in largest.items()}
         worst["not_finite"] += not_finite(rotation, *distance_and_gradients(matrix, generator))
         posed += int((kappa < POSED).sum())
@@ -69,17 +70,17 @@ def hunt(matrices: int, seed: int, device: str) -> Json:
     about = {"seed": seed, "device": device, "backend": iff.backend_info()["ops"]["project_to_so3"]}
     about["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     counts = {"torch": torch.__version__, "matrices": matrices, "kappa_below_1e6": posed}
-    return about | counts | {"worst": worst, "limits": LIMITS, "worst_error_at": where, "passed": passed}
+    return about | counts | {"worst": worst, "limits": LIMITS, "worst_error_at": worst_case, "passed": passed}
 
 
 def hard_matrices(n: int, generator: torch.Generator) -> Tensor:
-    """(n, 3, 3) float32: singular values far apart and in clusters, of both signs, in many frames, at many scales."""
+    """Draw matrices (n, 3, 3) float32 with singular values far apart and in clusters, in many frames and scales."""
     uniform = partial(torch.rand, generator=generator, dtype=torch.float64, device=generator.device)
     one, sign = torch.ones_like(uniform(n)), (uniform(n) - 0.5).sign()
     d, e, small = 10 ** (-7 * uniform(3, n))
     values = [(one, d, sign * e), (one, 1 - d, sign * (1 - d) * (1 - e)), (one, d, sign * d * (1 - e))]
     singular = one_of([torch.stack(v, -1) for v in values], generator)
-    angle = one_of([0 * one, small, math.pi - small, math.pi * uniform(n)], generator)  # of 0: symmetric
+    angle = one_of([0 * one, small, math.pi - small, math.pi * uniform(n)], generator)  # 0 makes it symmetric
     frame = rotations(uniform(n, 3) - 0.5, math.pi * uniform(n))
     stretch = frame * singular[:, None, :] @ frame.mT
     scale = 2.0 ** torch.randint(-40, 41, (n, 1, 1), generator=generator, device=generator.device)
@@ -87,20 +88,20 @@ def hard_matrices(n: int, generator: torch.Generator) -> Tensor:
 
 
 def one_of(choices: list[Tensor], generator: torch.Generator) -> Tensor:
-    """A random choice in each row."""
+    """Choose at random for each row."""
     rows = torch.arange(len(choices[0]), device=generator.device)
     return torch.stack(choices)[torch.randint(len(choices), rows.shape, generator=generator, device=rows.device), rows]
 
 
 def rotations(axis: Tensor, angle: Tensor) -> Tensor:
-    """Rodrigues' formula."""
+    """Rotate by ``angle (n,)`` about ``axis (n, 3)``, by Rodrigues' formula; returns ``(n, 3, 3)``."""
     eye = torch.eye(3, dtype=axis.dtype, device=axis.device)
     cross = torch.linalg.cross(eye[None], torch.nn.functional.normalize(axis, dim=-1)[:, None])
     return eye + angle.sin()[:, None, None] * cross + (1 - angle.cos())[:, None, None] * cross @ cross
 
 
 def truth(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """kappa and the nearest rotation, by LAPACK in float64."""
+    """Compute kappa and the nearest rotation, by LAPACK in float64."""
     u, s, vh = torch.linalg.svd(matrix.double())
     signs = torch.ones_like(s)
     signs[:, 2] = torch.linalg.det(u @ vh).sign()
@@ -108,7 +109,7 @@ def truth(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_and_gradients(matrix: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """geodesic_distance from theta to ``theta @ matrix`` and its gradients, for a theta of moderate condition."""
+    """Compute geodesic_distance from theta to ``theta @ matrix``, and its gradients, for a well-conditioned theta."""
     noise = torch.rand(matrix.shape, generator=generator, device=matrix.device) - 0.5
     theta = (torch.eye(3, device=matrix.device) + 0.4 * noise).requires_grad_()
     theta_hat = (theta @ matrix).detach().requires_grad_()
@@ -118,7 +119,7 @@ def distance_and_gradients(matrix: Tensor, generator: torch.Generator) -> tuple[
 
 
 def not_finite(*results: Tensor) -> int:
-    """Rows in which any of the results is not finite."""
+    """Count the rows in which any of the results is not finite."""
     finite = [result.reshape(len(result), -1).isfinite().all(-1) for result in results]
     return len(finite[0]) - int(torch.stack(finite).all(0).sum())
 

@@ -1,8 +1,9 @@
-"""docs/design/so3.png: angle and gradient of four ways to compute them, near a match and near half a turn.
+"""``python -m benchmarks.so3.plot`` draws docs/design/so3.png: how four methods err near a match and near half a turn.
 
-``python -m benchmarks.so3.plot``. float32: theta near I, ``theta_hat = theta R S``, R a rotation by x or pi - x about a
-random axis, S a stretch of about the size of x. The truth is the reference's, in float64, of the same matrices.
-Gradients are of theta_hat, and near half a turn right up to their sign: both ways back are as short.
+The picture shows errors of the angle and of its gradient with respect to theta_hat. Everything is float32: theta is
+near I, and ``theta_hat = theta R S``, where R is a rotation by x or pi - x about a random axis, and S a stretch of
+about the size of x. The truth is the reference of the same matrices in float64. A gradient that differs in its sign
+alone counts as right, because near half a turn both ways back are equally short.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no display
+mpl.use("Agg")  # it needs no display
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ from inverseform_fast import functional, reference
 from inverseform_fast.files import write_atomically
 
 PAIRS = 1000  # for each x
-FEW = 0.02  # of finite gradients: their median says nothing
+FEW = 0.02  # share of finite gradients below which their median says nothing
 XS = torch.logspace(-7, -1, 25, dtype=torch.float64)
 QUANTILES = torch.tensor([0.05, 0.5, 1.0], dtype=torch.float64)
 PANELS = ("error of the angle (rad)", "gradient norm / true norm", "relative gradient error", "NaN or inf")
@@ -38,9 +39,9 @@ PANELS = ("error of the angle (rad)", "gradient norm / true norm", "relative gra
 @dataclass(frozen=True)
 class Method:
     name: str
-    color: str  # of Okabe and Ito's palette, which the colour-blind can tell apart
+    color: str  # from Okabe and Ito's palette, which the colour-blind can tell apart
     style: str
-    label: tuple[float, float]  # where its name stands in the first panel
+    label: tuple[float, float]  # position of its name in the first panel
     function: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -77,7 +78,7 @@ def draw(column: list[Axes], near_pi: bool) -> None:
     truths = [angle_and_gradient(true_angle, *p, torch.float64) for p in pairs]
     for method in METHODS:
         found = [angle_and_gradient(method.function, *p, torch.float32) for p in pairs]
-        rows = [errors(*each) for each in zip(found, truths, strict=True)]
+        rows = [errors(result, truth) for result, truth in zip(found, truths, strict=True)]
         lost = torch.stack([row.isnan().any(0).double().mean() for row in rows])
         for axis, values in zip(column[:3], torch.stack(rows, 1), strict=True):
             low, median, worst = values.nanquantile(QUANTILES, dim=1)
@@ -106,7 +107,7 @@ def angle_and_gradient(
 
 
 def errors(found: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> Tensor:
-    """(3, n): what the first three panels show; NaN where anything is not finite."""
+    """Compute the rows (3, n) of the first three panels; NaN where anything is not finite."""
     (angle, gradient), (true_angle, true_gradient) = found, truth
     size = norm(true_gradient)
     either_way = torch.minimum(norm(gradient - true_gradient), norm(gradient + true_gradient))

@@ -1,8 +1,8 @@
-"""geodesic_distance against its peers on one CPU thread: ``python -m benchmarks.so3.speed --out FILE.json``.
+"""``python -m benchmarks.so3.speed --out FILE.json`` times geodesic_distance and its peers on one CPU thread.
 
 All take turns in one run, so that other work on the machine slows all of them alike. A time is the median over the
-turns, of distance and gradient together; ``svd`` is torch.linalg.svd of the same matrices M, and nothing else. Where
-there is a GPU, hide it: ``CUDA_VISIBLE_DEVICES=``.
+turns, of distance and gradient together; ``svd`` is torch.linalg.svd of the same matrices M, and nothing else. On a
+machine with a GPU, hide it by ``CUDA_VISIBLE_DEVICES=``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from inverseform_fast.bench.timing import clock_of, in_turns, spread, timed
 
 clock = clock_of(torch.device("cpu"))
 CASES = ("float32-near", "float32-near-pair", "float32-far", "float64-near")
-DEMANDS = [("fused", "naive", 15), ("fused", "roma", 15), ("fused-scalar", "svd", 3)]  # provider, peer, times faster
+DEMANDS = [
+    ("fused", "naive", 15),
+    ("fused", "roma", 15),
+    ("fused-scalar", "svd", 3),
+]  # provider, peer, how many times faster it must be
 
 
 def main() -> None:
@@ -34,7 +38,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     options = parser.parse_args()
     times = {case: measured(case, options.size, options.turns) for case in CASES}
-    demands = [demand(case, times[case], *each) for case in CASES for each in DEMANDS]
+    demands = [demand(case, times[case], *required) for case in CASES for required in DEMANDS]
     about = machine(on_gpu=False) | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": 1}
     sizes = {"matrices": options.size, "turns": options.turns}
     result = {"machine": about, **sizes, "ns_per_matrix": times, "demands": demands}
@@ -49,7 +53,7 @@ def demand(case: str, times: Json, provider: str, peer: str, at_least: float) ->
 
 
 def measured(case: str, size: int, turns: int) -> Json:
-    """Median and interquartile range of each provider, in ns a matrix."""
+    """Measure median and interquartile range of each provider, in ns per matrix."""
     dtype, kind, *pair = case.split("-")
     name = "-".join([dtype, kind, str(size)])
     distance, projection = bench_so3.workload("-".join([name, *pair])), bench_so3.projection(name)
@@ -61,11 +65,11 @@ def measured(case: str, size: int, turns: int) -> Json:
             return timed(ready[provider], clock)
 
     times = in_turns({provider: partial(seconds, provider) for provider in ready}, turns)
-    return {provider: nanoseconds([1e9 * each / size for each in samples]) for provider, samples in times.items()}
+    return {provider: nanoseconds([1e9 * sample / size for sample in samples]) for provider, samples in times.items()}
 
 
 def prepared(workload: Workload, provider: str, direction: str) -> Callable[[], object]:
-    """The call, after the gate."""
+    """Return the call of one pass, after its results have been checked."""
     with bench_so3.running(provider):
         call = calls(workload.provider(provider), workload.arguments, direction)
         workload.check(call(), direction, provider)

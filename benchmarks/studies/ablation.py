@@ -1,8 +1,8 @@
-"""The choices behind InverseForm, one at a time: ``python -m benchmarks.studies.ablation --root CAMVID``.
+"""``python -m benchmarks.studies.ablation --root CAMVID`` varies the choices behind InverseForm one at a time.
 
-Trains what has no result yet under ``runs/ablation``: inverse-transformation networks by architecture, distance, tile
-and source of homographies, and segmentation models under them. The result of an arm is written when it is finished; one
-that was interrupted begins anew. ``make docs`` turns the results into docs/measured/ablation.md.
+It trains what has no result yet under ``runs/ablation``: inverse-transformation networks by architecture, distance,
+tile and source of homographies, and segmentation models whose loss uses them. The result of an arm is written when it
+is finished; an interrupted arm begins anew. ``make docs`` turns the results into docs/measured/ablation.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.training.run import train
 
 TRAINED, EVALUATED = 24 / 224, 16 / 224  # largest |a|, as a share of the tile
-# Of some minutes of CPU time each. From damaged pairs dense and aet learn nothing.
+# Each recipe takes some minutes of CPU time. From damaged pairs dense and aet learn nothing.
 RECIPES: dict[str, Json] = {
     "align": {"steps": 1000, "batch_size": 16, "lr": 2.5e-3},
     "dense": {"steps": 1000, "batch_size": 128, "lr": 1e-4, "damage_every": 0},
@@ -53,20 +53,21 @@ SHIPPED, WHOLE, SEGMENTATION = "shipped", "align-whole", "segmentation"
 
 @dataclass(frozen=True)
 class Study:
-    """All arms, by sizes that a test makes smaller.
+    """All arms, with sizes that a test makes smaller.
 
     Attributes:
         root: folder of the data set ``data``.
-        stn: weights of the spatial transformer.
+        stn: weight file of the spatial transformer.
         runs: folder of all that is trained.
-        seeds: of the segmentation models.
-        tiles: edges in pixels. The first one is that of all networks where the tile is not the question, and the last
-            one holds the whole image, too.
+        seeds: seeds of the segmentation models.
+        data: name of the data set.
+        tiles: edges in pixels. All networks have the first one, except where the tile is the question; the last one
+            also holds a whole image.
         size: height and width of the label maps.
-        maps: procedural scenes to train networks on; as many shapes.
-        pairs: to measure a network by.
-        recipes: by architecture, what NetConfig is to have.
-        short: what TrainConfig is to have.
+        maps: number of procedural scenes, and of shapes, to train networks on.
+        pairs: number of pairs to measure a network by.
+        recipes: options of NetConfig, by architecture.
+        short: options of TrainConfig.
     """
 
     root: Path | None = None
@@ -83,7 +84,7 @@ class Study:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """The arms of each table; those of all but the last are networks."""
+        """The arms of each table; they are networks, except in the last table."""
         tiles = ["align-log", *(f"align-{tile}" for tile in self.tiles[1:]), WHOLE]
         shipped = [f"{SHIPPED}-{distance}" for distance in DISTANCES]
         return {
@@ -102,11 +103,11 @@ class Study:
         return collect_label_maps(self.data, "test", self.root, self.size, self.maps, self.maps, seed=1)
 
     def run(self, group: str, name: str) -> None:
-        """Train and measure an arm, unless that was done."""
+        """Train and measure an arm, unless its result is there."""
         folder = self.net_folder(name)
         if group == SEGMENTATION:
             for config in (self.train_config(name, seed) for seed in self.seeds):
-                # Without the root, which is this machine's.
+                # The root is a path of this machine, so the result must not depend on it.
                 once(Path(config.out), config.to_dict() | {"root": None}, partial(train_model, config))
         elif name == SHIPPED:
             weights = WEIGHTS / "compact.safetensors"
@@ -133,11 +134,11 @@ class Study:
 
     def train_net(self, name: str) -> Json:
         config, maps = self.net_config(name), (self.train_maps, self.test_maps)
-        train_maps, test_maps = (squeezed(each, config.tile) for each in maps) if name == WHOLE else maps
+        train_maps, test_maps = (squeezed(label_maps, config.tile) for label_maps in maps) if name == WHOLE else maps
         begin = time.process_time()
         train_net(train_maps, config, self.net_folder(name), save_every=config.steps)
         seconds = time.process_time() - begin
-        (self.net_folder(name) / STATE).unlink()  # 400 MB of the dense network
+        (self.net_folder(name) / STATE).unlink()  # the dense network's takes 400 MB
         return {"cpu_seconds": seconds, **self.measured(self.weights(name), test_maps)}
 
     def weights(self, name: str) -> Path:
@@ -170,11 +171,11 @@ class Study:
         )  # fmt: skip
 
     def results(self) -> Json:
-        """Of the finished arms: networks by name, and for each loss a list over the seeds."""
+        """Collect the finished arms: networks by name, and for each loss a list over the seeds."""
 
         def found(kind: str, names: Iterable[str], seeds: str = "") -> dict[str, list[Json]]:
             files = {name: sorted((self.runs / kind).glob(f"{name}{seeds}/{RESULT}")) for name in names}
-            return {name: [json.loads(file.read_text()) for file in each] for name, each in files.items() if each}
+            return {name: [json.loads(path.read_text()) for path in paths] for name, paths in files.items() if paths}
 
         *nets, losses = self.groups.values()
         one_each = found("nets", dict.fromkeys(chain(*nets)))
@@ -185,16 +186,16 @@ class Study:
 
 
 def once(out: Path, config: Json, measure: Callable[[], Json]) -> None:
-    """Write what ``measure`` returns into the folder ``out``, unless that was done; what was interrupted begins anew.
+    """Write what ``measure`` returns into the folder ``out``, unless it is there; an interrupted arm begins anew.
 
     Raises:
-        ValueError: the result there is of another configuration.
+        ValueError: the result there has another configuration.
     """
     path = out / RESULT
     if path.exists():
         old = results.read(path)["config"]
         if changed := [name for name in old if config.get(name) != old[name]]:
-            raise ValueError(f"{out} holds the result of another {', '.join(changed)}: move it away")
+            raise ValueError(f"{out} must hold a result of the same {', '.join(changed)}: move the other one away")
         return
     if out.exists():
         shutil.rmtree(out)
@@ -219,20 +220,20 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.json", help="JSON file for the results")
     parser.add_argument("--only", nargs="+", choices=default.groups, default=list(default.groups), metavar="GROUP")
-    parser.add_argument("--arms", nargs="+", help="of these groups; all by default")
-    parser.add_argument("--stn", type=Path, default=default.stn, help="what inverseform-fast train-stn wrote")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the segmentation models")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", help="arms of these groups; all by default")
+    parser.add_argument("--stn", type=Path, default=default.stn, help="file that inverseform-fast train-stn wrote")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of the segmentation models")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     study = Study(root=options.root, stn=options.stn, seeds=tuple(options.seeds))
     arms = [(group, name) for group in options.only for name in study.groups[group]]
     if options.arms:
         if unknown := set(options.arms) - {name for _, name in arms}:
-            parser.error(f"no such arms in {', '.join(options.only)}: {', '.join(sorted(unknown))}")
+            parser.error(f"--arms must be arms of {', '.join(options.only)}, got {', '.join(sorted(unknown))}")
         arms = [(group, name) for group, name in arms if name in options.arms]
     if {"align-stn", "align-mix"} & {name for _, name in arms} and not options.stn.is_file():
-        parser.error(f"no {options.stn}: run inverseform-fast train-stn first, or other groups by --only")
+        parser.error(f"--stn: no file {options.stn}: run inverseform-fast train-stn first, or other groups by --only")
     about = machine(on_gpu=False)
     for group, name in arms:
         study.run(group, name)

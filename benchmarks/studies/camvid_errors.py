@@ -1,8 +1,8 @@
-"""Are the errors of a trained model displacements? ``python -m benchmarks.studies.camvid_errors RUN --root CAMVID``.
+"""``python -m benchmarks.studies.camvid_errors RUN --root CAMVID`` asks whether a model's errors are displacements.
 
 InverseForm takes a predicted boundary for a true one that was moved by a homography. How far does that hold for the
 model in the folder RUN, on test frames? How much nearer do its boundaries come to the true ones when each tile is moved
-by the network's estimate, and by the best homography that can be found; and does InverseForm's gradient agree with
+by the network's estimate, and by the best homography that can be found? And does InverseForm's gradient agree with
 those of the boundary BCE and the cross-entropy, which know the truth pixel by pixel?
 """
 
@@ -31,20 +31,24 @@ from inverseform_fast.segmentation.tasks.semantic import VOID
 from inverseform_fast.segmentation.transforms import EvalTransform
 
 RESULTS = paths.RESULTS / "camvid_errors.json"
-NEAR = (1, 5, 16)  # pixels: found, displaced a little, displaced as far as the network was trained for; beyond: missing
-SIZES = ((448, 448), (896, 896))  # of the whole frame, in tiles of 224
-STEPS, RATE, BLUR = 60, 0.02, (6.0, 0.5)  # of the search for the best homography; pixels of blur at its begin and end
+NEAR = (1, 5, 16)  # pixels up to which a boundary is found, displaced a little, displaced as far as the network trained
+SIZES = ((448, 448), (896, 896))  # sizes to which the whole frame is resized before it is cut into tiles of 224
+STEPS, RATE, BLUR = 60, 0.02, (6.0, 0.5)  # the search for the best homography; its blur in pixels falls from 6 to 0.5
 
 
 def shares_by_distance(pixels: Tensor, others: Tensor) -> list[float]:
-    """Of the boundary ``pixels (H, W)`` bool, the share up to each of NEAR away from ``others``, and beyond."""
+    """Sort the boundary ``pixels (H, W)`` bool by their distance to the nearest one of ``others (H, W)``.
+
+    Returns:
+        Their shares up to each of NEAR, from the one before it, and beyond the last.
+    """
     distance = distance_transform_edt(~others.numpy())[pixels.numpy()]
     edges = [-1.0, *NEAR, float("inf")]
     return [float(((distance > low) & (distance <= high)).mean()) for low, high in pairwise(edges)]
 
 
 def dice(predicted: Tensor, true: Tensor) -> Tensor:
-    """Overlap ``(N,)`` of boundaries ``(N, 1, H, W)``: 1 if equal."""
+    """Compute the overlap ``(N,)`` of boundaries ``(N, 1, H, W)``; it is 1 if they are equal."""
     return 2 * (predicted * true).sum((1, 2, 3)) / (predicted.sum((1, 2, 3)) + true.sum((1, 2, 3))).clamp(min=1e-6)
 
 
@@ -53,9 +57,9 @@ def moved(tiles: Tensor, a: Tensor) -> Tensor:
 
 
 def best_homography(predicted: Tensor, true: Tensor) -> Tensor:
-    """Coefficients ``(N, 8)`` of the move that brings each prediction nearest to the truth: descent on blurred overlap.
+    """Find the coefficients ``(N, 8)`` of the move that brings each prediction nearest to the truth.
 
-    No move at all is among the candidates, so the overlap never falls.
+    The search is a descent on blurred overlap. No move at all is among the candidates, so the overlap never falls.
     """
     a = torch.zeros(len(predicted), 8, requires_grad=True)
     optimizer = torch.optim.Adam([a], lr=RATE)
@@ -75,7 +79,7 @@ def best_homography(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def overlaps(net: InverseTransformNet, predicted: Tensor, true: Tensor) -> Iterator[dict[str, float]]:
-    """For each tile with a boundary: overlap as it is, moved by the estimate, and by the best homography."""
+    """Measure each tile with a boundary: its overlap as it is, moved by the estimate, and by the best homography."""
     seen = true.flatten(1).sum(1) > 0
     predicted, true = predicted[seen], true[seen]
     if not len(true):
@@ -95,10 +99,10 @@ def overlaps(net: InverseTransformNet, predicted: Tensor, true: Tensor) -> Itera
 
 
 def gradients(predictions: dict[str, Tensor], labels: Tensor, size: tuple[int, int]) -> dict[str, float]:
-    """Cosine of InverseForm's gradient with others, and how many times as long it is.
+    """Compare InverseForm's gradient with another one: their cosine, and how many times as long it is.
 
-    ``head``: by the boundary logits, with the boundary BCE's; ``headless``: by the segmentation logits, with the
-    cross-entropy's.
+    ``head`` compares it with the boundary BCE's, with respect to the boundary logits; ``headless`` compares it with the
+    cross-entropy's, with respect to the segmentation logits.
     """
     target, term = functional.boundary_map(labels)[:, None], InverseFormLoss(resize=size)
     segmentation, boundary = (predictions[name].detach().requires_grad_() for name in ("semantic", "boundary"))
@@ -109,18 +113,18 @@ def gradients(predictions: dict[str, Tensor], labels: Tensor, size: tuple[int, i
     }
     result = {}
     for name, (logits, *pair) in losses.items():
-        mine, other = (torch.autograd.grad(loss, logits, retain_graph=True)[0].flatten() for loss in pair)
-        result[f"{name}_cosine"] = float(F.cosine_similarity(mine, other, dim=0))
-        result[f"{name}_ratio"] = float(mine.norm() / other.norm())
+        inverseform, other = (torch.autograd.grad(loss, logits, retain_graph=True)[0].flatten() for loss in pair)
+        result[f"{name}_cosine"] = float(F.cosine_similarity(inverseform, other, dim=0))
+        result[f"{name}_ratio"] = float(inverseform.norm() / other.norm())
     return result
 
 
-def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20) -> Json:
-    """Means over each ``every``-th test frame.
+def measure(run: Path, root: Path | None, data: str = "camvid", stride: int = 20) -> Json:
+    """Average over every ``stride``-th test frame.
 
     Returns:
-        ``rows``: for each of SIZES. ``missing``, ``false``: of the true boundary pixels by their distance to the
-        predicted boundary, and the other way round, see :func:`shares_by_distance`.
+        ``rows``: the overlaps and gradients for each of SIZES. ``missing``: shares of the true boundary pixels by their
+        distance to the predicted boundary, see :func:`shares_by_distance`; ``false``: the other way round.
     """
     model, _ = load_model(run)
     frames = build_dataset(data, "test", root)
@@ -129,7 +133,7 @@ def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20)
     for size in SIZES:
         tiles: list[dict[str, float]] = []
         slopes: list[dict[str, float]] = []
-        for index in range(0, len(frames), every):
+        for index in range(0, len(frames), stride):
             sample = transform(frames[index])
             images, labels = sample["image"][None], sample["semantic"][None]
             with torch.no_grad():
@@ -142,11 +146,11 @@ def measure(run: Path, root: Path | None, data: str = "camvid", every: int = 20)
             tiles += overlaps(net, *functional.extract_tiles(boundary, target, size, net.tile, None))
             slopes.append(gradients(predictions, labels, size))
             if size == SIZES[0]:
-                mine, true = predicted[0] == 1, target[0, 0] == 1
-                shares["missing"].append(shares_by_distance(true, mine))
-                shares["false"].append(shares_by_distance(mine, true))
+                found, true = predicted[0] == 1, target[0, 0] == 1
+                shares["missing"].append(shares_by_distance(true, found))
+                shares["false"].append(shares_by_distance(found, true))
         rows.append({"size": size, "tiles": len(tiles)} | _means(tiles) | _means(slopes))
-    means = {name: [statistics.mean(column) for column in zip(*each, strict=True)] for name, each in shares.items()}
+    means = {name: [statistics.mean(column) for column in zip(*shares[name], strict=True)] for name in shares}
     return {"rows": rows, **means}
 
 
@@ -159,7 +163,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training with a boundary head")
     parser.add_argument("--root", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the results")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = {"run": options.run.name, "machine": machine(on_gpu=False), **measure(options.run, options.root)}

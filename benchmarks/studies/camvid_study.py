@@ -1,9 +1,9 @@
-"""What the loss brings on CamVid: one model, schedule and seeds under each loss.
+"""The study measures what the loss brings on CamVid: each loss trains one model by one schedule, with the same seeds.
 
 ``python -m benchmarks.studies.camvid_study --root CAMVID`` first chooses beta, radius and gamma on frames held out of
-the train split, then trains the arms on all of it and scores them on the test split. It goes on wherever it was
-stopped: what the results file has is not trained again, and a training that was interrupted resumes. Without ``--root``
-nothing is trained. ``make docs`` turns the results into docs/measured/results.md.
+the train split, then trains the arms on all of it and scores them on the test split. A stopped study continues where it
+was: what the results file has is not trained again, and an interrupted training resumes. Without ``--root`` nothing is
+trained. ``make docs`` turns the results into docs/measured/results.md.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ SCHEDULES: dict[str, Json] = {
     "gpu": {"backbone": "hrnet_w18", "crop": (360, 480), "batch_size": 16, "steps": 4000, "workers": 12},
 }
 SCHEMA = "inverseform_fast/camvid_study/1"
-TILE = release.TILE  # of the shipped network, too
+TILE = release.TILE  # the shipped network has the same
 CURVE = 4  # evaluations in a run
-# In this order, each with the best of those before it. Without a boundary head, boundary BCE pulls at the classes
-# themselves, and wants another weight.
+# The choices are made in this order, each with the best of those before it. Without a boundary head the boundary BCE
+# pulls at the classes themselves, and needs another weight.
 CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.3, 1.0)},
     "headless": {"beta": (0.3, 1.0, 3.0), "gamma": (0.3, 1.0)},
@@ -55,12 +55,15 @@ START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
 
 @dataclass(frozen=True)
 class Arm:
-    """A loss: its name in tables, what TrainConfig is to have, and what makes it.
+    """A loss that is compared with others.
 
     Attributes:
-        main: whether it is among those that are trained with every seed.
+        name: its name in tables.
+        options: its options of TrainConfig.
+        main: whether it is trained with every seed.
         start: share of the steps before InverseForm counts.
-        zoom: how many times as large, in each direction, InverseForm sees the crop: its tiles hold the less of it.
+        zoom: how many times InverseForm enlarges the crop in each direction; a tile then shows less of it.
+        criterion: makes the loss.
     """
 
     name: str
@@ -72,7 +75,7 @@ class Arm:
 
 
 class WithRelease(Criterion):
-    """Cross-entropy and boundary BCE of ours, and the release's distance term, which has no gradient."""
+    """Our cross-entropy and boundary BCE, and the release's distance term, which has no gradient."""
 
     def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
         super().__init__(config, tasks)
@@ -86,7 +89,7 @@ class WithRelease(Criterion):
         return terms | {"total": terms["total"] + self.weight * term, "semantic/inverseform": term}
 
 
-DENSE = "dense-log"  # of ablation.py
+DENSE = "dense-log"  # its name in ablation.py
 HEADLESS = {"boundary_head": False}
 ARMS = {
     "ce": Arm("cross-entropy", HEADLESS | {"loss": "ce"}, main=True),
@@ -106,7 +109,7 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Job:
-    """A training: the stage is ``"choose"`` or ``"test"``; ``label`` says which of the stage's."""
+    """A training of the stage ``"choose"`` or ``"test"``; ``label`` names it within the stage."""
 
     stage: str
     label: str
@@ -124,14 +127,15 @@ class Study:
     """All trainings, and the results of those that are finished.
 
     Attributes:
-        root: folder of the data set ``data``.
+        root: folder of the data set ``data``; None if nothing is trained.
         runs: folder of what is being trained.
-        schedule: of the test stage, what TrainConfig is to have.
-        seeds, more_seeds: of the main arms, and of the other ones.
-        arms: names of those to train.
-        held_out: splits to train and to score on where something is chosen.
+        schedule: options of TrainConfig for the test stage.
+        seeds, more_seeds: seeds of the main arms, and of the other ones.
+        arms: names of the arms to train.
+        data, data_options: the data set and its options.
+        held_out: splits to train and to score on for the choices.
         finished: what :func:`result` made of each training.
-        chosen: the same of another study whose choices are taken over; none are made then.
+        chosen: results of another study, whose choices this study takes over; if given, it makes none.
     """
 
     root: Path | None = None
@@ -147,7 +151,7 @@ class Study:
     chosen: list[Json] = field(default_factory=list)
 
     def jobs(self) -> Iterator[Job]:
-        """In the order in which they are to be done: what depends on a choice is only asked for when that is made."""
+        """Yield the trainings in order; one that depends on a choice is made only after the choice."""
         for host, choices in (CHOICES if not self.chosen else {}).items():
             for name, values in choices.items():
                 before = self.settings(host, until=name)
@@ -158,7 +162,7 @@ class Study:
                     yield self.test(name, seed)
 
     def settings(self, host: str, until: str | None = None) -> dict[str, float]:
-        """beta, radius and gamma as chosen for a host, as far as the choice ``until``; the rest is as in START."""
+        """Choose beta, radius and gamma for a host, up to the choice before ``until``; the rest is as in START."""
         settings, scores = dict(START), {key_of(run): score(run) for run in self.chosen or self.finished}
         for name, values in CHOICES[host].items():
             if name == until:
@@ -168,7 +172,7 @@ class Study:
         return settings
 
     def candidate(self, host: str, settings: dict[str, float]) -> Job:
-        """A training for a choice: half as long, on a part of the train split, scored on what was held out of it."""
+        """Make a training for a choice: half as long, on a part of the train split, scored on what was held out."""
         loss = "inverseform" if settings["gamma"] else "boundary"
         label = ", ".join([host, *(f"{name} {value:g}" for name, value in settings.items())])
         fit, holdout = self.held_out
@@ -178,7 +182,7 @@ class Study:
         return Job("choose", label, 0, self._config("choose", label, 0, options))
 
     def test(self, name: str, seed: int) -> Job:
-        """A training of an arm, scored on the test split."""
+        """Make a training of an arm, scored on the test split."""
         arm = ARMS[name]
         options = {"eval_split": "test", "eval_every": self.schedule["steps"] // CURVE} | arm.options
         if options.get("loss") != "ce":
@@ -197,10 +201,10 @@ class Study:
         )
 
     def run(self, job: Job, device: str) -> None:
-        """Do a job unless it is done.
+        """Do a job, unless its result is there.
 
         Raises:
-            ValueError: what is there was trained by another configuration.
+            ValueError: the result that is there has another configuration.
         """
         for run in self.finished:
             if key_of(run) == job.key:
@@ -210,7 +214,7 @@ class Study:
         print(f"{job.stage}: {job.label}, seed {job.seed}", flush=True)
         out = Path(job.config.out)
         if job.label == "dense":
-            ablation.Study(root=self.root).run("networks", DENSE)  # its network, if it is not there
+            ablation.Study(root=self.root).run("networks", DENSE)  # trains its network, if it is not there
         if not (out / METRICS).exists():
             train(job.config, resume=(out / CHECKPOINT).exists(), criterion=job.criterion)
         self.finished.append(result(job, device))
@@ -221,12 +225,12 @@ def key_of(run: Json) -> tuple[str, str, int]:
 
 
 def score(run: Json) -> float:
-    """What a choice is made by: mean of mIoU, mBA and boundary F at 3 px."""
+    """Score a run for the choices: the mean of mIoU, mBA and boundary F at 3 px."""
     return statistics.mean(run["metrics"][name] for name in ("miou", "mba", "boundary_f_3px"))
 
 
 def result(job: Job, device: str) -> Json:
-    """What the folder of a finished training says: its metrics, and its curves from the TensorBoard logs."""
+    """Read the folder of a finished training: its metrics, and its curves from the TensorBoard logs."""
     out = Path(job.config.out)
     logs = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     curves = {
@@ -235,7 +239,7 @@ def result(job: Job, device: str) -> Json:
         if (tag.startswith("loss/") and not tag.endswith("/semantic/total"))
         or tag.removeprefix("eval/") in ("miou", "mba", "boundary_f_3px")
     }
-    no_paths = {"root": None, "out": out.name}  # of this machine
+    no_paths = {"root": None, "out": out.name}  # paths of this machine do not belong into results
     config = results.read(out / "config.json") | no_paths
     metrics = {name: rounded(value) for name, value in results.read(out / METRICS).items()}
     stage, label, seed = job.key
@@ -254,7 +258,10 @@ def load(path: Path) -> list[Json]:
 
 
 def write(path: Path, runs: list[Json], machine: Json) -> None:
-    """Add to what the file has, which another process may have added to. One line a run: a diff shows the new ones."""
+    """Add the runs to what the file has, for another process may have added to it.
+
+    Each run has a line of its own, so a diff shows the new ones.
+    """
     merged = {key_of(run): run for run in [*load(path), *runs]}
     lines = ",\n".join(json.dumps(merged[key]) for key in sorted(merged))
     text = f'{{"schema": "{SCHEMA}", "machine": {json.dumps(machine)}, "runs": [\n{lines}\n]}}\n'
@@ -264,16 +271,18 @@ def write(path: Path, runs: list[Json], machine: Json) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of CamVid; without it nothing is trained")
-    parser.add_argument("--out", type=Path, help="JSON file, which is added to: camvid_study_cpu.json or _gpu.json")
     parser.add_argument(
-        "--choices", type=Path, help="take beta, radius and gamma over from this file; a GPU: the CPU's"
+        "--out", type=Path, help="JSON file to add the results to; by default camvid_study_cpu.json or _gpu.json"
+    )
+    parser.add_argument(
+        "--choices", type=Path, help="file to take beta, radius and gamma from; on a GPU the CPU's by default"
     )
     parser.add_argument("--runs", type=Path, default=Study.runs, help="folder of what is being trained")
     parser.add_argument("--schedule", choices=SCHEDULES, default="gpu" if ON_GPU else "cpu")
-    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS), help="none: only the choices")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the main arms")
-    parser.add_argument("--more-seeds", nargs="+", type=int, default=[0], help="of the other arms")
-    parser.add_argument("--steps", type=int, help="instead of the schedule's")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS), help="arms to train; none: only choose")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the main arms")
+    parser.add_argument("--more-seeds", nargs="+", type=int, default=[0], help="seeds of the other arms")
+    parser.add_argument("--steps", type=int, help="training steps in place of the schedule's")
     options = parser.parse_args()
     schedule = SCHEDULES[options.schedule] | ({"steps": options.steps} if options.steps else {})
     out = options.out or RESULTS / f"camvid_study_{options.schedule}.json"

@@ -1,8 +1,8 @@
-"""What the loss costs in a training step: ``python -m benchmarks.training --out FILE.json``.
+"""``python -m benchmarks.training --out FILE.json`` measures what the loss costs in a training step.
 
-Whole steps, the loss alone, the largest batch and how the loss scales, under every provider that the machine can run.
-The file is written after each figure, so that what is stopped loses nothing, and goes on where it was stopped. ``make
-docs`` turns it into docs/measured/benchmarks.md. One setting of your own: ``inverseform-fast bench``.
+It measures whole steps, the loss alone, the largest batch and how the loss scales, under every provider that the
+machine can run. The file is written after each figure, so a stopped run loses nothing, and the next one continues it.
+``make docs`` turns it into docs/measured/benchmarks.md. ``inverseform-fast bench`` measures one setting of your own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SCHEMA = results.read(Path(__file__).with_name("schema.json"))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the results, which are added to")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each provider takes")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() if ON_GPU else 1)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to add the results to")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each provider is measured; they take turns")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() if ON_GPU else 1, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     plan = plan_of(ON_GPU)
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def begun(plan: Plan, out: Path, rounds: int) -> Json:
-    """What the file ``out`` has, if there is one, or nothing yet.
+    """Read what the file ``out`` has, if there is one, or begin a result.
 
     Raises:
-        ValueError: the file is of another machine or number of rounds.
+        ValueError: the file comes from another machine, or another number of threads or rounds.
     """
     about = machine()
     result: Json = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": about, "rounds": rounds}
@@ -61,9 +61,9 @@ def begun(plan: Plan, out: Path, rounds: int) -> Json:
     if not out.exists():
         return result
     old = results.read(out)
-    now, was = ((each["machine"]["device"], each["machine"]["threads"], each["rounds"]) for each in (result, old))
-    if was != now:
-        raise ValueError(f"out: {out} is of device, threads and rounds {was}, now {now}: name another file")
+    new_run, old_run = ((run["machine"]["device"], run["machine"]["threads"], run["rounds"]) for run in (result, old))
+    if old_run != new_run:
+        raise ValueError(f"out: {out} must have device, threads and rounds {new_run}, got {old_run}: name another file")
     return result | old | {"machine": about}
 
 

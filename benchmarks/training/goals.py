@@ -1,4 +1,4 @@
-"""What the measurements say: how the loss scales, and whether it keeps what was promised."""
+"""The measurements show how the loss scales, and whether it reaches its goals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.training.plan import plan_of
 
 
 class Goal(NamedTuple):
-    """A ratio: what it is of, what it may be at most, and what was found, None if that was not measured."""
+    """A ratio: what it compares, how large it may be, and how large it was found; None if it was not measured."""
 
     text: str
     asked: float
@@ -24,7 +24,7 @@ class Goal(NamedTuple):
 
 
 def fitted(x: Sequence[float], ms: Sequence[float]) -> dict[str, float]:
-    """``ms = fixed + slope x`` by least squares, and the share of the variance that it explains."""
+    """Fit ``ms = fixed + slope x`` by least squares; return also the share of the variance that it explains."""
     slope, fixed = np.polyfit(x, ms, 1)
     residual = np.asarray(ms) - (fixed + slope * np.asarray(x))
     explained = 1 - float(residual @ residual) / max(float(np.var(ms)) * len(ms), 1e-30)
@@ -39,7 +39,7 @@ def goals(result: Json) -> list[Goal]:
 
 def _against_stock(result: Json) -> list[Goal]:
     name, settings = "hrnet_w18", plan_of(True).settings
-    steps = [_ratio(result, each, "steps", "ms", "fused", "stock") for each in settings]
+    steps = [_ratio(result, setting, "steps", "ms", "fused", "stock") for setting in settings]
     slowest = None if None in steps else max(step for step in steps if step is not None)
     return [
         Goal(
@@ -54,21 +54,24 @@ def _against_stock(result: Json) -> list[Goal]:
 
 def _against_the_release(result: Json, name: str, most: float, ours: tuple[str, ...]) -> list[Goal]:
     found = []
-    for theirs, targets in (("the release's with its targets", True), ("the release's alone", False)):
-        ratios = [_ratio(result, name, "losses", "ms", each, "release", targets) for each in ours]
+    for baseline, targets in (("the release's with its targets", True), ("the release's alone", False)):
+        ratios = [_ratio(result, name, "losses", "ms", provider, "release", targets) for provider in ours]
         best = min((ratio for ratio in ratios if ratio is not None), default=None)
-        text = f"time of the loss, the best of {', '.join(ours)}, as a share of {theirs}"
+        text = f"time of the loss, the best of {', '.join(ours)}, as a share of {baseline}"
         found.append(Goal(text, most, best))
     return found
 
 
 def _ratio(
-    result: Json, name: str, kind: str, field: str, mine: str, theirs: str, targets: bool = False
+    result: Json, name: str, kind: str, field: str, provider: str, baseline: str, targets: bool = False
 ) -> float | None:
-    """Mine to theirs in the setting ``name``, None if either was not measured; ``targets``: with their targets."""
+    """Divide a provider's figure in the setting ``name`` by the baseline's; None if either was not measured.
+
+    ``targets`` adds the time of the baseline's targets to its own.
+    """
     steps = {step["name"]: step for step in result["steps"]}
     rows = {row["provider"]: row for row in steps[name][kind]} if name in steps else {}
-    a, b = rows.get(mine, {}), rows.get(theirs, {})
+    a, b = rows.get(provider, {}), rows.get(baseline, {})
     if a.get("status") != "measured" or b.get("status") != "measured":
         return None
     ratio: float = a[field] / (b[field] + (b["targets_ms"] if targets else 0))

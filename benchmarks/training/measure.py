@@ -1,4 +1,4 @@
-"""Measures what a result lacks of its plan, and saves each figure."""
+"""Measures what a result still lacks of its plan, and saves after each figure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _steps(plan: Plan, result: Json, fast: list[str], rounds: int, save: Callabl
         losses, steps = compare_losses(setting, providers, rounds), compare_steps(setting, providers, rounds)
         for loss, step in zip(losses, steps, strict=True):
             if loss["status"].startswith("wrong"):
-                step["status"] = loss["status"]  # a step of a wrong loss is no measurement
+                step["status"] = loss["status"]  # the time of a step with a wrong loss means nothing
         result["steps"].append({"name": name, "setting": asdict(setting), "steps": steps, "losses": losses})
         save()
 

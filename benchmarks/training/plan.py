@@ -1,4 +1,4 @@
-"""What is measured of a training step, on a CPU and on a GPU."""
+"""The plan says what is measured of a training step, on a CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ TILES = ((224, 224), (224, 448), (448, 448), (448, 896), (896, 896))
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured on a kind of machine.
+    """All that is measured on a kind of machine.
 
     Attributes:
-        settings: whole steps, by name.
-        scaled: the setting of which one thing at a time is changed, the loss alone.
-        batches, crops: those that it is given.
-        memory: bytes that the largest batch must fit into; None: the GPU's.
+        settings: the settings of whole steps, by name.
+        scaled: the setting in which one thing at a time is varied, to measure how the loss alone scales.
+        batches, crops: the batch sizes and crops that it gets.
+        memory: bytes that the largest batch must fit into; None for all of the GPU's memory.
         largest: the setting whose batch is enlarged.
-        slow: providers that only take part in the first setting, with no largest batch: compiling takes a CPU minutes.
+        slow: providers that take part in the first setting only, and in no search for the largest batch; a CPU
+            compiles for minutes.
     """
 
     settings: dict[str, Setting]
@@ -33,7 +34,7 @@ class Plan:
     slow: tuple[str, ...] = ()
 
     def scaling(self) -> Iterator[tuple[str, float, Setting]]:
-        """Axis, what it counts, and the setting."""
+        """Yield the axis, the position on it, and the setting."""
         for batch_size in self.batches:
             yield "images", batch_size, replace(self.scaled, batch_size=batch_size)
         for crop in self.crops:
@@ -58,7 +59,7 @@ def plan_of(on_gpu: bool) -> Plan:
         }
         scaled = replace(base, batch_size=4)
         crops = ((256, 512), (512, 1024), (1024, 2048))
-        # The release's targets take the host seconds a step.
+        # compiled and release are slow: the release's targets take the host seconds in each step.
         return Plan(settings, scaled, (1, 2, 4, 8, 16), crops, None, base, ("compiled", "release"))
     base = Setting("test_resnet", crop=(512, 1024))
     small = replace(base, crop=(256, 512))

@@ -26,15 +26,16 @@ class Setting:
     """
 
     backbone: Annotated[str, "Backbone of the model."] = "test_resnet"
-    model: Annotated[str, "Model of the registry."] = "pyramid"
+    model: Annotated[str, "Model: pyramid, segformer, or another one that is registered."] = "pyramid"
     crop: Annotated[tuple[int, int], "Height and width of the images."] = (512, 1024)
     classes: Annotated[int, "Classes of the labels."] = 19
     batch_size: Annotated[int, "Images per step."] = 1
     amp: Annotated[str, "Mixed precision of the model: none or bf16."] = "none"
-    headless: Annotated[bool, "No boundary head where none is needed."] = False
+    headless: Annotated[bool, "No boundary head, except under the release, which needs one."] = False
     resize: Annotated[
         tuple[int, int] | None,
-        "Height and width of InverseForm's maps, multiples of 224; the nearest ones to the crop if not given.",
+        "Height and width to which InverseForm resizes boundaries, multiples of 224; those nearest to the crop if not "
+        "given.",
     ] = None
     device: Annotated[str, "Device of the step."] = "cpu"
 

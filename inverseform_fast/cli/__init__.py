@@ -1,5 +1,4 @@
-"""The command line, ``inverseform-fast``. What is heavy is imported by the command that needs it, so that ``--help`` is
-quick."""
+"""The command line, ``inverseform-fast``. A command imports its heavy modules itself, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -21,7 +20,10 @@ _EXTRA_MODULES = {
 
 
 def main() -> None:
-    """Runs the command line. What a user can mend is one line on stderr and exit code 1, unless ``--debug`` is on."""
+    """Runs the command line.
+
+    An error that the user can mend is printed as one line on stderr, with exit code 1; ``--debug`` shows its traceback.
+    """
     try:
         from .app import app
 

@@ -1,4 +1,4 @@
-"""The program: its commands, in the order of ``--help``. A new command is a function and a line here."""
+"""The program and its commands, in the order of ``--help``. A new command is a function and one more name below."""
 
 from __future__ import annotations
 

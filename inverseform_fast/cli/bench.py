@@ -1,4 +1,4 @@
-"""The command that measures what the loss costs."""
+"""The command ``bench`` measures what the loss costs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ def bench(
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            help="stock, release, reference, compiled or fused; repeatable. By default all, but for compiled on a CPU."
+            help="Whose loss: stock (cross-entropy), release (the paper's code), or ours as reference, compiled or "
+            "fused; repeatable. All by default, except compiled on a CPU."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Turns that each provider takes.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often each provider is measured; they take turns.")] = 5,
     memory_gib: Annotated[
-        float | None, typer.Option(help="Find the largest batch whose tensors fit into this; 0: into the GPU.")
+        float | None,
+        typer.Option(help="Also find the largest batch whose tensors fit into so many GiB; 0: into the GPU's memory."),
     ] = None,
     device: Device = None,
     threads: Threads = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure what the loss costs in a training step on this machine, beside stock cross-entropy and the release."""
     from rich.console import Console

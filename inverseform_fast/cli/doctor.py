@@ -1,4 +1,4 @@
-"""The command that says what runs here."""
+"""The command ``doctor`` says what runs on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 
 def doctor() -> None:
-    """Versions, GPU, what runs on which backend and why not: the first lines of a bug report."""
+    """Print versions, the GPU, and which backends run here or why they cannot. A bug report should begin with it."""
     from ..doctor import report
 
     typer.echo(report())

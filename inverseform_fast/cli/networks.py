@@ -18,9 +18,11 @@ def train_net(
     given_maps: dict[str, Any],
     given: dict[str, Any],
     *,
-    shapes: Annotated[int, typer.Option(help="How many maps of abstract shapes to make beside them.")] = 384,
+    shapes: Annotated[
+        int, typer.Option(help="How many maps of abstract shapes to make, if the data are scenes.")
+    ] = 384,
     out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the out folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in the out folder.")] = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -32,18 +34,21 @@ def train_net(
     from ..inverse_net.training import train_net as run_training
 
     maps, config = MapsConfig(**given_maps), NetConfig(**given)
-    where = choose_device(device)
-    check_out(out, resume)  # before the label maps are made
+    torch_device = choose_device(device)
+    check_out(out, resume)  # making the label maps takes a while, so an error that needs none comes before
     use_threads(threads)
     label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=shapes, seed=config.seed)
-    net = run_training(label_maps, config, out, resume=resume, device=where)
-    scores = evaluate(net, label_maps.to(where), count=512, seed=config.seed + 1)
+    net = run_training(label_maps, config, out, resume=resume, device=torch_device)
+    scores = evaluate(net, label_maps.to(torch_device), count=512, seed=config.seed + 1)
     typer.echo(
-        f"On the boundaries that it was trained on, moved by up to 16 px: corner error {scores['corner_error']:.2f} px "
-        f"({scores['relative_corner_error']:.0%} of predicting the identity), rank correlation {scores['spearman']:.2f}"
+        "On the boundaries that it was trained on, moved by up to 16 px, the network has a corner error of "
+        f"{scores['corner_error']:.2f} px ({scores['relative_corner_error']:.0%} of predicting the identity) and a "
+        f"rank correlation of {scores['spearman']:.2f}."
     )
-    typer.echo(f"Pairs and what it makes of them: {out / PICTURE}")
-    typer.echo(f'Weights: {out / f"{config.architecture}.safetensors"}; use them with InverseFormLoss(net="...")')
+    typer.echo(f"{out / PICTURE} shows training pairs and the network's estimates.")
+    typer.echo(
+        f'The weights are in {out / f"{config.architecture}.safetensors"}: use them with InverseFormLoss(net="...").'
+    )
 
 
 @options_of(MapsConfig, StnConfig)
@@ -55,31 +60,31 @@ def train_stn(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Train a spatial transformer from label maps alone: it makes the pairs of train-net --transforms stn."""
+    """Train a spatial transformer from label maps alone; train-net --transforms stn makes its training pairs by it."""
     from ..inverse_net.label_maps import collect_label_maps
     from ..inverse_net.stn import WEIGHTS, check_stn_out
     from ..inverse_net.stn import train_stn as run_training
 
     maps, config = MapsConfig(**given_maps), StnConfig(**given)
-    where = choose_device(device)
-    check_stn_out(out)  # before the label maps are made
+    torch_device = choose_device(device)
+    check_stn_out(out)  # making the label maps takes a while, so an error that needs none comes before
     use_threads(threads)
     label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=0, seed=config.seed)
-    run_training(label_maps, config, out, device=where)
-    typer.echo(f"Weights: {out / WEIGHTS}; use them with train-net --transforms stn --stn ...")
+    run_training(label_maps, config, out, device=torch_device)
+    typer.echo(f"The weights are in {out / WEIGHTS}: use them with train-net --transforms stn --stn ...")
 
 
 def convert(
     release: Annotated[Path, typer.Argument(help="distance_measures_regressor.pth of the paper's public release.")],
-    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    out: Annotated[Path, typer.Argument(help="New safetensors file to write.")],
 ) -> None:
-    """Turn the weights that the paper's authors released into a safetensors file. Nothing in them is run."""
+    """Convert the weights that the paper's authors released to a safetensors file. No code in their file is run."""
     from ..nets import InverseTransformNet
 
     if out.exists():
         raise FileExistsError(f"out must be a new file, but {out} exists")
     InverseTransformNet.from_release(release).save(out)
-    typer.echo(f'Weights: {out}; use them with InverseFormLoss(net="...", resize=(672, 1344))')
+    typer.echo(f'The weights are in {out}: use them with InverseFormLoss(net="...", resize=(672, 1344)).')
 
 
 def calibrate(
@@ -88,22 +93,22 @@ def calibrate(
         "runs/calibration"
     ),
     net: Annotated[str, typer.Option(help="Inverse-transformation network: compact, or a weight file.")] = "compact",
-    views: Annotated[int, typer.Option(help="Tiles to displace, spread over the label maps.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of the tiles, the displacements and the damage.")] = 0,
+    views: Annotated[int, typer.Option(help="How many tiles to displace, spread evenly over the label maps.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of the tiles, the displacements and the damaged predictions.")] = 0,
     device: Device = None,
 ) -> None:
-    """Show what the InverseForm loss says of known displacements of one's own boundaries, and where it pulls them."""
+    """Displace the boundaries of your own label maps by known amounts; show InverseForm's values and gradients."""
     from ..inverse_net.calibration import calibrate as measure
     from ..inverse_net.calibration import draw, write
     from ..inverse_net.label_maps import read_label_maps
     from ..nets import InverseTransformNet
 
-    where = choose_device(device)
+    torch_device = choose_device(device)
     network = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
-    result = measure(network.requires_grad_(False).to(where), read_label_maps(labels), views=views, seed=seed)
+    result = measure(network.requires_grad_(False).to(torch_device), read_label_maps(labels), views=views, seed=seed)
     write(result, out / "calibration.json")
     draw(result, out / "calibration.png")
     typer.echo(
-        f"{result['views']} views: {result['crisp']['match']:.2g} px at a match, "
-        f"{result['degraded']['match']:.2g} px with a damaged prediction. See {out / 'calibration.png'}"
+        f"The median loss of {result['views']} tiles at a match is {result['crisp']['match']:.2g} px, and "
+        f"{result['degraded']['match']:.2g} px with a damaged prediction. {out / 'calibration.png'} shows all."
     )

@@ -1,4 +1,4 @@
-"""Options that are made of the fields of dataclasses, and those that several commands share."""
+"""Command-line options: the decorator that makes them from the fields of dataclasses, and those that commands share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import torch
 import typer
 
-Device = Annotated[str | None, typer.Option(help="Device; the GPU if there is one.")]
+Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:1; by default the GPU, if there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")]
 
 
 def use_threads(threads: int | None) -> None:
-    """Lets PyTorch use so many CPU threads; None: as many as it does by itself."""
+    """Lets PyTorch use this many CPU threads; None leaves the number to PyTorch.
+
+    Raises:
+        ValueError: the number is not positive.
+    """
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads must be positive, got {threads}")
@@ -25,28 +29,28 @@ def use_threads(threads: int | None) -> None:
 
 
 def options_of(*configs: type, **flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command an option for each field of dataclasses that is ``Annotated[type, "help."]``.
+    """Decorates a command: it gets an option for each field of the dataclasses that is ``Annotated[type, "help."]``.
 
-    The command's first arguments are dicts, one for each dataclass, of the fields that are given on the command line.
-    A field that is a dict becomes a repeatable option in the singular: ``data_options``: ``--data-option NAME=VALUE``.
-    A field that is called like another argument of the command is left to the command.
+    The command's first arguments are dicts, one for each dataclass. They hold the fields that the user gave on the
+    command line, and no defaults. A field that is a dict becomes a repeatable option in the singular: ``data_options``
+    becomes ``--data-option NAME=VALUE``. A field that has the name of another argument of the command gets no option.
 
     Args:
         configs: the dataclasses.
-        flags: by field, the flags of an option that is not called what the field is.
+        flags: flags of options that are not named after their field, by the field's name.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         parameters = list(inspect.signature(command, eval_str=True).parameters.values())[len(configs) :]
-        own = {parameter.name for parameter in parameters}
-        options = [_options(config, own, flags) for config in configs]
+        taken = {parameter.name for parameter in parameters}
+        options = [_options(config, taken, flags) for config in configs]
 
         def wrapper(context: typer.Context, **values: Any) -> None:
             given = [
                 {name: option.read(values[name]) for name, option in group.items() if _is_given(context, name)}
                 for group in options
             ]
-            command(*given, **{name: values[name] for name in own})
+            command(*given, **{name: values[name] for name in taken})
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         fields = [option.parameter for group in options for option in group.values()]
@@ -58,16 +62,16 @@ def options_of(*configs: type, **flags: str) -> Callable[[Callable[..., None]], 
 
 
 class _Option(NamedTuple):
-    parameter: inspect.Parameter  # as typer reads it from a command's signature
-    read: Callable[[Any], Any] = lambda value: value  # from what typer gives to what the field holds
+    parameter: inspect.Parameter  # what typer reads from the command's signature
+    read: Callable[[Any], Any] = lambda value: value  # turns what typer gives into what the field holds
 
 
-def _options(config: type, without: set[str], flags: dict[str, str]) -> dict[str, _Option]:
-    """The option of each field that has a help text, by the field's name."""
+def _options(config: type, taken: set[str], flags: dict[str, str]) -> dict[str, _Option]:
+    """The option of each field that has a help text and whose name is not taken, by the field's name."""
     hints = get_type_hints(config, include_extras=True)
     options = {}
     for field in dataclasses.fields(config):
-        if get_origin(hints[field.name]) is Annotated and field.name not in without:
+        if get_origin(hints[field.name]) is Annotated and field.name not in taken:
             kind, text, *_ = get_args(hints[field.name])
             options[field.name] = _option(field, kind, text, flags.get(field.name))
     return options
@@ -95,7 +99,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _values(option: str, kind: type, texts: Sequence[str]) -> dict[str, Any]:
-    """The values of ``NAME=VALUE`` texts: numbers if the field wants them, else JSON where it is, and strings."""
+    """The values of ``NAME=VALUE`` texts by name: numbers if ``kind`` is float, else JSON where it is, else strings."""
     values: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")

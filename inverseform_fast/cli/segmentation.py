@@ -17,11 +17,11 @@ from .options import Device, options_of
 def train(
     given: dict[str, Any],
     *,
-    config: Annotated[Path | None, typer.Option(help="JSON file of options; those given here come first.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the out folder.")] = False,
+    config: Annotated[Path | None, typer.Option(help="JSON file of options; the command line overrides it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the out folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:
-    """Train a segmentation model and report on it. --resume needs no other option than --out."""
+    """Train a segmentation model, evaluate it and write a report. --resume needs no other option than --out."""
     from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
     from ..segmentation.training.run import train as run_training
 
@@ -37,15 +37,19 @@ def train(
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.")],
-    data: Annotated[str | None, typer.Option(help="Data set; that of the training if not given.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
-    eval_size: Annotated[tuple[int, int] | None, typer.Option(help="Size to evaluate at.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, or the folder of a run.")],
+    data: Annotated[str | None, typer.Option(help="Data set; the one of the training if not given.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of the data set; for the data set of the training, as there by default.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score, such as test; as in training by default.")] = None,
+    eval_size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width at which to evaluate; as in training by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that load data; 0: this one loads them itself.")] = 0,
     device: Device = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")] = None,
 ) -> None:
     """Score a checkpoint on whole images: mIoU, mBA and boundary F-scores."""
     from rich.console import Console

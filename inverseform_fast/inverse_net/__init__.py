@@ -1,1 +1,1 @@
-"""Training and measuring the inverse-transformation network, from label maps alone."""
+"""The inverse-transformation network is trained and measured here, from label maps alone."""

@@ -1,4 +1,4 @@
-"""Calibration on one's own label maps: what the loss says of a known displacement, and where its gradient points."""
+"""Calibration displaces boundaries by known amounts, and records the loss's value and where its gradient points."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from .evaluation import degrade
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-DISPLACEMENTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24)  # of pixels of the tile; 0 comes first
-QUANTILES = (5, 25, 50, 75, 95)
+DISPLACEMENTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24)  # in pixels of the tile; 0 must come first
+QUANTILES = (5, 25, 50, 75, 95)  # in per cent
 
 
 class Side(TypedDict):
-    """What the loss says of one kind of boundaries, by displacement; quantiles over the views, by per cent."""
+    """How the loss reads crisp or degraded boundaries: by quantile (in per cent), a number for each displacement."""
 
     value: dict[str, list[float]]  # the loss |a|, in pixels
     match: float  # the median value at displacement 0
-    direction_error: dict[str, list[float | None]]  # degrees between descent and the way home; null at 0
+    direction_error: dict[str, list[float | None]]  # degrees between descent and the way back to the match; null at 0
 
 
 class Calibration(TypedDict):
     """The result of :func:`calibrate`."""
 
     tile: int
-    views: int  # those with a boundary
+    views: int  # number of views with a boundary
     displacement: list[int]  # true |a|, in pixels
-    crisp: Side  # the true boundaries, displaced
-    degraded: Side  # the same, damaged by evaluation.degrade
+    crisp: Side  # of the true boundaries, displaced
+    degraded: Side  # of the same, damaged by evaluation.degrade
 
 
 def calibrate(
     net: InverseTransformNet, label_maps: Sequence[Tensor], *, views: int = 128, seed: int = 0
 ) -> Calibration:
-    """The loss and its gradient for true boundaries displaced by known amounts in random directions.
+    """Measures the loss and its gradient for true boundaries, displaced by known amounts in random directions.
 
     As in :class:`inverseform_fast.InverseFormLoss`, boundaries are resized to the nearest multiple of the network's
-    tile, at least one tile (so smaller maps are enlarged), cut into tiles, and void counts on neither side. Pixels are
-    those of the tiles. It takes some minutes on a CPU.
+    tile, at least one tile (so smaller maps are enlarged), and cut into tiles; void counts on neither side. All pixels
+    are pixels of the tiles. This takes some minutes on a CPU.
 
     Args:
-        net: the network; computes on its device.
-        label_maps: each ``(H, W)`` of integer class ids, 255 void, of any size.
-        views: how many to measure, spread evenly over the maps. Each is a random tile that has a boundary; maps without
-            one give no view.
-        seed: of the tiles, the directions and the damage.
+        net: the network; its device computes.
+        label_maps: maps ``(H, W)`` of integer class ids, 255 for void, of any sizes.
+        views: number of tiles to measure, spread evenly over the maps. Each is a random tile that has a boundary; a map
+            without one gives no view.
+        seed: seed of the tiles, the directions and the damage.
 
     Returns:
-        What :func:`write` can write. The direction error is the angle between descent by the eight coefficients of the
-        displacement and the way home; it is 90 degrees by chance.
+        The result, which :func:`write` and :func:`draw` take. Its direction error is the angle, in the space of the
+        eight coefficients, between the descent and the way back to the match; by chance it is 90 degrees.
 
     Raises:
         ValueError: there are no label maps, or none shows a boundary.
@@ -93,7 +93,7 @@ def calibrate(
 
 
 def _side(measured: Tensor) -> Side:
-    """Quantiles over views of the values and the direction errors, ``measured (views, 2, K)``."""
+    """Takes quantiles over the views of the values and the direction errors, ``measured (views, 2, K)``."""
     value, angle = measured.unbind(1)
     return {
         "value": _quantiles(value),
@@ -103,10 +103,10 @@ def _side(measured: Tensor) -> Side:
 
 
 def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Tensor | None:
-    """Value in pixels and direction error in degrees at a random tile of ``labels (H, W)``, crisp and degraded.
+    """Measures value (pixels) and direction error (degrees) at a random tile of ``labels (H, W)``, crisp and degraded.
 
     Returns:
-        ``(2, 2, K)`` (side, quantity, displacement), on the CPU; None if no tile has a boundary.
+        ``(2, 2, K)`` by side, quantity and displacement, on the CPU; None if no tile has a boundary.
     """
     target = boundary_map(labels[None])[:, None]
     boundary = (target == 1).float()
@@ -121,7 +121,7 @@ def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Ten
     a = a.to(labels.device).requires_grad_()
     theta = _place(chosen, size[0] // net.tile, size[1] // net.tile).to(a) @ homography.exp(a)
     moved = homography_warp(boundary, theta[None], (net.tile, net.tile), padding="border")[0] * valid[chosen]
-    # The first displacement is 0, so this is the true tile, sampled as the displaced ones are.
+    # The first displacement is 0, so the first tile is the true one, resampled like the displaced ones.
     match = moved[:1].detach().expand_as(moved)
     rows = []
     for predicted in (moved, degrade(moved.cpu(), generator).to(moved)):
@@ -133,14 +133,14 @@ def _view(net: InverseTransformNet, labels: Tensor, generator: Generator) -> Ten
 
 
 def _place(index: int, rows: int, columns: int) -> Tensor:
-    """The homography ``(3, 3)`` from the coordinates of tile ``index`` of a grid to those of the whole map."""
+    """Returns the homography ``(3, 3)`` from the coordinates of tile ``index`` of a grid to those of the whole map."""
     row, column = divmod(index, columns)
     x, y = (2 * column + 1) / columns - 1, (2 * row + 1) / rows - 1
     return torch.tensor([[1 / columns, 0, x], [0, 1 / rows, y], [0, 0, 1]])
 
 
 def _quantiles(values: Tensor) -> dict[str, list[float]]:
-    """``QUANTILES`` of ``values (views, K)`` over the views, each of length K."""
+    """Takes ``QUANTILES`` of ``values (views, K)`` over the views; each is a list of length K."""
     rows = values.quantile(torch.tensor(QUANTILES) / 100, dim=0).tolist()
     return {str(percent): row for percent, row in zip(QUANTILES, rows, strict=True)}
 

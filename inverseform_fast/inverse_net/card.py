@@ -1,4 +1,4 @@
-"""The card of the shipped weights: what they were trained on, and how they do on boundaries that they never saw.
+"""The card of the shipped weights says what they were trained on, and how accurate they are on unseen boundaries.
 
 ``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by COMMAND`` writes ``weights/compact.md``,
 ``docs/measured/displacement.png``, ``docs/measured/calibration.png`` and ``docs/measured/pairs.png``.
@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 PICTURE, CALIBRATION, PAIRS = (Path(f"docs/measured/{name}.png") for name in ("displacement", "calibration", "pairs"))
 CONVENTIONS = "../../docs/guide/conventions.md#eight-numbers-instead-of-a-matrix"
 SIZE = (360, 480)  # height and width of the label maps
-# Folders of label maps below --samples. PASCAL VOC is none of them: void surrounds its objects, which hides boundaries.
+# Folders of label maps below --samples. PASCAL VOC is not among them: void surrounds its objects and hides boundaries.
 SAMPLES = {
     "NYUv2, rooms": "nyud/seg40",
     "PASCAL Context": "pascal_context/labels",
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _domains(camvid: Path, samples: Path | None, generator: torch.Generator) -> dict[str, Tensor]:
-    """The label maps ``(M, H, W)`` to measure on, by the name of the data set; CamVid comes first."""
+    """Collects the label maps ``(M, H, W)`` to measure on, by the name of the data set; CamVid comes first."""
     domains = {"CamVid test": collect_label_maps("camvid", "test", camvid, SIZE, 0, 0, 0)}
     if samples:
         for name, folder in SAMPLES.items():
@@ -96,14 +96,15 @@ def card(
     curve_views: int,
     calibration: Calibration,
 ) -> str:
-    """The card as Markdown.
+    """Writes the card as Markdown.
 
     Args:
         net: the network that the card is about.
         stages: the configurations that it was trained with, see :func:`.training.training_history`.
         trained_by: the commands that trained it.
-        accuracy, nothing, curves: tables of what was measured, as Markdown; ``curves`` are of ``curve_views`` views.
-        calibration: what :func:`calibrate` says of CamVid.
+        accuracy, nothing, curves: the tables of the measurements, as Markdown.
+        curve_views: number of views that ``curves`` are averaged over.
+        calibration: the result of :func:`calibrate` on CamVid.
     """
     parameters = sum(parameter.numel() for parameter in net.parameters())
     training = "\n".join(
@@ -188,7 +189,7 @@ Displacements beyond {max(s["max_pixels"] for s in stages):g} px were never seen
 
 
 def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: int = 768) -> str:
-    """A row of ``count`` pairs for each data set, ``(M, H, W)``, and one for turned views of the first."""
+    """Measures ``count`` pairs of each data set's maps ``(M, H, W)``, a row each, and turned views of the first."""
     first = next(iter(domains))
     return "\n".join(
         [
@@ -202,7 +203,7 @@ def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: 
 
 
 def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256) -> str:
-    """What :func:`says_nothing` finds on ``count`` tiles of ``label_maps (M, H, W)``."""
+    """Shows what :func:`says_nothing` finds on ``count`` tiles of ``label_maps (M, H, W)``."""
     scores = says_nothing(net, label_maps, count=count)
     return "\n".join(
         [
@@ -214,7 +215,7 @@ def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256
 
 
 def accuracy_row(name: str, net: InverseTransformNet, label_maps: Tensor, count: int, turn: bool = False) -> str:
-    """A row of the table of accuracy on ``label_maps (M, H, W)``; the bound is of 128 tiles at most."""
+    """Makes a row of the table of accuracy on ``label_maps (M, H, W)``; at most 128 tiles give the bound."""
     crisp, degraded = (
         evaluate(net, label_maps, count=count, batch=min(count, 64), degraded=degraded, turn=turn)
         for degraded in (False, True)
@@ -229,7 +230,7 @@ def accuracy_row(name: str, net: InverseTransformNet, label_maps: Tensor, count:
 
 
 def curve_table(kind: str, curve: dict[str, Tensor]) -> str:
-    """A motion's curves at its positive amounts, averaged with the negative ones."""
+    """Shows a motion's curves as a table; each row averages the positive and the negative amount."""
     amount = curve["amount"]
     lines = [
         f"| {kind}, {MOTIONS[kind][0]} | `\\|a\\|`, px | balanced BCE | home, InverseForm | home, BCE |",
@@ -246,7 +247,7 @@ def curve_table(kind: str, curve: dict[str, Tensor]) -> str:
 
 
 def draw(curves: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """Draw a column for each motion: the values above, and below the share of views whose gradient points home."""
+    """Draws a column for each motion: the values above, and below the share of views whose gradient points home."""
     figure, axes = plt.subplots(2, len(curves), figsize=(11, 5.2), sharex="col", layout="constrained")
     for column, (kind, curve) in enumerate(curves.items()):
         top, bottom = axes[:, column]
@@ -276,7 +277,7 @@ def draw(curves: dict[str, dict[str, Tensor]], path: Path) -> None:
 
 
 def _homeward(curve: dict[str, Tensor], name: str) -> Tensor:
-    """``(K, n)``: 1 where descent of the loss ``name`` leads back to the match, else 0."""
+    """Returns ``(K, n)``: 1 where descent of the loss ``name`` leads back to the match, else 0."""
     return (curve["amount"].sign()[:, None] * curve[f"{name}_slope"] > 0).float()
 
 

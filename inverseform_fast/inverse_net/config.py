@@ -1,4 +1,4 @@
-"""What decides a training; the fields are the options of ``inverseform-fast train-net`` and ``train-stn``."""
+"""Dataclasses hold all that decides a training; their fields are the options of ``train-net`` and ``train-stn``."""
 
 from __future__ import annotations
 
@@ -15,37 +15,46 @@ from ..nets.spatial_transformer import check_kind
 class MapsConfig:
     """Where the label maps of a training come from."""
 
-    data: Annotated[str, "Where label maps come from: scenes (made), camvid or folder."] = "scenes"
-    root: Annotated[Path | None, "Folder of the data set."] = None
+    data: Annotated[
+        str, "Data set that the label maps come from: scenes (procedural, needs no files), camvid or folder (your own)."
+    ] = "scenes"
+    root: Annotated[Path | None, "Folder of the data set; camvid and folder need it."] = None
     split: Annotated[str, "Split of the data set."] = "train"
-    size: Annotated[tuple[int, int], "Height and width of the label maps; others are resized."] = (360, 480)
-    scenes: Annotated[int, "How many street scenes to make."] = 384
+    size: Annotated[tuple[int, int], "Height and width of the label maps; those of a data set are resized to it."] = (
+        360,
+        480,
+    )
+    scenes: Annotated[int, "How many street scenes to make, if the data are scenes."] = 384
 
 
 @dataclass(frozen=True)
 class NetConfig:
-    """What decides the weights of an inverse-transformation network, the label maps apart.
+    """All that decides the weights of an inverse-transformation network, apart from the label maps.
 
-    It is trained by AdamW, with a linear warm-up over 100 steps and cosine decay.
+    AdamW trains the network, with a linear warm-up over 100 steps and cosine decay.
 
     Raises:
-        ValueError: a value out of its range; the message names the field.
+        ValueError: a value is out of its range; the message names the field.
     """
 
     architecture: Annotated[str, "Network: align, dense (the paper's) or aet."] = "align"
-    tile: Annotated[int, "Edge of the tiles in pixels."] = 224
+    tile: Annotated[int, "Edge of the square tiles, in pixels."] = 224
     outputs: Annotated[int, "Numbers that a dense network estimates: 8, 6 or 4."] = 8
     distance: Annotated[str, "Distance to minimise: log, euclidean or geodesic."] = "log"
-    max_pixels: Annotated[float, "Largest displacement, in pixels of the tile."] = 24.0
+    max_pixels: Annotated[float, "Largest displacement to learn, in pixels of the tile."] = 24.0
     steps: Annotated[int, "Training steps."] = 3000
     batch_size: Annotated[int, "Pairs per step."] = 32
-    lr: Annotated[float, "Peak learning rate; 1e-4 for dense."] = 2e-3
+    lr: Annotated[float, "Peak learning rate; 1e-4 suits dense."] = 2e-3
     weight_decay: Annotated[float, "Weight decay of all parameters."] = 0.01
     seed: Annotated[int, "Seed of the weights, the scenes and the pairs."] = 0
-    init: Annotated[str | None, "Weight file to start from."] = None
-    transforms: Annotated[str, "Homographies of the pairs: random, stn or mix (half each)."] = "random"
-    stn: Annotated[str | None, "Weight file of train-stn, for transforms stn and mix."] = None
-    damage_every: Annotated[int, "One in so many predictions is damaged; 0: none, for dense and aet."] = 2
+    init: Annotated[str | None, "Weight file to start from; random weights if not given."] = None
+    transforms: Annotated[
+        str, "Homographies of the pairs: random, stn (from a spatial transformer) or mix (half of each)."
+    ] = "random"
+    stn: Annotated[str | None, "Weight file that train-stn wrote, for the transforms stn and mix."] = None
+    damage_every: Annotated[
+        int, "One in so many predictions is blurred, broken and noisy; 0: none, which dense and aet need."
+    ] = 2
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
@@ -71,21 +80,21 @@ class NetConfig:
 
 @dataclass(frozen=True)
 class StnConfig:
-    """What decides the weights of a spatial transformer, the label maps apart.
+    """All that decides the weights of a spatial transformer, apart from the label maps.
 
-    It is trained by AdamW with cosine decay. ``max_pixels`` bounds ``|a|`` of the displacements that it has to undo,
-    and of those that it makes.
+    AdamW trains the transformer, with cosine decay. ``max_pixels`` bounds ``|a|`` of the displacements that it has to
+    undo, and of those that it makes.
 
     Raises:
-        ValueError: a value out of its range; the message names the field.
+        ValueError: a value is out of its range; the message names the field.
     """
 
-    tile: Annotated[int, "Edge of the tiles in pixels."] = 224
-    kind: Annotated[str, "Transformations: affine or homography."] = "homography"
+    tile: Annotated[int, "Edge of the square tiles, in pixels."] = 224
+    kind: Annotated[str, "Kind of transformation: affine or homography."] = "homography"
     max_pixels: Annotated[float, "Largest displacement, in pixels of the tile."] = 24.0
     steps: Annotated[int, "Training steps."] = 1000
     batch_size: Annotated[int, "Tiles per step."] = 32
-    lr: Annotated[float, "First learning rate; much more makes it move all tiles alike."] = 3e-3
+    lr: Annotated[float, "Learning rate at the start; a much higher one makes all tiles move alike."] = 3e-3
     seed: Annotated[int, "Seed of the weights, the scenes and the views."] = 0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a loss says of a known displacement: the paper's Figure 2, measured."""
+"""Curves of two losses against a known displacement, as in the paper's Figure 2, are measured here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ MOTIONS = {
 
 
 def motion(kind: str, amount: Tensor, tile: int) -> Tensor:
-    """Homographies ``(N, 3, 3)`` that shift x by ``amount (N,)`` pixels, turn by degrees, or scale by per cent."""
+    """Makes homographies ``(N, 3, 3)`` of a tile by ``amount (N,)``: shifts along x in pixels, turns, or scalings.
+
+    ``MOTIONS`` lists the kinds and their units.
+    """
     zero, one = torch.zeros_like(amount), torch.ones_like(amount)
     if kind == "shift":
         entries = (one, zero, amount * 2 / tile, zero, one, zero)
@@ -36,19 +39,19 @@ def motion(kind: str, amount: Tensor, tile: int) -> Tensor:
 def displacement_curves(
     net: InverseTransformNet, label_maps: Tensor, kind: str, *, count: int = 64, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Two losses of true boundaries against copies of themselves, displaced by known amounts; and their slopes.
+    """Measures two losses, and their slopes, of true boundaries against copies that are displaced by known amounts.
 
     Args:
         net: the inverse-transformation network.
-        label_maps: ``(M, H, W)`` integer class ids, 255 void.
-        kind: ``"shift"`` (along x), ``"turn"`` or ``"scale"``; amounts and units are those of ``MOTIONS``.
-        count: number of random views, each of one tile; those without a boundary are left out.
-        seed: of the views.
+        label_maps: ``(M, H, W)`` integer class ids, 255 for void.
+        kind: ``"shift"`` (along x), ``"turn"`` or ``"scale"``; ``MOTIONS`` has the amounts and units.
+        count: number of random views of one tile; those without a boundary are left out.
+        seed: seed of the views.
 
     Returns:
-        ``amount (K,)``; ``inverseform``, ``bce (K, n)``: ``|a|`` in pixels and the class-balanced BCE of each view;
-        ``inverseform_slope``, ``bce_slope (K, n)``: their derivatives by the amount. Where one has the sign of the
-        amount, descent leads back to the match.
+        ``amount (K,)``; ``inverseform`` and ``bce (K, n)``: ``|a|`` in pixels and the class-balanced BCE of each view;
+        ``inverseform_slope`` and ``bce_slope (K, n)``: their derivatives with respect to the amount. Where a slope has
+        the sign of the amount, descent leads back to the match.
     """
     generator = Generator().manual_seed(seed)
     chosen = label_maps[torch.randint(len(label_maps), (count,), generator=generator)]
@@ -71,12 +74,12 @@ def displacement_curves(
 
 
 def _displacement(net: InverseTransformNet, predicted: Tensor, target: Tensor) -> Tensor:
-    """The loss ``|a| (N,)`` in pixels, of tiles ``(N, 1, S, S)``."""
+    """Returns the loss ``|a| (N,)``, in pixels, of tiles ``(N, 1, S, S)``."""
     return homography.distance(net.pair(predicted, target)) * net.tile / 2
 
 
 def _balanced_bce(predicted: Tensor, target: Tensor) -> Tensor:
-    """``(N,)`` of probabilities and tiles ``(N, 1, S, S)``; ``boundary_loss`` takes logits and averages over tiles."""
+    """Returns the BCE ``(N,)`` of probabilities ``(N, 1, S, S)``; ``boundary_loss`` would average over the tiles."""
     share = target.mean((1, 2, 3), keepdim=True)
     weight = torch.where(target > 0, 1 - share, share)
     bce = torch.nn.functional.binary_cross_entropy(predicted.clamp(0.02, 0.98), target, weight, reduction="none")

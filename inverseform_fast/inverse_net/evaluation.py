@@ -1,4 +1,4 @@
-"""How well an inverse-transformation network reads displacements off boundaries that it never saw."""
+"""An inverse-transformation network is measured by how well it reads displacements off boundaries."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def evaluate(
     seed: int = 0,
     batch: int = 64,
 ) -> dict[str, float]:
-    """How accurate the network is on tiles from random places of label maps, moved by random homographies.
+    """Measures how accurate the network is on tiles from random places of label maps, moved by random homographies.
 
     Tiles without a boundary are left out, as the loss leaves them out.
 
     Args:
         net: the network, on the label maps' device.
-        label_maps: ``(M, H, W)`` integer class ids, 255 void.
+        label_maps: ``(M, H, W)`` integer class ids, 255 for void.
         count: number of pairs, rounded up to whole batches.
         max_pixels: largest ``|a|``, in pixels of the tile.
-        degraded: damage the predicted side by :func:`degrade`.
-        turn: turn, flip and zoom the views, too; the zoom is by up to 10 per cent.
-        seed: of the pairs.
-        batch: pairs at a time.
+        degraded: whether :func:`degrade` damages the predicted side.
+        turn: whether the views are also turned, flipped and zoomed, by up to 10 per cent.
+        seed: seed of the pairs.
+        batch: number of pairs in a batch.
 
     Returns:
         - ``corner_error``: the network's error, in pixels of the tile, averaged over pairs and the four corners;
-        - ``identity_corner_error``: the same of predicting no displacement;
+        - ``identity_corner_error``: the same error of predicting no displacement;
         - ``relative_corner_error``: the ratio of the two;
         - ``spearman``: rank correlation of the loss's value, the estimated ``|a|``, with the true ``|a|``;
-        - ``spearman_corners``: that of the estimated ``|a|`` with the true mean displacement of the corners. The two
-          are different quantities, so a perfect network has 0.9705;
-        - ``pairs``: how many had a boundary.
+        - ``spearman_corners``: rank correlation of the estimated ``|a|`` with the true mean displacement of the
+          corners. The two are different quantities, so a perfect network has 0.9705;
+        - ``pairs``: number of pairs with a boundary.
 
     Raises:
         ValueError: no tile has a boundary.
     """
-    # There are two generators, so that crisp and degraded pairs are the same ones.
+    # The damage has a generator of its own, so that crisp and degraded pairs of one seed are the same pairs.
     generator, damage = (Generator(label_maps.device).manual_seed(s) for s in (seed, seed + 1))
     half = net.tile / 2
     estimates, truths = [], []
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def degrade(tiles: Tensor, generator: Generator) -> Tensor:
-    """A fixed damage to measure with: lines with gaps in 20 % of their length, blurred, faded by half, with noise.
+    """Damages tiles in a fixed way: gaps take 20 % of the lines, which are blurred, faded by half and made noisy.
 
     A line of radius 2 blurred by 1.7 px is 5 px wide at half its height. It is faded after the blur, so an unbroken
     line reaches 0.37. The noise is Gaussian with a standard deviation of 0.1 on every pixel; values are cut to [0, 1].
@@ -96,7 +96,7 @@ def degrade(tiles: Tensor, generator: Generator) -> Tensor:
         generator: source of the gaps and the noise, on the tiles' device.
 
     Returns:
-        ``(N, 1, S, S)``, differentiable in ``tiles``.
+        ``(N, 1, S, S)`` in [0, 1], differentiable with respect to ``tiles``.
     """
     patches = blobs(tiles, 12, generator)
     cut = patches.masked_fill(tiles == 0, math.nan).flatten(1).nanquantile(0.2, dim=1)
@@ -106,10 +106,10 @@ def degrade(tiles: Tensor, generator: Generator) -> Tensor:
 
 
 def true_tiles(label_maps: Tensor, tile: int, count: int, seed: int = 0) -> Tensor:
-    """Boundaries ``(n, 1, tile, tile)`` of 0 and 1: those of ``count`` random upright tiles that have a boundary.
+    """Draws ``count`` upright tiles; returns the boundaries ``(n, 1, tile, tile)``, 0 or 1, of those that have any.
 
     Raises:
-        ValueError: no tile has one.
+        ValueError: no tile has a boundary.
     """
     generator = Generator(label_maps.device).manual_seed(seed)
     target = make_pairs(label_maps, count, tile, 1, generator, damage_every=0, zoom=(1.0, 1.0), turn=False).target
@@ -118,20 +118,20 @@ def true_tiles(label_maps: Tensor, tile: int, count: int, seed: int = 0) -> Tens
     return target
 
 
-def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, every: int = 4) -> dict[str, float]:
-    """The corner error that remains if each boundary pixel shows its motion across the line only, and with noise.
+def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, stride: int = 4) -> dict[str, float]:
+    """Computes the corner error that remains if a boundary pixel shows only its motion across the line, with noise.
 
-    A tile with few directions of boundary cannot show some motions (the aperture problem). This is a linear-Gaussian
+    A tile whose boundary has few directions cannot show some motions (the aperture problem). This is a linear-Gaussian
     model of it: a pixel at p with normal n measures ``n . velocity(p) a`` with Gaussian noise, the prior of a is a
-    Gaussian with the covariance that a has in :func:`evaluate`, and the error is the expectation under the posterior.
-    It is a yardstick rather than a strict bound: the true a is not Gaussian, and the ends and corners of lines show
-    motion along them, too.
+    Gaussian with the covariance that a has in :func:`evaluate`, and the error is its expectation under the posterior.
+    It is a yardstick rather than a strict bound: the true a is not Gaussian, and the ends and corners of lines also
+    show motion along the line.
 
     Args:
-        targets: ``(N, 1, S, S)`` of 0 and 1, each with a boundary.
+        targets: ``(N, 1, S, S)`` of 0 and 1; every tile has a boundary.
         max_pixels: largest ``|a|``, in pixels of the tile.
         noise: standard deviation of a measurement, in pixels.
-        every: one in so many boundary pixels measures independently; a line of radius 2 is four pixels thick.
+        stride: one in so many boundary pixels measures independently; a line of radius 2 is four pixels thick.
 
     Returns:
         ``corner_error`` in pixels of the tile, averaged over tiles and corners, and ``relative_corner_error``, its
@@ -150,7 +150,7 @@ def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, ev
     for target, normal in zip(targets.flatten(1), _normals(targets).flatten(2).mT.double(), strict=True):
         line = target > 0
         rows = (velocity[line] * normal[line, None]).sum(-1)
-        information = rows.mT @ rows / (every * noise**2)
+        information = rows.mT @ rows / (stride * noise**2)
         covariance = torch.linalg.inv(information + torch.eye(8, device=rows.device) / prior)
         spread = ((directions @ covariance) * directions).sum(1).sqrt()
         errors.append(spread.mean() * math.sqrt(math.pi / 2))
@@ -161,7 +161,7 @@ def aperture_bound(targets: Tensor, max_pixels: float, *, noise: float = 0.5, ev
 
 
 def _normals(maps: Tensor) -> Tensor:
-    """Unit normals ``(N, 2, S, S)``, (x, y), of the lines in ``maps (N, 1, S, S)``, by a structure tensor."""
+    """Estimates unit normals ``(N, 2, S, S)``, (x, y), of the lines in ``maps (N, 1, S, S)`` by a structure tensor."""
     sigma = torch.tensor(2.0, device=maps.device)
     dy, dx = torch.gradient(blur(maps, sigma), dim=(2, 3))
     xx, xy, yy = (blur(product, sigma) for product in (dx * dx, dx * dy, dy * dy))
@@ -172,19 +172,19 @@ def _normals(maps: Tensor) -> Tensor:
 def says_nothing(
     net: InverseTransformNet, label_maps: Tensor, *, count: int = 64, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """What the loss says of predictions without information, against true boundaries: it should say little.
+    """Measures the loss of predictions without information against true boundaries; it should be small.
 
     Args:
         net: the network, on the label maps' device.
-        label_maps: ``(M, H, W)`` integer class ids, 255 void.
+        label_maps: ``(M, H, W)`` integer class ids, 255 for void.
         count: number of tiles; those without a boundary are left out.
-        seed: of the tiles and the noise.
+        seed: seed of the tiles and the noise.
 
     Returns:
-        Scores by prediction. The first is the true boundary, of probabilities 0.05 and 0.95, displaced by 8 px, to
-        compare with; then come constant probabilities, and logits of standard normal noise. The scores are ``median``
-        and ``p95`` over tiles of ``|a|`` in pixels, and ``gradient``, the norm of the gradient of the mean ``|a|`` by
-        the logits, as a share of that at the first prediction.
+        Scores by prediction. The first prediction, for comparison, is the true boundary displaced by 8 px, with
+        probabilities 0.05 and 0.95; then come constant probabilities, and logits of standard normal noise. The scores
+        are ``median`` and ``p95`` over tiles of ``|a|`` in pixels, and ``gradient``, the norm of the gradient of the
+        mean ``|a|`` with respect to the logits, as a share of that of the first prediction.
 
     Raises:
         ValueError: no tile has a boundary.

@@ -1,4 +1,4 @@
-"""The label maps that networks are trained and calibrated on: made ones, those of a data set, or a folder of PNGs."""
+"""Networks are trained and calibrated on label maps: procedural ones, those of a data set, or PNG files of a folder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ VOID = 255
 def collect_label_maps(
     data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, shapes: int, seed: int
 ) -> Tensor:
-    """Label maps ``(M, H, W)`` uint8 of ``size`` (height, width), made or from a data set.
+    """Makes label maps ``(M, H, W)`` uint8, or reads those of a data set.
 
     Args:
         data: "scenes" for procedural street scenes and abstract shapes, or the name of a data set.
-        split, root: of the data set.
-        size: made maps have this height and width, and those of a data set are resized to it.
-        scenes, shapes: how many of each are made.
-        seed: of those that are made.
+        split, root: split and folder of the data set; not used for "scenes".
+        size: (height, width) in pixels; maps of a data set are resized to it, to the nearest pixel.
+        scenes, shapes: numbers of procedural street scenes and of abstract shapes; used for "scenes" only.
+        seed: seed of the procedural maps.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`inverseform_fast.segmentation.datasets.build_dataset`.
+        FileNotFoundError: a file of the data set is missing.
+        ValueError: the size is not positive, no map is asked for, or the data set is wrong; see
+            :func:`inverseform_fast.segmentation.datasets.build_dataset`.
     """
     if min(size) < 1:
         raise ValueError(f"size must be a positive (height, width), got {size}")
@@ -45,9 +47,9 @@ def collect_label_maps(
 
 
 def read_label_maps(folder: Path, limit: int = 128) -> list[Tensor]:
-    """Label maps ``(H, W)`` uint8, of any sizes, from the PNG files of a folder and of its sub-folders.
+    """Reads label maps ``(H, W)`` uint8, of any sizes, from the PNG files of a folder and of its sub-folders.
 
-    If there are more than ``limit`` files, only every second one is read, or every third one, and so on.
+    If there are more than ``limit`` files, it reads only every second one, or every third one, and so on.
 
     Raises:
         FileNotFoundError: there is no such folder, or no PNG in it.
@@ -62,10 +64,10 @@ def read_label_maps(folder: Path, limit: int = 128) -> list[Tensor]:
 
 
 def class_ids(label_maps: Tensor) -> Tensor:
-    """The class ids ``(K,)`` that occur in label maps, in order.
+    """Returns the class ids ``(K,)`` that occur in label maps, in order.
 
     Raises:
-        ValueError: there are fewer than two, so the maps show no boundary.
+        ValueError: there are fewer than two ids, so the maps show no boundary.
     """
     ids = label_maps.unique()
     ids = ids[ids != VOID]

@@ -1,4 +1,4 @@
-"""Training pairs for the network, made on the fly from label maps alone (paper, sections 3.2 and 3.4)."""
+"""Training pairs for the network are made on the fly, from label maps alone (paper, sections 3.2 and 3.4)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Generator, Tensor
 from .. import homography
 from ..functional import boundary_map, homography_warp
 
-# From target tiles (N, 1, tile, tile) and the source of randomness to coefficients (N, 8), in half tiles.
+# A function of target tiles (N, 1, tile, tile) and a generator that returns coefficients (N, 8), in half tiles.
 Transforms = Callable[[Tensor, Generator], Tensor]
 
 
 class Pairs(NamedTuple):
-    """Boundary tiles with ``predicted(p) = target(exp(a) p)``, but for the damage to ``predicted``."""
+    """Boundary tiles with ``predicted(p) = target(exp(a) p)``, apart from the damage to ``predicted``."""
 
-    predicted: Tensor  # (N, 1, tile, tile)
-    target: Tensor  # (N, 1, tile, tile)
+    predicted: Tensor  # (N, 1, tile, tile), in [0, 1]
+    target: Tensor  # (N, 1, tile, tile), 0 or 1
     a: Tensor  # (N, 8), in half tiles
 
 
@@ -37,36 +37,37 @@ def make_pairs(
     turn: bool = True,
     transforms: Transforms | None = None,
 ) -> Pairs:
-    """Sample views of label maps and homographies, and take the boundaries of the views before and after the move.
+    """Draws views of label maps and homographies, and takes the boundaries of each view before and after the move.
 
     Args:
-        label_maps: ``(M, H, W)`` integer; 255 is void.
+        label_maps: ``(M, H, W)`` integer class ids, 255 for void.
         count: number of pairs.
         tile: edge of the tiles in pixels.
         max_displacement: largest ``|a|``, in half tiles.
         generator: source of all randomness, on the label maps' device.
         damage_every: one in so many predicted tiles is blurred, broken, faded and noisy, as a network's predictions
-            are, and the lines of all of them are thin or thick. Crisp tiles teach the most geometry. 0: no damage.
-        zoom: range of the view's size, label pixels per tile pixel.
-        turn: turn and flip the views, too.
-        transforms: gives the homographies of target tiles, scaled down to ``max_displacement`` where they exceed it;
-            None: :func:`inverseform_fast.homography.sample`.
+            are, and the lines of all predicted tiles are thin or thick. Crisp tiles teach the most geometry. 0 makes no
+            damage.
+        zoom: smallest and largest size of a view, in label pixels per tile pixel.
+        turn: whether the views are also turned and flipped.
+        transforms: makes the homographies for target tiles, which are scaled down to ``max_displacement`` where they
+            exceed it; None draws them by :func:`inverseform_fast.homography.sample`.
     """
     device = label_maps.device
     chosen = draw(label_maps, count, generator)
     view = random_views(chosen, tile, zoom, turn, generator)
-    target = boundaries(labels_in(chosen, view, tile), 2)
+    target = boundaries(view_labels(chosen, view, tile), 2)
     if transforms is None:
         a = homography.sample(count, max_displacement, generator=generator, device=device)
     else:
         a = transforms(target, generator)
         a = a * (max_displacement / a.norm(dim=1, keepdim=True)).clamp(max=1)
-    moved = labels_in(chosen, view @ homography.exp(a), tile)
+    moved = view_labels(chosen, view @ homography.exp(a), tile)
     if not damage_every:
         return Pairs(boundaries(moved, 2), target, a)
     predicted = _random_thickness(moved)
     predicted[::damage_every] = _degrade(predicted[::damage_every], generator)
-    # A prediction that says nothing must not be read as a displacement.
+    # A few predictions are blank or noise, so that the network learns not to read a displacement into them.
     blank = torch.rand(count, generator=generator, device=device) < 0.05
     noise = torch.rand(predicted[blank].shape, generator=generator, device=device)
     level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=device)
@@ -75,33 +76,36 @@ def make_pairs(
 
 
 def both_orders(pairs: Pairs) -> Pairs:
-    """``2 N`` pairs: these, and the same with their sides exchanged and ``a`` negated.
+    """Returns ``2 N`` pairs: the given ones, and the same with their sides exchanged and ``a`` negated.
 
-    Networks that are not antisymmetric need it: without it, the ReLUs of the dense one die before it learns anything.
+    Networks that are not antisymmetric need both: with one order, the ReLUs of the dense one die before it learns.
     """
     predicted, target, a = pairs
     return Pairs(torch.cat((predicted, target)), torch.cat((target, predicted)), torch.cat((a, -a)))
 
 
 def draw(label_maps: Tensor, count: int, generator: Generator) -> Tensor:
-    """``count`` of ``label_maps (M, H, W)``, drawn with replacement, as ``(count, 1, H, W)``."""
+    """Draws ``count`` of ``label_maps (M, H, W)`` with replacement; returns ``(count, 1, H, W)``."""
     return label_maps[torch.randint(len(label_maps), (count,), generator=generator, device=label_maps.device)][:, None]
 
 
-def labels_in(maps: Tensor, view: Tensor, tile: int) -> Tensor:
-    """What ``maps (N, 1, H, W)`` show in a ``view (N, 3, 3)``, from tile to map coordinates: ``(N, tile, tile)``."""
+def view_labels(maps: Tensor, view: Tensor, tile: int) -> Tensor:
+    """Returns the labels ``(N, tile, tile)`` that ``maps (N, 1, H, W)`` show in a view.
+
+    ``view (N, 3, 3)`` are homographies from tile to map coordinates.
+    """
     return homography_warp(maps, view, (tile, tile), mode="nearest", padding="border")[:, 0]
 
 
 def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool, generator: Generator) -> Tensor:
-    """Random similarities ``(N, 3, 3)`` from tile to map coordinates.
+    """Draws random similarities ``(N, 3, 3)`` from tile to map coordinates.
 
     Args:
-        maps: ``(N, 1, H, W)``; only their number and size matter.
+        maps: ``(N, 1, H, W)``; only their number, size and device matter.
         tile: edge of the tiles in pixels.
-        zoom: range of the view's size, label pixels per tile pixel.
-        turn: turn the views by up to 20 degrees and by quarter turns, and flip them, too.
-        generator: source of all randomness.
+        zoom: smallest and largest size of a view, in label pixels per tile pixel.
+        turn: whether the views are also turned, by up to 20 degrees and by quarter turns, and flipped.
+        generator: source of all randomness, on the maps' device.
     """
     count, device = len(maps), maps.device
     height, width = maps.shape[-2:]
@@ -109,7 +113,7 @@ def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool,
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=generator, device=device) * (high - low) + low
 
-    # The view is never larger than the map, or the border would fill it. Sizes are in pixels of the map.
+    # A view must not be larger than the map, or copies of the map's border would fill it. Sizes are in map pixels.
     largest = min(zoom[1], min(height, width) / tile)
     size = tile * uniform(math.log(min(zoom[0], largest)), math.log(largest)).exp()
     quarter = torch.randint(4, (count,), generator=generator, device=device) * (torch.pi / 2)
@@ -129,29 +133,29 @@ def random_views(maps: Tensor, tile: int, zoom: tuple[float, float], turn: bool,
 
 
 def boundaries(labels: Tensor, radius: int) -> Tensor:
-    """The boundary maps ``(N, 1, H, W)`` of ``labels (N, H, W)``, of 0 and 1; void is 0."""
+    """Returns the boundary maps ``(N, 1, H, W)`` float32 of ``labels (N, H, W)``, 0 or 1; void is 0."""
     return (boundary_map(labels, radius) == 1).float()[:, None]
 
 
 def _random_thickness(labels: Tensor) -> Tensor:
-    """Boundaries of radius 2, 1, 2 and 3, a quarter of the tiles each.
+    """Returns boundaries of radius 2, 1, 2 and 3, for a quarter of the tiles each.
 
-    The tiles are independent of each other, so their place in the batch may decide.
+    The tiles are independent of each other, so their place in the batch may decide the radius.
     """
     quarters = zip(labels.tensor_split(4), (2, 1, 2, 3), strict=True)
     return torch.cat([boundaries(part, radius) for part, radius in quarters])
 
 
 def _on_share(share: float, maps: Tensor, generator: Generator, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """``maps (N, 1, S, S)`` with a random share of them changed; those left alone cost nothing."""
+    """Changes a random share of ``maps (N, 1, S, S)``; the others cost no time."""
     chosen = torch.randperm(len(maps), generator=generator, device=maps.device)[: round(share * len(maps))]
     return maps.index_copy(0, chosen, change(maps[chosen]))
 
 
 def _degrade(maps: Tensor, generator: Generator) -> Tensor:
-    """``maps (N, 1, S, S)`` broken, blurred, faded, with ghosts of other lines and with noise.
+    """Breaks, blurs and fades ``maps (N, 1, S, S)``, and adds ghosts of other lines and noise.
 
-    Each damage is done to a share of the maps, with random strength.
+    Each kind of damage is done to a random share of the maps, with random strength.
     """
 
     def number(tiles: Tensor, low: float, high: float) -> Tensor:
@@ -179,15 +183,15 @@ def _degrade(maps: Tensor, generator: Generator) -> Tensor:
 
 
 def blobs(maps: Tensor, cells: int, generator: Generator) -> Tensor:
-    """Smooth random fields, one for each of ``maps (N, 1, S, S)``, from ``cells`` knots of unit variance per side."""
+    """Draws a smooth random field for each of ``maps (N, 1, S, S)``, from ``cells`` knots of unit variance per side."""
     knots = torch.randn(len(maps), 1, cells, cells, generator=generator, device=maps.device)
     return F.interpolate(knots, size=maps.shape[-2:], mode="bicubic", align_corners=False)
 
 
 def blur(tiles: Tensor, sigma: Tensor) -> Tensor:
-    """``tiles (N, 1, S, S)`` under a Gaussian of ``sigma (N, 1, 1, 1)`` pixels.
+    """Blurs ``tiles (N, 1, S, S)`` by a Gaussian of ``sigma (N, 1, 1, 1)`` pixels.
 
-    It is a matrix product along each axis, which is faster than a convolution of one channel.
+    A matrix product along each axis is faster than a convolution of one channel.
     """
     place = torch.arange(tiles.shape[-1], device=tiles.device)
     weight = torch.exp(-((place[:, None] - place) / sigma).square() / 2)

@@ -1,4 +1,4 @@
-"""Pairs of boundary tiles, and how well the homographies that a network estimates explain them."""
+"""Pictures show pairs of boundary tiles, and how well the homographies that a network estimates explain them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREDICTED, _TARGET = (1 - torch.tensor(color) for color in ((0.84, 0.37, 0.0), 
 
 @torch.no_grad()
 def draw_pairs(net: InverseTransformNet, pairs: Pairs) -> Figure:
-    """A column for each pair: above both maps as they are, below with the target moved by the network's estimate.
+    """Draws a column for each pair: above, both maps as they are; below, with the target moved by the estimate.
 
     Where the estimate is right, the lines of the lower row lie on each other. The pairs are on the network's device.
     """
@@ -46,6 +46,6 @@ def draw_pairs(net: InverseTransformNet, pairs: Pairs) -> Figure:
 
 
 def _overlay(predicted: Tensor, target: Tensor) -> np.ndarray:
-    """``predicted`` and ``target (1, S, S)`` as one image ``(S, S, 3)``."""
+    """Draws ``predicted`` and ``target (1, S, S)`` as one image ``(S, S, 3)``."""
     ink = predicted[0, ..., None].cpu() * _PREDICTED + target[0, ..., None].cpu() * _TARGET
     return (1 - ink.clamp(0, 1)).numpy()

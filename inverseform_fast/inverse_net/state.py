@@ -1,8 +1,7 @@
-"""What a training leaves on the way: the state to resume from, in the file ``last.pt`` of its folder."""
+"""A training leaves a state to resume from in the file ``last.pt`` of its folder."""
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,7 +16,7 @@ STATE = "last.pt"
 
 
 class State(TypedDict):
-    """A training after ``step`` steps: its configuration and the states of the network and the optimiser."""
+    """The state of a training after ``step`` steps: its configuration, and the network's and the optimizer's states."""
 
     config: dict[str, Any]
     step: int
@@ -26,20 +25,22 @@ class State(TypedDict):
 
 
 def check_out(out: Path, resume: bool) -> None:
-    """Check that no earlier training would be lost, or that there is one to resume.
+    """Checks that no earlier training would be lost or, if ``resume`` is asked for, that there is one.
 
     Raises:
         FileExistsError: ``out`` holds a training, and ``resume`` is not asked for.
         FileNotFoundError: ``resume`` is asked for, and ``out`` holds none.
     """
     if not resume and (out / STATE).exists():
-        raise FileExistsError(f"{out} holds a training: resume it, or choose another folder")
+        raise FileExistsError(
+            f"out must be a folder without a training, but {out} holds a training: resume it, or choose another folder"
+        )
     if resume and not (out / STATE).is_file():
-        raise FileNotFoundError(f"nothing to resume at {out / STATE}")
+        raise FileNotFoundError(f"out must hold a training to resume, but there is nothing to resume at {out / STATE}")
 
 
 def read_state(out: Path, config: NetConfig) -> State:
-    """The state of the training in ``out``.
+    """Reads the state of the training in ``out``.
 
     Raises:
         ValueError: the file is damaged, or of another configuration than ``config``.
@@ -47,9 +48,12 @@ def read_state(out: Path, config: NetConfig) -> State:
     path = out / STATE
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} must be a complete training state, but cannot be read: {error}") from error
-    before = asdict(NetConfig(**state["config"]))  # an older state lacks newer fields, which get their defaults
+    except Exception as error:  # the unpickler raises UnpicklingError, RuntimeError, EOFError, KeyError and more
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} must be a complete training state, but cannot be read: {reason}") from error
+    if not isinstance(state, dict) or state.keys() != State.__annotations__.keys():
+        raise ValueError(f"{path} must be a training state of inverseform-fast train-net, and is not")
+    before = asdict(NetConfig(**state["config"]))  # fields that an older state lacks get their defaults
     changes = [
         f"{name} was {before[name]!r}, now {new!r}" for name, new in asdict(config).items() if new != before[name]
     ]
@@ -59,5 +63,5 @@ def read_state(out: Path, config: NetConfig) -> State:
 
 
 def write_state(out: Path, state: State) -> None:
-    """Write the state into ``out``, atomically."""
+    """Writes the state into ``out``, atomically."""
     write_atomically(out / STATE, lambda file: torch.save(state, file))

@@ -1,4 +1,4 @@
-"""Training a spatial transformer inside a classifier, from label maps alone (paper, section 3.4)."""
+"""A spatial transformer is trained inside a classifier, from label maps alone (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..functional import homography_warp
 from ..nets.spatial_transformer import SpatialTransformer, small_network
 from .config import StnConfig
 from .label_maps import class_ids
-from .pairs import boundaries, draw, labels_in, make_pairs, random_views
+from .pairs import boundaries, draw, make_pairs, random_views, view_labels
 
 WEIGHTS = "stn.safetensors"
-CELLS = 4  # per side of a view
+CELLS = 4  # cells along each side of a view
 
 
 def train_stn(
@@ -33,19 +33,19 @@ def train_stn(
     device: str | torch.device = "cpu",
     console: Console | None = None,
 ) -> SpatialTransformer:
-    """Train a spatial transformer of boundary tiles, and write it to ``out / "stn.safetensors"``.
+    """Trains a spatial transformer of boundary tiles, and writes it to ``out / "stn.safetensors"``.
 
-    A small classifier behind it says which classes are in each of 4 x 4 cells of a view, from the view's boundaries
-    alone. It sees every view twice: displaced by a random homography and then moved by the transformer, and as it was.
-    So the transformer lowers the loss by undoing the displacement. The file's metadata holds the configuration and the
-    scores of :func:`evaluate_stn`, which the console shows, too.
+    A small classifier behind it predicts which classes are in each of 4 x 4 cells of a view, from the view's boundaries
+    alone. It sees every view twice: once as it is, and once displaced by a random homography and then moved by the
+    transformer. So the transformer lowers the loss by undoing the displacement. The file's metadata holds the
+    configuration and the scores of :func:`evaluate_stn`, which the console shows as well.
 
     Args:
-        label_maps: ``(M, H, W)`` integer class ids, 255 void, which counts as no class.
-        config: what is trained, and how.
+        label_maps: ``(M, H, W)`` integer class ids; 255 is void, which counts as no class.
+        config: the options of the training.
         out: folder of the file.
-        device: where the transformer is trained.
-        console: where progress is shown.
+        device: the device of the training.
+        console: shows the progress.
 
     Raises:
         FileExistsError: ``out`` holds a spatial transformer.
@@ -70,7 +70,7 @@ def train_stn(
         schedule.step()
     scores = evaluate_stn(stn.eval(), classifier, label_maps, classes, config)
     if not math.isfinite(scores["loss"]):
-        raise FloatingPointError(f"the loss became {scores['loss']}: train anew, by a lower lr than {config.lr}")
+        raise FloatingPointError(f"the loss became {scores['loss']}: train anew with a lower lr than {config.lr}")
     out.mkdir(parents=True, exist_ok=True)
     stn.save(out / WEIGHTS, training=json.dumps(asdict(config)), scores=json.dumps(scores))
     console.print(_summary(scores))
@@ -78,41 +78,45 @@ def train_stn(
 
 
 def _summary(scores: dict[str, float]) -> str:
-    """What :func:`evaluate_stn` found, in words."""
+    """Says in words what :func:`evaluate_stn` found."""
     return (
-        f"Cross-entropy of the classes in each cell of fresh views: {scores['loss']:.3f} with the transformer, "
-        f"{scores['loss_identity']:.3f} with the identity in its place, {scores['loss_still']:.3f} undisplaced, "
-        f"{scores['loss_shares']:.3f} from the classes' shares alone. It moves the tiles of training pairs by "
-        f"{scores['median']:.1f} px (median; 95 % by less than {scores['p95']:.1f} px), and all alike by "
-        f"{scores['common']:.1f} px."
+        "The cross-entropy of the classes in each cell of fresh views is "
+        f"{scores['loss']:.3f} with the transformer, {scores['loss_identity']:.3f} with the identity in its place, "
+        f"{scores['loss_still']:.3f} without displacement, and {scores['loss_shares']:.3f} from the classes' shares "
+        f"alone. The transformer moves the tiles of training pairs by {scores['median']:.1f} px (median; 95 % by less "
+        f"than {scores['p95']:.1f} px); {scores['common']:.1f} px of this are common to all tiles."
     )
 
 
 def check_stn_out(out: Path) -> None:
-    """Raise FileExistsError rather than let an earlier transformer be lost."""
+    """Checks that no earlier transformer would be lost.
+
+    Raises:
+        FileExistsError: ``out`` holds a spatial transformer.
+    """
     if (out / WEIGHTS).exists():
-        raise FileExistsError(f"{out} holds a spatial transformer: choose another folder")
+        raise FileExistsError(f"out must be a new folder, but {out} holds a spatial transformer: choose another folder")
 
 
 class Views(NamedTuple):
-    """Boundary tiles, and which classes they show."""
+    """Boundary tiles of views, and the classes that the views show."""
 
     displaced: Tensor  # (N, 1, tile, tile)
-    still: Tensor  # (N, 1, tile, tile)
-    present: Tensor  # (N, CELLS^2, K), 1 where a class is in a cell of still
+    still: Tensor  # (N, 1, tile, tile), the same views undisplaced
+    present: Tensor  # (N, CELLS^2, K), 1 if a class is in a cell of the undisplaced view, else 0
 
 
 def sample_views(label_maps: Tensor, classes: Tensor, config: StnConfig, generator: Generator) -> Views:
-    """Views of ``label_maps (M, H, W)``, as they are and displaced; ``classes (K,)`` are the ids to look for, in order.
+    """Draws views of ``label_maps (M, H, W)``, as they are and displaced.
 
-    The views are upright and as large as the maps allow. Things have their places in such a view, so what is out of
-    place has been displaced.
+    ``classes (K,)`` are the ids to look for, in order. The views are upright and as large as the maps allow: things
+    have their usual places in such a view, so what is out of place has been displaced.
     """
     maps = draw(label_maps, config.batch_size, generator)
     view = random_views(maps, config.tile, (math.inf, math.inf), False, generator)
     a = homography.sample(len(maps), config.max_displacement, generator=generator, device=maps.device)
-    still = labels_in(maps, view, config.tile)
-    displaced = labels_in(maps, view @ homography.exp(a), config.tile)
+    still = view_labels(maps, view, config.tile)
+    displaced = view_labels(maps, view @ homography.exp(a), config.tile)
     cell = torch.arange(config.tile, device=maps.device) * CELLS // config.tile
     ids = max(int(classes[-1]), 255) + 1
     place = (cell[:, None] * CELLS + cell) * ids + still.long()
@@ -121,10 +125,10 @@ def sample_views(label_maps: Tensor, classes: Tensor, config: StnConfig, generat
 
 
 def _loss(stn: SpatialTransformer, classifier: nn.Module, views: Views) -> Tensor:
-    """The classifier's error on the views behind the transformer and on the undisplaced ones, and a price."""
+    """Sums the classifier's errors on the moved and on the undisplaced views, and a penalty on a common move."""
     a = stn.algebra(views.displaced)
     moved = homography_warp(views.displaced, homography.exp(a))
-    # A move common to all views has a price: it is no variety, and noise would drive it to the bound.
+    # A move that is common to all views adds no variety, and without a penalty noise would drive it to the bound.
     common = (a.mean(0) / stn.max_displacement).square().sum()
     return _cross_entropy(classifier, moved, views) + _cross_entropy(classifier, views.still, views) + 0.1 * common
 
@@ -137,13 +141,13 @@ def _cross_entropy(classifier: nn.Module, tiles: Tensor, views: Views) -> Tensor
 def evaluate_stn(
     stn: SpatialTransformer, classifier: nn.Module, label_maps: Tensor, classes: Tensor, config: StnConfig
 ) -> dict[str, float]:
-    """How well the transformer undoes displacements, on 16 batches of fresh views of the label maps.
+    """Measures how well the transformer undoes displacements, on 16 batches of fresh views of the label maps.
 
     Returns:
         Cross-entropies in nats per class and cell: ``loss`` with the transformer, ``loss_identity`` with the identity
-        in its place, ``loss_still`` of undisplaced views, ``loss_shares`` of a guess from each class's share of each
-        cell. Over tiles of training pairs, in pixels of the tile: ``median`` and ``p95`` of the transformer's ``|a|``,
-        and ``common``, the length of the mean a, by which it moves all tiles alike.
+        in its place, ``loss_still`` of undisplaced views, ``loss_shares`` of a guess from how often each class is in
+        each cell. Over tiles of training pairs, in pixels of the tile: ``median`` and ``p95`` of the transformer's
+        ``|a|``, and ``common``, the length of the mean a, the move that all tiles share.
     """
     generator = Generator(label_maps.device).manual_seed(config.seed + 1)
     losses, present, moves = [], [], []

@@ -1,4 +1,4 @@
-"""Training the inverse-transformation network from label maps alone (paper, sections 3.2 and 3.4)."""
+"""The inverse-transformation network is trained from label maps alone (paper, sections 3.2 and 3.4)."""
 
 from __future__ import annotations
 
@@ -42,26 +42,25 @@ def train_net(
     save_every: int = 200,
     console: Console | None = None,
 ) -> InverseTransformNet:
-    """Train a network on pairs made on the fly.
+    """Trains a network on pairs that are made on the fly; returns it in evaluation mode.
 
-    ``out`` gets ARCHITECTURE.safetensors, the state to resume from, TensorBoard's logs and ``pairs.png``, a picture of
-    pairs and of what the network makes of them.
-
-    The pairs of step k are a function of the seed and k, so a resumed training goes on exactly where it stopped.
+    The folder ``out`` gets ARCHITECTURE.safetensors, the state to resume from, TensorBoard's logs and ``pairs.png``, a
+    picture of pairs and of the network's estimates. The pairs of step k are a function of the seed and k, so a resumed
+    training continues exactly where it stopped.
 
     Args:
-        label_maps: ``(M, H, W)`` integer class ids, 255 void.
-        config: what is trained, and how.
+        label_maps: ``(M, H, W)`` integer class ids, 255 for void.
+        config: the options of the training.
         out: folder of all results.
-        resume: go on from the state in ``out``.
-        device: where the network is trained.
-        save_every: steps between two states and pictures.
-        console: where progress is shown.
+        resume: continue from the state in ``out``.
+        device: the device of the training.
+        save_every: number of steps from one saved state and picture to the next.
+        console: shows the progress.
 
     Raises:
         FileExistsError: ``out`` holds a training, and ``resume`` is not asked for.
         FileNotFoundError: there is nothing to resume.
-        ValueError: the label maps hold fewer than two classes; or the state to resume is damaged, or of another
+        ValueError: the label maps hold fewer than two classes; or the state to resume is damaged, or has another
             configuration.
         FloatingPointError: the error is no longer finite.
     """
@@ -81,7 +80,7 @@ def train_net(
 
 
 class _Training:
-    """A network in training: what changes from step to step."""
+    """A network in training, with all that changes from step to step."""
 
     def __init__(self, label_maps: Tensor, config: NetConfig, device: str | torch.device) -> None:
         self.config, self.label_maps = config, label_maps.to(device)
@@ -90,7 +89,7 @@ class _Training:
         self.net = _initial(config).train().requires_grad_(True).to(device)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
-        # Distance of the estimates as a share of that of the identity, averaged over the last steps.
+        # The estimates' distance from the truth as a share of the identity's, averaged over the last steps
         self.relative_error = torch.ones((), device=device)
 
     def restore(self, state: State) -> None:
@@ -106,9 +105,9 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def is_due(self, every: int) -> bool:
-        """Whether what happens every so many steps, and after the last one, happens now."""
-        return self.step % every == 0 or self.step == self.config.steps
+    def is_due(self, interval: int) -> bool:
+        """Says whether something is due that happens every ``interval`` steps and after the last one."""
+        return self.step % interval == 0 or self.step == self.config.steps
 
     def take_step(self) -> None:
         pairs = self.pairs(self.config.batch_size, _seed(self.config, self.step))
@@ -136,7 +135,7 @@ class _Training:
         )
 
     def finite_error(self) -> float:
-        """The relative error as a number, which waits for the device.
+        """Returns the relative error as a number, which waits for the device.
 
         Raises:
             FloatingPointError: it is not finite.
@@ -144,7 +143,7 @@ class _Training:
         error = self.relative_error.item()
         if not math.isfinite(error):
             raise FloatingPointError(
-                f"the error became {error} by step {self.step}: train anew, by a lower lr than {self.config.lr}"
+                f"the error became {error} by step {self.step}: train anew with a lower lr than {self.config.lr}"
             )
         return error
 
@@ -185,7 +184,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _write_picture(training: _Training, out: Path, writer: SummaryWriter) -> None:
-    """Draw what the network makes of six pairs, the same ones each time."""
+    """Draws the network's estimates of six pairs, which are the same each time."""
     figure = draw_pairs(training.net.eval(), training.pairs(6, training.config.seed))
     training.net.train()
     write_atomically(out / PICTURE, lambda file: figure.savefig(file, format="png", dpi=100))
@@ -193,19 +192,19 @@ def _write_picture(training: _Training, out: Path, writer: SummaryWriter) -> Non
 
 
 def _seed(config: NetConfig, step: int) -> int:
-    """A well-mixed 63-bit seed for the pairs of a step."""
+    """Mixes the configuration's seed and the step into a 63-bit seed for the step's pairs."""
     return int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def learning_rate(config: NetConfig, step: int) -> float:
-    """Linear warm-up times cosine decay to 0 over all steps."""
+    """Returns the rate of a step: linear warm-up times cosine decay to 0 over all steps."""
     return config.lr * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
 def _distances(net: InverseTransformNet, pairs: Pairs, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """What is minimised, and the mean distances from the truth: of the final estimates, and of the identity.
+    """Returns the loss, and the mean distances of the final estimates and of the identity from the truth.
 
-    The final estimates count twice, and those that they refine once.
+    In the loss the final estimates count twice, and the earlier ones, which they refine, count once.
     """
     theta = homography.exp(pairs.a)
     *rough, final = (
@@ -215,7 +214,7 @@ def _distances(net: InverseTransformNet, pairs: Pairs, kind: str) -> tuple[Tenso
 
 
 def _initial(config: NetConfig) -> InverseTransformNet:
-    """A new network, or that of the file ``config.init``."""
+    """Makes a new network, or reads that of the file ``config.init``."""
     if config.init is None:
         kind = ARCHITECTURES[config.architecture]
         return kind(**{name: getattr(config, name) for name in kind.sizes})
@@ -229,7 +228,7 @@ def _initial(config: NetConfig) -> InverseTransformNet:
 
 
 def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | None:
-    """Where the pairs' homographies come from; None: :func:`make_pairs` draws random ones."""
+    """Returns the function that makes the pairs' homographies; None lets :func:`make_pairs` draw random ones."""
     if config.stn is None:
         return None
     stn = SpatialTransformer.from_file(config.stn).requires_grad_(False).to(device)
@@ -239,7 +238,7 @@ def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | N
     def mixed(target: Tensor, generator: Generator) -> Tensor:
         count = len(target)
         a = homography.sample(count, config.max_displacement, generator=generator, device=target.device)
-        # Which half is random is drawn by lot, for a pair's place in the batch decides how it is damaged.
+        # The random half is drawn by lot, because a pair's place in the batch decides how it is damaged.
         lot = torch.randperm(count, generator=generator, device=target.device)
         return torch.where((lot < count / 2)[:, None], a, stn.algebra(target))
 
@@ -247,12 +246,12 @@ def _transforms(config: NetConfig, device: str | torch.device) -> Transforms | N
 
 
 def _history(config: NetConfig) -> list[dict[str, Any]]:
-    """The configurations of all trainings that led to these weights, the last one last."""
+    """Returns the configurations of all trainings that led to these weights, in order."""
     stage = {name: value for name, value in asdict(config).items() if name not in ("init", "stn")}
     return [*(training_history(Path(config.init)) if config.init else []), stage]
 
 
 def training_history(weights: Path) -> list[dict[str, Any]]:
-    """The configurations that a weight file of :func:`train_net` says it was trained with, in order."""
+    """Reads, from a weight file that :func:`train_net` wrote, the configurations it was trained with, in order."""
     with safe_open(weights, "pt") as file:
         return json.loads((file.metadata() or {}).get("training", "[]"))

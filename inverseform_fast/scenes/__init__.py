@@ -1,6 +1,6 @@
-"""Label maps and images that the package makes itself, from torch alone; everything random comes from a generator.
+"""The package makes label maps and images itself, with torch alone; every random number comes from a generator.
 
-- ``street.label_maps``: label maps of street scenes; ``street.paint_street``: one scene, as a ``street.Painter``;
-- ``rendering.render``: the picture of a painted scene;
-- ``shapes.label_maps``: label maps of abstract shapes, for networks that must not depend on streets.
+- ``street.label_maps`` makes label maps of street scenes, and ``street.paint_street`` one scene, a ``street.Painter``.
+- ``rendering.render`` makes the picture of a painted scene.
+- ``shapes.label_maps`` makes label maps of abstract shapes, for networks that must not depend on streets.
 """

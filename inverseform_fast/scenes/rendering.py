@@ -1,4 +1,4 @@
-"""The picture of a procedural street scene: colours, textures, light, shadow, blur and noise."""
+"""The picture of a procedural street scene gets colours, textures, light, shadow, blur and noise."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class _Look(NamedTuple):
     """How a material looks.
 
     A pattern is drawn where two sines are both above their thresholds: one along the ground or the wall, and one
-    upwards or away. Periods are in metres, colours and contrasts in 1/255.
+    upwards or away. Periods are in metres, colours and the pattern's contrast in 1/255.
     """
 
-    dark: tuple[int, int, int]
-    light: tuple[int, int, int]
-    rough: float  # contrast of the noise on it
-    across: tuple[float, float] = (1.0, _ALWAYS)  # period, threshold
-    up: tuple[float, float] = (1.0, _ALWAYS)
-    pattern: tuple[int, int] = (0, 0)  # range of the pattern's contrast
+    dark: tuple[int, int, int]  # darkest RGB colour
+    light: tuple[int, int, int]  # lightest RGB colour
+    rough: float  # relative contrast of the noise on it
+    across: tuple[float, float] = (1.0, _ALWAYS)  # period and threshold of the first sine
+    up: tuple[float, float] = (1.0, _ALWAYS)  # period and threshold of the second sine
+    pattern: tuple[int, int] = (0, 0)  # lowest and highest contrast of the pattern
 
 
-_LOOKS = [  # in the order of the materials; their colours differ, but light, shadow and noise make them overlap
+_LOOKS = [  # in the order of the materials, whose colours differ until light, shadow and noise make them overlap
     _Look((135, 165, 200), (225, 235, 255), 0.03),  # sky
     _Look((115, 75, 60), (215, 190, 165), 0.10, (3.0, 0.0), (3.2, 0.1), (-60, 30)),  # building: windows
     _Look((25, 28, 32), (75, 78, 82), 0.05),  # pole
@@ -46,16 +46,16 @@ _LOOKS = [  # in the order of the materials; their colours differ, but light, sh
 
 
 def _textures(painter: Painter, draws: Tensor) -> Tensor:
-    """What each layer looks like, a column a layer, from random ``draws (>= layers, 7)``.
+    """Draws what each layer looks like; returns ``(17, layers)``.
 
-    The 17 rows: colour (3), origin (2), 1 / scale, plane (3), the two waves (frequency, phase, threshold each), the
-    contrasts of the pattern and of the noise.
+    The rows are: colour (3), origin (2), 1 / scale, plane (3), frequency, phase and threshold of either sine (6), the
+    contrast of the pattern and that of the noise. ``draws`` are random numbers ``(>= layers, 7)`` in [0, 1).
     """
     columns = []
     for layer, (tint, red, green, blue, phase1, phase2, contrast) in zip(painter.layers, draws.tolist(), strict=False):
         look = _LOOKS[layer.material]
-        for low, high, own in zip(look.dark, look.light, (red, green, blue), strict=True):
-            columns.append((low + (high - low) * (0.65 * tint + 0.35 * own)) / 255)
+        for low, high, hue in zip(look.dark, look.light, (red, green, blue), strict=True):
+            columns.append((low + (high - low) * (0.65 * tint + 0.35 * hue)) / 255)
         columns += [*layer.origin, 1 / layer.scale, *layer.plane]
         across, up = math.tau / look.across[0], math.tau / look.up[0]
         # What stands upright has its pattern at a height above the ground: glass from 0.9 metres on.
@@ -67,11 +67,11 @@ def _textures(painter: Painter, draws: Tensor) -> Tensor:
 
 
 def band_noise(size: tuple[int, int], cells: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """A sum of smooth noises ``(height, width)``, of about unit variance.
+    """Draws a sum of smooth noises ``(height, width)``, of about unit variance.
 
     Args:
         size: height and width in pixels.
-        cells: how many knots each of the noises has per image height.
+        cells: number of knots per image height, one number for each noise.
         generator: source of randomness.
     """
     height, width = size
@@ -84,7 +84,7 @@ def band_noise(size: tuple[int, int], cells: tuple[int, ...], generator: torch.G
 
 
 def _blur(image: Tensor) -> Tensor:
-    """``image (3, height, width)`` under the 3x3 binomial filter."""
+    """Blurs ``image (3, height, width)`` by the 3x3 binomial filter."""
     image = F.pad(image, (1, 1, 1, 1), mode="replicate")
     image = image[:, :-2] + 2 * image[:, 1:-1] + image[:, 2:]
     return (image[..., :-2] + 2 * image[..., 1:-1] + image[..., 2:]) / 16
@@ -95,7 +95,7 @@ def _uniform(generator: torch.Generator, low: float, high: float, count: int = 1
 
 
 def _expose(image: Tensor, painter: Painter, generator: torch.Generator) -> Tensor:
-    """``image (3, height, width)`` as a camera takes it: uneven light, a colour cast, blur and noise."""
+    """Adds to ``image (3, height, width)`` what a camera adds: uneven light, a colour cast, blur and noise."""
     light = _uniform(generator, 0.8, 1.2)
     light = light + _uniform(generator, -0.2, 0.2) * painter.x + _uniform(generator, -0.2, 0.2) * painter.y
     image = image * light * _uniform(generator, 0.93, 1.07, 3)[:, None, None]
@@ -105,11 +105,11 @@ def _expose(image: Tensor, painter: Painter, generator: torch.Generator) -> Tens
 
 
 def _shadow(painter: Painter, materials: Tensor, across: Tensor, away: Tensor, generator: torch.Generator) -> Tensor:
-    """Where ``(height, width)`` the street lies in the shadow of a row of houses, or of the things that stand on it.
+    """Finds the pixels ``(height, width)`` of the street that lie in the shadow of houses or of things on the street.
 
     Args:
-        materials: ``(height, width)``, what each pixel shows.
-        across, away: ``(height, width)``, where it is on the ground, in metres.
+        materials: ``(height, width)``, the material that each pixel shows.
+        across, away: ``(height, width)``, the pixel's place on the ground to the right and ahead, in metres.
     """
     street = (materials == ROAD) | (materials == PAVEMENT)
     sun = 1 if _uniform(generator, 0, 1) < 0.5 else -1
@@ -121,7 +121,7 @@ def _shadow(painter: Painter, materials: Tensor, across: Tensor, away: Tensor, g
 
 
 def render(painter: Painter, generator: torch.Generator) -> Tensor:
-    """The picture ``(3, height, width)`` uint8 RGB of a painted scene."""
+    """Makes the picture ``(3, height, width)`` uint8 RGB of a painted scene."""
     height, width = painter.height, painter.width
     index = painter.layer.flatten().int()
     textures = _textures(painter, torch.rand((256, 7), generator=generator, device=generator.device))

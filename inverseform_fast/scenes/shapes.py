@@ -1,4 +1,4 @@
-"""Label maps of abstract shapes, so that a network trained on them holds where the world is no street.
+"""Label maps of abstract shapes train networks that must not depend on streets.
 
 They show natural outlines, cells side by side, nuclei on a ground, thin and broken lines, and straight edges with
 their junctions. Each kind ranges from nearly empty to crowded.
@@ -17,7 +17,7 @@ CLASSES = 8
 
 
 def label_maps(count: int, height: int, width: int, generator: Generator) -> Tensor:
-    """Label maps of the kinds in turn: ``(count, height, width)`` uint8 class ids, on the generator's device."""
+    """Makes label maps of the kinds in turn: class ids ``(count, height, width)`` uint8, on the generator's device."""
     canvas = _Canvas(height, width, generator)
     maps = torch.empty(count, height, width, dtype=torch.uint8, device=generator.device)
     for index, labels in enumerate(maps):
@@ -26,7 +26,7 @@ def label_maps(count: int, height: int, width: int, generator: Generator) -> Ten
 
 
 class _Canvas:
-    """The coordinates ``x, y (height, width)`` of the pixels, in image heights, and the random numbers."""
+    """The coordinates ``x, y (height, width)`` of the pixels, in image heights, and the source of random numbers."""
 
     def __init__(self, height: int, width: int, generator: Generator) -> None:
         self.generator = generator
@@ -40,11 +40,11 @@ class _Canvas:
         return low + (high - low) * torch.rand(size, generator=self.generator, device=self.generator.device)
 
     def number(self, low: float, high: float) -> float:
-        """A log-uniform number."""
+        """Draws a log-uniform number."""
         return math.exp(self.uniform(math.log(low), math.log(high)).item())
 
     def noise(self, knots: float) -> Tensor:
-        """A smooth field ``(height, width)`` of unit variance: ``knots`` per image height, and two finer octaves."""
+        """Draws a smooth field ``(height, width)`` of unit variance: ``knots`` per height, and two finer octaves."""
         field = torch.zeros(self.height, self.width, device=self.generator.device)
         for octave in (1, 2, 4):
             size = (math.ceil(knots * octave) + 3, math.ceil(knots * octave * self.aspect) + 3)
@@ -53,22 +53,22 @@ class _Canvas:
         return field / math.sqrt(1 + 1 / 4 + 1 / 16)
 
     def places(self, count: int) -> tuple[Tensor, Tensor]:
-        """The coordinates x and y, ``(count, 1, 1)`` each, of random points on the canvas and in a margin around it."""
+        """Draws points on the canvas and in a margin around it; returns their x and y, ``(count, 1, 1)`` each."""
         return self.uniform(-0.1, self.aspect + 0.1, count, 1, 1), self.uniform(-0.1, 1.1, count, 1, 1)
 
     def classes(self, count: int) -> Tensor:
-        """``(count,)`` random class ids."""
+        """Draws class ids ``(count,)``."""
         return torch.randint(CLASSES, (count,), generator=self.generator, device=self.generator.device)
 
 
 def _outlines(canvas: _Canvas) -> Tensor:
-    """Nested levels of a smooth field: coasts, animals, clouds."""
+    """Paints nested levels of a smooth field, like coasts, animals and clouds."""
     levels = canvas.number(0.4, 2)
     return (canvas.noise(canvas.number(2, 10)) * levels + canvas.uniform(0, 1)).floor().remainder(CLASSES)
 
 
 def _cells(canvas: _Canvas) -> Tensor:
-    """Regions side by side, their borders wavy: tissue, tiles, furniture."""
+    """Paints regions side by side with wavy borders, like tissue, tiles and furniture."""
     count = round(canvas.number(4, 60))
     x, y = canvas.places(count)
     wave = canvas.number(0.005, 0.15)
@@ -77,7 +77,7 @@ def _cells(canvas: _Canvas) -> Tensor:
 
 
 def _nuclei(canvas: _Canvas) -> Tensor:
-    """Wobbly ellipses on a ground, some touching."""
+    """Paints wobbly ellipses on a ground; some of them touch."""
     count = round(canvas.number(3, 60))
     x, y = (axis - place for axis, place in zip((canvas.x, canvas.y), canvas.places(count), strict=True))
     angle = canvas.uniform(0, math.pi, count, 1, 1)
@@ -86,12 +86,12 @@ def _nuclei(canvas: _Canvas) -> Tensor:
     across = (y * angle.cos() - x * angle.sin()) * canvas.uniform(1, 2.5, count, 1, 1)
     turn = torch.atan2(across, along)
     wobble = 1 + canvas.uniform(0, 0.25, count, 1, 1) * torch.sin(3 * turn + canvas.uniform(0, 6.3, count, 1, 1))
-    inside, which = (radius * wobble - torch.hypot(along, across)).max(0)
-    return torch.where(inside > 0, 1 + canvas.classes(count)[which] % (CLASSES - 1), 0)
+    depth, nucleus = (radius * wobble - torch.hypot(along, across)).max(0)
+    return torch.where(depth > 0, 1 + canvas.classes(count)[nucleus] % (CLASSES - 1), 0)
 
 
 def _lines(canvas: _Canvas) -> Tensor:
-    """Thin curves, broken here and there, over large regions: poles, cracks, vessels, roads."""
+    """Paints thin curves, broken here and there, over large regions, like poles, cracks, vessels and roads."""
     ground = (canvas.noise(canvas.number(1, 3)) > canvas.uniform(-1, 1)).long()
     for line in range(2, 2 + round(canvas.number(1, 4))):
         field = canvas.noise(canvas.number(1, 5))
@@ -101,7 +101,7 @@ def _lines(canvas: _Canvas) -> Tensor:
 
 
 def _edges(canvas: _Canvas) -> Tensor:
-    """Half planes that cross: from one straight edge to a web of junctions."""
+    """Paints half planes that cross, from one straight edge to a web of junctions."""
     count = round(canvas.number(1, 12))
     angle = canvas.uniform(0, 2 * math.pi, count, 1, 1)
     x, y = canvas.places(count)

@@ -1,8 +1,8 @@
-"""What stands where in a procedural street scene, and its label map.
+"""A procedural street scene is composed here, and its label map is painted.
 
-A canvas is painted from analytic shapes, the farthest things first. Positions are metres in front of a pinhole camera;
-image coordinates are in image heights (x to the right of the centre, y down from the centre), so the same random
-numbers give the same scene at every resolution.
+The canvas is painted with analytic shapes, the farthest things first. Positions are in metres in front of a pinhole
+camera; image coordinates are in image heights (x to the right of the centre, y down from the centre), so the same
+random numbers give the same scene at every resolution.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(len(CLASSES))
-TRUNK = len(CLASSES)  # a material of its own look, but of class TREE
+TRUNK = len(CLASSES)  # a material that looks unlike TREE, but has its class
 CLASS_OF_MATERIAL = [*range(len(CLASSES)), TREE]
 
-_DRAWS = 768  # random numbers set aside for one scene; the most crowded one takes 612
-_DEPTHS = [55.0, 32.0, 20.0, 12.5, 8.0, 5.0]  # metres; the street is painted in these five slices
+_DRAWS = 768  # random numbers for one scene; the most crowded scene takes 612
+_DEPTHS = [55.0, 32.0, 20.0, 12.5, 8.0, 5.0]  # metres from the camera; they bound the five slices of the street
 
 
 class Layer(NamedTuple):
-    """One painted thing: what it is made of, and the plane that it lies in, for its texture."""
+    """One painted thing: its material, and the plane that it lies in, which its texture needs."""
 
     material: int
     origin: tuple[float, float]  # (x, y) on the image, upright for the camera
     scale: float  # image heights per unit of u and v, the coordinates around the origin
-    plane: tuple[float, float, float]  # (a, b, c): at (u, v) a metre spans a + b |u| + c |v| units
+    plane: tuple[float, float, float]  # (a, b, c): a metre at (u, v) spans a + b |u| + c |v| units
 
 
 _UPRIGHT = (1.0, 0.0, 0.0)
@@ -119,13 +119,13 @@ class Painter:
         self.layers.append(Layer(material, box.origin, box.scale, plane))
 
     def labels(self) -> Tensor:
-        """Class ids ``(height, width)`` uint8."""
+        """Returns the class ids ``(height, width)`` uint8."""
         classes = [CLASS_OF_MATERIAL[layer.material] for layer in self.layers]
         return torch.tensor(classes, dtype=torch.uint8, device=self.layer.device)[self.layer.long()]
 
 
 def _ripples(p: Painter, t: Tensor, size: float, frequencies: tuple[float, ...]) -> Tensor:
-    """A sum of sines of ``t``; the higher the frequency, the smaller the amplitude."""
+    """Sums sines of ``t``; a sine of a higher frequency has a smaller amplitude."""
     total = torch.zeros_like(t)
     for frequency in frequencies:
         total += torch.sin(t * frequency + p.uniform(0, 6.3)).mul_(size * math.sqrt(frequencies[0] / frequency))
@@ -133,7 +133,7 @@ def _ripples(p: Painter, t: Tensor, size: float, frequencies: tuple[float, ...])
 
 
 def _backdrop(p: Painter) -> None:
-    """Distant skylines of trees and of roofs."""
+    """Paint distant skylines of trees and of roofs."""
     box = p.everywhere(0, p.horizon)
     if p.chance(0.6):
         p.paint(box, box.v < p.uniform(-0.02, 0.14) + _ripples(p, box.u, 0.02, (9, 21, 46)), TREE)
@@ -146,7 +146,7 @@ def _street(p: Painter) -> tuple[float, float]:
     """Paint the ground, the road and perhaps a crossing road.
 
     Returns:
-        Half the width of the road, and of the whole street, in metres.
+        Half the width of the road and half the width of the whole street, in metres.
     """
     half = p.uniform(2.5, 6.5)
     street = half + p.uniform(0.5, 4.5)
@@ -167,7 +167,7 @@ def _street(p: Painter) -> tuple[float, float]:
 
 
 def _front(p: Painter) -> None:
-    """A building that faces the camera, with a flat roof or a gable, and perhaps a chimney."""
+    """Paint a building that faces the camera, with a flat roof or a gable, and perhaps a chimney."""
     half, height = p.uniform(3, 10), p.uniform(4, 16)
     gable = p.uniform(0.2, 1) if p.chance(0.6) else 0.0
     box = p.stand(p.uniform(35, 70), p.uniform(-30, 30), half, height + 2)
@@ -179,8 +179,8 @@ def _front(p: Painter) -> None:
 
 
 def _wall(p: Painter, lateral: float, near: float, far: float, height: float, depth: float, material: int) -> None:
-    """A wall along the street from ``far`` to ``near``; its end, ``depth`` metres wide, faces the camera."""
-    # Lines along the street are linear in the image heights per metre at each column of the wall.
+    """Paint a wall along the street, from ``far`` to ``near``; its end, ``depth`` metres wide, faces the camera."""
+    # A column u of the image shows the wall at u / lateral image heights per metre, so its edges are straight lines.
     first, last = p.focal / far, p.focal / near
     end = last * (1 + depth / abs(lateral))
     left, right = sorted((lateral * first, lateral * end))
@@ -204,7 +204,7 @@ def _tree(p: Painter, near: float, far: float, street: float) -> None:
 
 
 def _pole(p: Painter, near: float, far: float, half: float) -> None:
-    """A pole, leaning a little, perhaps bent over like a street lamp, perhaps with a sign."""
+    """Paint a pole that leans a little; it may be bent over like a street lamp, and may bear a sign."""
     height = p.uniform(2.2, 8)
     box = p.stand(p.uniform(near, far), p.side() * (half + p.uniform(0.2, 1.5)), 2.5, height)
     thick = max(p.uniform(0.04, 0.13), 0.6 * box.pixel)
@@ -222,7 +222,7 @@ def _pole(p: Painter, near: float, far: float, half: float) -> None:
 
 
 def _car(p: Painter, near: float, far: float, half: float) -> None:
-    """A car seen from the back, the side or between: a rounded body, a cabin with slanted pillars, two wheels."""
+    """Paint a car seen from the back, the side or between: a rounded body, a cabin with slanted pillars, two wheels."""
     long, body, roof = p.uniform(0.85, 2.3), p.uniform(0.75, 1.1), p.uniform(1.35, 2.1)
     box = p.stand(p.uniform(near, far), p.side() * half * p.uniform(0.2, 1), long, roof)
     u, v = box.u / long, box.v
@@ -285,14 +285,14 @@ def _compose(p: Painter) -> None:
 
 
 def paint_street(height: int, width: int, generator: torch.Generator) -> Painter:
-    """One random street scene of ``height`` x ``width`` pixels; every random number comes from the generator."""
+    """Paint one random street scene of ``height`` x ``width`` pixels; every random number comes from the generator."""
     painter = Painter(height, width, torch.rand(_DRAWS, generator=generator, device=generator.device))
     _compose(painter)
     return painter
 
 
 def label_maps(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Label maps of random street scenes.
+    """Paint label maps of random street scenes.
 
     Args:
         count: number of maps.

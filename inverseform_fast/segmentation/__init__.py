@@ -1,1 +1,1 @@
-"""Training and evaluating segmentation models with the loss (needs the extra ``train``)."""
+"""Segmentation models are trained with the loss and evaluated here; this needs the extra ``train``."""

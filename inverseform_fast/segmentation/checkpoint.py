@@ -1,9 +1,8 @@
-"""Checkpoints: whole or absent, and read without running code."""
+"""Checkpoints are written whole or not at all, and they are read without running code."""
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,18 @@ from .config import TrainConfig
 from .tasks import Task, task_from_dict, task_to_dict
 
 CHECKPOINT = "last.pt"
-_FORMAT = 2  # 1 had the names of the classes of a single task
+_FORMAT = 2  # format 1 held class names in place of tasks
 
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on: randomness and the learning rate are functions of ``config.seed`` and ``step``.
+    """All that a run needs to continue; randomness and the learning rate are functions of ``config`` and ``step``.
 
     Attributes:
-        config: of the run.
-        tasks: that the model predicts, in order.
-        step: how many steps were taken.
-        model, optimizer, scaler: state dicts.
+        config: the configuration of the run.
+        tasks: the tasks that the model predicts, by name and in order.
+        step: the number of steps taken.
+        model, optimizer, scaler: their state dicts.
     """
 
     config: TrainConfig
@@ -40,7 +39,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes ``checkpoint`` to ``path`` atomically.
 
     Raises:
-        ValueError: a task of a class that is not in ``TASKS``.
+        ValueError: the class of a task is not in ``TASKS``.
     """
     plain = {
         "format": _FORMAT,
@@ -51,10 +50,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint (a file, or the folder of a run) onto the CPU; only tensors and plain values are unpickled.
+    """Reads a checkpoint onto the CPU; only tensors and plain values are unpickled.
+
+    Args:
+        path: the file, or the folder of a run.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such file.
         ValueError: the file is truncated, damaged, of another format or no checkpoint of this program.
     """
     path = path / CHECKPOINT if path.is_dir() else path
@@ -62,15 +64,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler raises UnpicklingError, RuntimeError, EOFError, KeyError and more
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} must be a complete checkpoint, but cannot be read: {reason}") from error
     found = values.pop("format", None) if isinstance(values, dict) else None
-    if found is None:
+    if found is None or (found == _FORMAT and values.keys() != {field.name for field in fields(Checkpoint)}):
         raise ValueError(f"{path} must be a checkpoint of inverseform-fast train (format {_FORMAT}), and is not")
     if found != _FORMAT:
         raise ValueError(
-            f"{path} must be a checkpoint of format {_FORMAT}, got format {found}, of another version: train it again"
+            f"{path} must be a checkpoint of format {_FORMAT}, got format {found} of another version: train anew"
         )
     tasks = {task.name: task for task in map(task_from_dict, values["tasks"])}
     return Checkpoint(**values | {"config": TrainConfig.from_dict(values["config"]), "tasks": tasks})

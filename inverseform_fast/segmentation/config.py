@@ -1,4 +1,4 @@
-"""All that decides a training run, in one dataclass; its fields are the options of ``inverseform-fast train``."""
+"""One dataclass holds all that decides a training run; its fields are the options of ``inverseform-fast train``."""
 
 from __future__ import annotations
 
@@ -17,43 +17,61 @@ class TrainConfig:
     """Options of a training run. Sizes are (height, width) in pixels; a step is one batch.
 
     Raises:
-        ValueError: a value out of its range; the message names the field.
+        ValueError: a value is out of its range; the message names the field.
     """
 
-    data: Annotated[str, "Data set: scenes (made on the fly), camvid or folder."] = "scenes"
-    root: Annotated[str | None, "Folder of the data set.", NEUTRAL] = None
-    data_options: Annotated[dict[str, Any], "More options of the data set."] = field(default_factory=dict)
+    data: Annotated[
+        str, "Data set: scenes (procedural, needs no files), camvid, or folder (your own images and labels)."
+    ] = "scenes"
+    root: Annotated[str | None, "Folder of the data set; camvid and folder need it.", NEUTRAL] = None
+    data_options: Annotated[
+        dict[str, Any], "Option of the data set, such as length=64 of scenes or cache=true of camvid; repeatable."
+    ] = field(default_factory=dict)
     train_split: Annotated[str, "Split to train on."] = "train"
     eval_split: Annotated[str, "Split to evaluate on."] = "val"
     out: Annotated[str, "Folder for the checkpoint, logs and report.", NEUTRAL] = "runs/train"
 
     tasks: Annotated[
-        dict[str, float], "Task to train and the weight of its loss; all of the data set's at weight 1 if not given."
+        dict[str, float],
+        "Task to train, and the weight of its loss; repeatable. All tasks of the data set at weight 1 if not given.",
     ] = field(default_factory=dict)
-    model: Annotated[str, "Model of the registry."] = "pyramid"
-    backbone: Annotated[str, "Any timm backbone with a feature at stride 4, e.g. hrnet_w18."] = "test_resnet"
-    pretrained: Annotated[bool, "Start from timm's ImageNet weights."] = False
-    boundary_head: Annotated[bool, "Predict boundaries by a 1x1 convolution; without it the loss is headless."] = True
+    model: Annotated[str, "Model: pyramid, segformer, or another one that is registered."] = "pyramid"
+    backbone: Annotated[
+        str,
+        "Backbone: for pyramid, any timm model with a feature at stride 4, such as hrnet_w18; "
+        "for segformer, mit_b0 to mit_b5.",
+    ] = "test_resnet"
+    pretrained: Annotated[bool, "Start from a backbone trained on ImageNet; its weights are downloaded."] = False
+    boundary_head: Annotated[
+        bool, "Predict boundaries by a head of their own, or headless: take them from the class logits."
+    ] = True
 
     loss: Annotated[
         Literal["ce", "boundary", "inverseform"],
-        "Cross-entropy alone, + boundary BCE, or + boundary BCE + InverseForm.",
+        "ce: cross-entropy; boundary: cross-entropy and boundary BCE; inverseform: these two and InverseForm.",
     ] = "inverseform"
-    beta: Annotated[float | None, "Weight of the boundary BCE; the library's default if not given."] = None
-    gamma: Annotated[float | None, "Weight of InverseForm; the library's default if not given."] = None
-    inverseform_start: Annotated[int, "Step from which InverseForm counts; it costs nothing before."] = 0
-    distance: Annotated[Literal["log", "euclidean", "geodesic"], "Distance of the InverseForm term."] = "log"
-    radius: Annotated[int, "Radius of the true boundaries in pixels."] = 2
+    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 0.3 headless if not given."] = (
+        None
+    )
+    gamma: Annotated[float | None, "Weight of InverseForm; 0.3 if not given."] = None
+    inverseform_start: Annotated[int, "First step in which InverseForm counts; it takes no time before."] = 0
+    distance: Annotated[
+        Literal["log", "euclidean", "geodesic"], "How InverseForm measures a homography's distance from the identity."
+    ] = "log"
+    radius: Annotated[int, "Radius of the true boundaries, in pixels."] = 2
     net: Annotated[str, "Inverse-transformation network: compact, or a weight file."] = "compact"
     resize: Annotated[
         tuple[int, int] | None,
-        "Height and width that InverseForm resizes boundaries to; the nearest multiples of its tile if not given.",
+        "Height and width to which InverseForm resizes boundaries; the nearest multiples of its tile if not given.",
     ] = None
 
-    crop: Annotated[tuple[int, int], "Training crop (height, width)."] = (144, 192)
-    scale: Annotated[tuple[float, float], "Range of the random resizing before the crop."] = (0.5, 2.0)
+    crop: Annotated[tuple[int, int], "Height and width of the training crop, in pixels."] = (144, 192)
+    scale: Annotated[tuple[float, float], "Smallest and largest factor of the random resizing before the crop."] = (
+        0.5,
+        2.0,
+    )
     eval_size: Annotated[
-        tuple[int, int] | None, "Size to evaluate at (height, width); the images' own if not given."
+        tuple[int, int] | None, "Height and width at which to evaluate; the images' own if not given."
     ] = None
 
     steps: Annotated[int, "Training steps."] = 2000
@@ -62,13 +80,13 @@ class TrainConfig:
     lr: Annotated[float, "Peak learning rate."] = 2e-3
     weight_decay: Annotated[float, "Weight decay of all but norms and biases."] = 0.01
     warmup: Annotated[int, "Steps of linear warm-up."] = 50
-    power: Annotated[float, "Power of the polynomial decay to 0."] = 0.9
-    clip: Annotated[float | None, "Clip the gradient norm to this; off if not given."] = None
-    amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model."] = "none"
+    power: Annotated[float, "Power of the learning rate's polynomial decay to 0."] = 0.9
+    clip: Annotated[float | None, "Largest norm of the gradient, which is clipped to it; no limit if not given."] = None
+    amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model; none: float32."] = "none"
     seed: Annotated[int, "Seed of the weights, batches and augmentation."] = 0
 
-    device: Annotated[str | None, "Device; the GPU if there is one.", NEUTRAL] = None
-    workers: Annotated[int, "Processes that load data; 0: none but this one.", NEUTRAL] = 0
+    device: Annotated[str | None, "Device, such as cpu or cuda:1; by default the GPU, if there is one.", NEUTRAL] = None
+    workers: Annotated[int, "Processes that load data; 0: the training process loads them itself.", NEUTRAL] = 0
     threads: Annotated[int | None, "CPU threads of PyTorch; its own choice if not given.", NEUTRAL] = None
     log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
     checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
@@ -98,14 +116,14 @@ class TrainConfig:
             if get_origin(hint) is Literal:
                 self._require(name, get_args(hint).__contains__, f"one of {get_args(hint)}")
 
-    def _require(self, name: str, holds: Callable[[Any], bool], what: str) -> None:
+    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
         try:
             good = holds(value)
         except TypeError:  # a string where a number belongs, from a JSON file
             good = False
         if not good:
-            raise ValueError(f"{name} must be {what}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples become lists)."""
@@ -116,11 +134,11 @@ class TrainConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: an unknown field, or a value out of its range.
+            ValueError: a field is unknown, or a value is out of its range.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"config must have fields of TrainConfig, got {', '.join(unknown)}")
+            raise ValueError(f"config must hold options of train (fields of TrainConfig), got {', '.join(unknown)}")
         tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**tuples)
 
@@ -129,8 +147,11 @@ class TrainConfig:
         """The configuration of a JSON file such as the ``config.json`` that a run writes.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: no JSON object of known fields.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no JSON object of known fields.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"config must be a JSON file: no file {path}")
         try:
             values = json.loads(Path(path).read_text())
         except json.JSONDecodeError as error:
@@ -141,7 +162,7 @@ class TrainConfig:
 
     def difference(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """The fields in which a run with ``other`` gives another result, with both values."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        old, new = self.to_dict(), other.to_dict()
         hints = get_type_hints(type(self), include_extras=True)
         decisive = [name for name, hint in hints.items() if NEUTRAL not in hint.__metadata__]
-        return {name: (mine[name], theirs[name]) for name in decisive if mine[name] != theirs[name]}
+        return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}

@@ -1,4 +1,4 @@
-"""``python -m inverseform_fast.segmentation.demo``: one small model, trained without and with the InverseForm loss."""
+"""``python -m inverseform_fast.segmentation.demo`` trains one small model without and with the InverseForm loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring a model on whole images."""
+"""A model is scored on whole images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .transforms import EvalTransform
 
 
 class Transformed(Dataset[Sample]):
-    """A data set after a transform of its samples."""
+    """A data set whose samples are transformed."""
 
     def __init__(self, dataset: SegmentationDataset, transform: Transform) -> None:
         self.dataset = dataset
@@ -39,10 +39,19 @@ class Transformed(Dataset[Sample]):
 def predict(
     model: SegmentationModel, inputs: Mapping[str, Tensor], tasks: Mapping[str, Task], size: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """What a model makes of inputs (those of a batch, float32) as maps at ``size`` (H, W), by task.
+    """Predicts maps for a batch, with the model in evaluation mode.
 
-    Maps are (N, H, W) class ids int64, or whatever else ``task.decode`` gives. The model is in its evaluation mode
-    meanwhile, and on the device of its parameters; so are the maps.
+    Args:
+        inputs: batches by name, at least those of ``model.inputs``; ``"image"`` is float32 (N, 3, h, w), normalized.
+        tasks: the tasks to predict, by name.
+        size: height and width (H, W) of the maps.
+
+    Returns:
+        A map for each task, as ``task.decode`` gives it: class ids (N, H, W) int64 of the semantic task. The maps are
+        on the device of the model's parameters.
+
+    Raises:
+        ValueError: an input of the model is missing.
     """
     was_training = model.training
     model.eval()
@@ -52,7 +61,7 @@ def predict(
 
 
 def device_of(model: SegmentationModel) -> torch.device:
-    """The device of a model's parameters."""
+    """Returns the device of a model's parameters."""
     return next(model.parameters()).device
 
 
@@ -66,17 +75,22 @@ def evaluate(
     workers: int = 0,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[str, float]:
-    """The metrics of a model on a data set: of the first task by their names, of the others by ``"task/metric"``.
+    """Measures a model on a data set, on the device of the model's parameters.
 
-    Runs on the device of the model's parameters. Images of different sizes are fine.
+    Images may differ in size.
 
     Args:
-        tasks: that the model predicts; all of the data set's if not given.
-        size: resize image and targets to (height, width) first.
-        on_images: called with the number of images of each batch, for a progress bar.
+        tasks: the tasks to score; all tasks of the data set if not given.
+        size: (height, width) in pixels to which image and targets are resized first; None leaves them as they are.
+        batch_size: number of images in a batch; images of different sizes go into different batches.
+        workers: number of processes that load data; 0: this one loads them itself.
+        on_images: a function for a progress bar, called with the number of images of each batch.
+
+    Returns:
+        The metrics of the first task by their own names, those of the others by ``"task/metric"``.
 
     Raises:
-        ValueError: the data set lacks a task, has it otherwise, or lacks an input of the model.
+        ValueError: the data set lacks a task or an input of the model, or its task differs from the model's.
     """
     tasks = dataset.tasks if tasks is None else tasks
     check_tasks(dataset, tasks)
@@ -108,23 +122,24 @@ def check_tasks(dataset: SegmentationDataset, tasks: Mapping[str, Task]) -> None
     """Checks that a data set has these very tasks.
 
     Raises:
-        ValueError: it lacks one, or a field of one differs.
+        ValueError: the data set lacks a task, or a field of its task differs.
     """
     for name, task in tasks.items():
-        own = dataset.tasks.get(name)
-        if type(own) is not type(task):
+        found = dataset.tasks.get(name)
+        if type(found) is not type(task):
             raise ValueError(f"the data set must have the task {name}, got {', '.join(dataset.tasks)}")
         for field in dataclasses.fields(task):
-            wanted, got = (getattr(each, field.name) for each in (task, own))
-            if field.compare and wanted != got:
-                raise ValueError(f"the data set must have the {field.name} {wanted} of the task {name}, got {got}")
+            expected, actual = getattr(task, field.name), getattr(found, field.name)
+            if field.compare and expected != actual:
+                raise ValueError(f"the data set must have the {field.name} {expected} of the task {name}, got {actual}")
 
 
 def open_dataset(config: TrainConfig, split: str) -> SegmentationDataset:
-    """A split of the data set that a configuration names.
+    """Opens a split of the data set that a configuration names.
 
     Raises:
-        FileNotFoundError, ValueError: a bad name, split or option, or a file that is missing or bad.
+        FileNotFoundError: a file is missing.
+        ValueError: the name, the split or an option is wrong, or a file is bad.
     """
     try:
         return build_dataset(config.data, split, config.root, **config.data_options)
@@ -133,17 +148,18 @@ def open_dataset(config: TrainConfig, split: str) -> SegmentationDataset:
 
 
 def load_model(path: Path) -> tuple[SegmentationModel, Checkpoint]:
-    """The model of a checkpoint (a file, or the folder of a run), on the CPU, and the checkpoint.
+    """Loads a checkpoint (a file, or the folder of a run); returns its model, on the CPU, and the checkpoint.
 
     Raises:
-        FileNotFoundError: no checkpoint there. ValueError: a damaged one.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged.
     """
     checkpoint = load_checkpoint(path)
     return restore_model(checkpoint), checkpoint
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
-    """The model of a checkpoint in its evaluation mode, on the CPU."""
+    """Rebuilds the model of a checkpoint, in evaluation mode and on the CPU."""
     config = checkpoint.config
     model = build_model(config.model, config.backbone, checkpoint.tasks, boundary_head=config.boundary_head)
     model.load_state_dict(checkpoint.model)
@@ -161,11 +177,13 @@ def evaluate_checkpoint(
     workers: int = 0,
     device: str | None = None,
 ) -> dict[str, float]:
-    """The metrics of a checkpoint; what is not given is as in its training.
+    """Measures the model of a checkpoint; see :func:`evaluate` for arguments and result.
+
+    An argument that is None has the value of the training. ``device`` is an exception: None is the GPU if there is one.
 
     Raises:
-        FileNotFoundError: no data.
-        ValueError: a data set of other classes, say, or no such device.
+        FileNotFoundError: the data are missing.
+        ValueError: the data set has other tasks or classes, or this machine has no such device.
     """
     config = checkpoint.config
     if data not in (None, config.data):

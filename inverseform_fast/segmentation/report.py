@@ -1,4 +1,4 @@
-"""What a run leaves for people: tables, ``metrics.json``, ``report.md`` and pictures."""
+"""A run leaves tables, ``metrics.json``, ``report.md`` and pictures for people to read."""
 
 from __future__ import annotations
 
@@ -28,25 +28,28 @@ _RUN = {"seconds_per_step": Headline("seconds per step")}
 
 
 def headlines(metrics: Collection[str], tasks: Mapping[str, Task]) -> dict[str, Headline]:
-    """How each of the metrics is shown: those of the summary first, then in the order of the tasks' headlines."""
+    """Returns how each metric is shown: those of the summary first, then the others in the order of the tasks."""
     known: dict[str, Headline] = {}
     for name, prefix in metric_prefixes(tasks).items():
         for metric, headline in tasks[name].headlines().items():
             title = f"{name} {headline.title}" if prefix else headline.title
             known[prefix + metric] = Headline(title, headline.scale, headline.digits, headline.in_summary)
-    every = known | {name: Headline(name) for name in metrics if name not in known} | _RUN
-    shown = {name: headline for name, headline in every.items() if name in metrics}
+    known |= {name: Headline(name) for name in metrics if name not in known} | _RUN
+    shown = {name: headline for name, headline in known.items() if name in metrics}
     return dict(sorted(shown.items(), key=lambda item: not item[1].in_summary))
 
 
 def summary(metrics: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
-    """The headline metrics in one line."""
+    """Returns one line of text with the metrics of the summary."""
     shown = headlines(metrics, tasks).items()
     return ", ".join(f"{line.title} {line.text(metrics[name])}" for name, line in shown if line.in_summary)
 
 
 def terms_text(values: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
-    """The terms of the loss in short: ``L`` is the total; the total of a task, shown if there are several, its name."""
+    """Returns one line of text with the terms of the loss.
+
+    ``L`` stands for the total. If there are several tasks, a task's name stands for the task's own total.
+    """
 
     def title(term: str) -> str:
         name, _, last = term.rpartition("/")
@@ -61,7 +64,7 @@ def terms_text(values: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
 def comparison_table(
     runs: Mapping[str, Mapping[str, float]], names: Sequence[str], tasks: Mapping[str, Task], title: str
 ) -> Table:
-    """A table with a row per run and a column per metric."""
+    """Makes a table with a row for each run and a column for each metric of ``names``."""
     lines = headlines(names, tasks)
     table = Table(title=title)
     table.add_column("")
@@ -73,12 +76,12 @@ def comparison_table(
 
 
 def metric_rows(metrics: Mapping[str, float], tasks: Mapping[str, Task]) -> list[tuple[str, str]]:
-    """All metrics as (what, value) for a table of two columns, those of the summary first."""
+    """Returns a (title, value) row for each metric, those of the summary first."""
     return [(line.title, line.text(metrics[name])) for name, line in headlines(metrics, tasks).items()]
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> None:
-    """Writes the metrics as JSON, atomically; what is not defined becomes null."""
+    """Writes the metrics as JSON, atomically; a NaN becomes null."""
     values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
     write_atomically(path, lambda file: file.write(json.dumps(values, indent=2).encode()))
 
@@ -96,7 +99,7 @@ def write_report(
     rows = predict_rows(dataset, 4, {"prediction": model}, tasks, config.eval_size)
     title = f"{config.backbone} on {config.data}, loss: {config.loss}"
     draw_rows(out / PICTURE, rows, tasks, title)
-    values = "\n".join(f"| {what} | {value} |" for what, value in metric_rows(metrics, tasks))
+    values = "\n".join(f"| {metric} | {value} |" for metric, value in metric_rows(metrics, tasks))
     options = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
     notes = "".join(f" {task.note}" for task in tasks.values() if task.note)
     text = (
@@ -111,12 +114,12 @@ def write_report(
 
 @dataclass
 class Row:
-    """One image of a picture.
+    """One row of a picture: an image, the true maps and the predicted ones.
 
     Attributes:
-        image: (3, H, W) uint8.
-        targets: the true map of each task.
-        predictions: the predicted maps of each model, by its name and the task's.
+        image: (3, H, W) uint8 RGB.
+        targets: the true map of each task, by the task's name.
+        predictions: the predicted maps, by the model's name and then by the task's.
     """
 
     image: Tensor
@@ -124,7 +127,7 @@ class Row:
     predictions: dict[str, dict[str, Tensor]]
 
     def panels(self, name: str, task: Task) -> dict[str, Tensor]:
-        """Pictures (H, W, 3) uint8 by title: the truth of a task, its predictions, and what these get wrong."""
+        """Draws pictures (H, W, 3) uint8 by title: the truth of a task, each prediction, and its errors."""
         predictions = {model: maps[name] for model, maps in self.predictions.items()}
         panels = {"truth": task.draw(self.targets[name])}
         panels |= {model: task.draw(prediction) for model, prediction in predictions.items()}
@@ -141,7 +144,11 @@ def predict_rows(
     tasks: Mapping[str, Task],
     size: tuple[int, int] | None = None,
 ) -> list[Row]:
-    """Images evenly spread over the data set with the predictions of each model, which sees them at ``size``."""
+    """Predicts ``count`` images, spread evenly over the data set, by each model.
+
+    A model sees the images resized to ``size`` (height, width), or as they are if it is None; the maps have the size
+    of the images.
+    """
     count = min(count, len(dataset))
     rows = []
     for i in range(count):
@@ -158,7 +165,7 @@ def predict_rows(
 
 
 def draw_rows(path: Path, rows: Sequence[Row], tasks: Mapping[str, Task], title: str) -> None:
-    """Draws each image beside its truth, predictions and their errors, a row per image, into a PNG file."""
+    """Draws a PNG file with a row for each image: the image, its truth, its predictions and their errors."""
     lines = [_panels(row, tasks) for row in rows]
     height, width = rows[0].image.shape[-2:]
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -176,7 +183,7 @@ def draw_rows(path: Path, rows: Sequence[Row], tasks: Mapping[str, Task], title:
 
 
 def _panels(row: Row, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
-    """All pictures of a row by title; the tasks are named where there are several."""
+    """All pictures of a row, by title; a title names the task if there are several tasks."""
     panels = {"image": row.image.permute(1, 2, 0)}
     for name, task in tasks.items():
         prefix = f"{name}: " if len(tasks) > 1 else ""

@@ -1,6 +1,6 @@
-"""Augmentation and preparation of samples; image, targets and void stay together.
+"""Samples are augmented and prepared so that image, targets and void stay together.
 
-Every random number comes from PyTorch's global generator, so that seeding it fixes a sample.
+Every random number comes from PyTorch's global generator, so seeding it fixes a sample.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class EvalTransform:
-    """Normalises a sample, after resizing it to ``size`` (height, width) if that is given.
+    """Normalizes a sample, after resizing it to ``size`` (height, width) if that is given.
 
-    A sample is what a ``SegmentationDataset`` gives: an image, the targets of ``tasks``, and other inputs, which go the
-    way of a target of kind ``"map"`` whose void is 0. The result has the same keys: image float32 (3, height, width),
-    normalised by ImageNet's mean and standard deviation; targets of labels int64; all else float32.
+    A sample is what a ``SegmentationDataset`` gives: an image, the targets of ``tasks``, and other inputs, which are
+    treated as targets of kind ``"map"`` whose void is 0. The result has the same keys: the image is float32
+    (3, height, width), normalized by ImageNet's mean and standard deviation; targets of labels are int64; all else is
+    float32.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: ``size`` is not positive.
     """
 
     def __init__(self, tasks: Mapping[str, Task], size: tuple[int, int] | None = None) -> None:
@@ -42,18 +43,18 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Random resizing, crop, horizontal flip and colour jitter of the image, then what :class:`EvalTransform` does.
+    """Resizes, crops, flips and colour-jitters a sample at random, then prepares it as :class:`EvalTransform` does.
 
     Args:
-        tasks: of the sample's targets; their kinds say how augmentation changes values.
-        crop: (height, width) in pixels; where the resized image is smaller it is padded, with 0 before normalisation
-            and a target with its task's ``void``.
-        scale: range of the resizing factor.
-        flip: probability of the flip.
+        tasks: the tasks of the sample's targets, by name; a task's kind says how augmentation changes its values.
+        crop: (height, width) in pixels. A smaller image is padded with 0 before it is normalized, and a target with
+            its task's ``void``.
+        scale: smallest and largest factor of the resizing.
+        flip: probability of the horizontal flip.
         jitter: strength of the change of brightness, contrast and saturation; the hue changes by a tenth of it.
 
     Raises:
-        ValueError: a crop or scale that is not positive, or a scale that is no range.
+        ValueError: ``crop`` or ``scale`` is not positive, or ``scale`` is no range.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class TrainTransform:
 
 
 def denormalize(image: Tensor) -> Tensor:
-    """The picture of a normalised image (..., 3, H, W), in the same shape: uint8 RGB."""
+    """Turns a normalized image (..., 3, H, W) back into a picture of the same shape, uint8 RGB."""
     mean, std = (image.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -95,17 +96,17 @@ def _plain(sample: Sample) -> Sample:
 
 
 def _resize(sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int]) -> Sample:
-    """Image bilinear with antialias, all else by the nearest pixel centre, so that nothing moves against the image."""
+    """Resizes the image bilinearly with antialiasing, all else to the nearest pixel centre, so that nothing shifts."""
     image = sample["image"]
     scale = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
     result = {"image": F.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)}
     for name, value in sample.items():
         if name != "image":
-            # v2.Resize takes the pixel below (NEAREST), which moves labels by half a pixel against the image.
+            # NEAREST, which v2.Resize uses for masks, rounds positions down and so shifts labels by half a pixel.
             planes = value.reshape(-1, *value.shape[-2:])
             planes = F.resize(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
             result[name] = planes.reshape(*value.shape[:-2], *size)
-            if name in tasks and tasks[name].kind == "depth":  # what is twice as large is half as far away
+            if name in tasks and tasks[name].kind == "depth":  # an object that is twice as large is half as far away
                 result[name] = _unless_void(result[name], result[name] / scale, tasks[name])
     return result
 
@@ -124,7 +125,7 @@ def _crop(sample: Sample, tasks: Mapping[str, Task], params: dict[str, Any]) -> 
 
 
 def _flip(sample: Sample, tasks: Mapping[str, Task]) -> Sample:
-    """Left becomes right."""
+    """Mirrors a sample, so that left becomes right."""
     result = {name: value.flip(-1) for name, value in sample.items()}
     for name, task in tasks.items():
         if task.kind == "normals":
@@ -138,7 +139,7 @@ def _unless_void(values: Tensor, changed: Tensor, task: Task) -> Tensor:
 
 
 def _finish(sample: Sample, tasks: Mapping[str, Task]) -> Sample:
-    """The dtypes that models and losses want, and the image normalised."""
+    """Gives a sample the dtypes that models and losses want, and normalizes the image."""
     labels = {name for name, task in tasks.items() if task.kind == "labels"}
     result = {name: value.to(torch.int64 if name in labels else torch.float32) for name, value in sample.items()}
     image = F.to_dtype(sample["image"], torch.float32, scale=True)

@@ -25,7 +25,7 @@ KERNELS = ["triton"] if RUNS_TRITON else [] if MISSING["cpu"] else list(CPU)
 
 
 def quicken_the_interpreter() -> None:
-    """Leave out what Triton's interpreter computes in vain; the suite takes a third of the time then.
+    """Leave out what Triton's interpreter computes in vain, so that the suite takes a third of the time.
 
     It prepares ``triton.language`` again for every call of a device function, where once a function is enough; and it
     repeats whole-number arithmetic in 64 bits for an assertion on overflow that ``debug=False`` then skips.
@@ -66,7 +66,7 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """On a GPU convolutions, the reference's too, would otherwise round to ten bits."""
+    """Without this, convolutions on a GPU, the reference's too, would round to ten bits."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 

@@ -1,4 +1,4 @@
-"""align: the kernels against the reference; and what holds exactly, for any weights."""
+"""The kernels of align are as accurate as the reference, and exact where the network must be, for any weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES = [
 
 
 def weights(tile: int, kind: str = "shipped") -> list[Tensor]:
-    """Those of training's first step, with a last layer that says something; or the package's."""
+    """The weights of training's first step, with a random last layer; or the package's."""
     net = Align(tile)
     if kind == "shipped":
         net.load_state_dict(InverseTransformNet.compact().state_dict())
@@ -37,7 +37,7 @@ def weights(tile: int, kind: str = "shipped") -> list[Tensor]:
 
 
 def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
-    """Probabilities: of anything, or of two lines that moved by a pixel, otherwise 0."""
+    """Draws probabilities: of anything, or of two lines that moved by a pixel, 0 elsewhere."""
     tiles = torch.rand(2, n, 1, tile, tile)
     if kind == "lines":
         at = torch.randint(1, tile - 1, (n, 2))
@@ -51,16 +51,16 @@ def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("n", "tile", "kind", "content"), CASES, ids=str)
-def test_three_way(n: int, tile: int, kind: str, content: str) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(n: int, tile: int, kind: str, content: str) -> None:
     # Untrained weights measure two vectors that nearly cancel: one tile in ten errs twice as much as in the reference.
     factor = 4 if kind == "random" else 2
     assert_three_way("align", *pair(MANY * n, tile, content), factor=factor, weights=weights(tile, kind))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
-    """The weights' too, which need not be the tiles'."""
-    tiles = (each.to(dtype) for each in pair(MANY, 16))
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
+    """The weights also may have any dtype, which need not be the tiles'."""
+    tiles = (tile.to(dtype) for tile in pair(MANY, 16))
     assert_three_way("align", *tiles, weights=[weight.to(FLOATS[-1]) for weight in weights(16)])
 
 
@@ -68,12 +68,12 @@ def test_types(dtype: torch.dtype) -> None:
 def test_one_of_the_gradients(wanted: tuple[bool, bool]) -> None:
     tiles, w = pair(1, 16), weights(16)
     both = results_and_gradients(align, *tiles, weights=w)[1:]
-    for each, want in zip(tiles, wanted, strict=True):
-        each.requires_grad_(want)
+    for tile, want in zip(tiles, wanted, strict=True):
+        tile.requires_grad_(want)
     result = align(*tiles, w)
     (result * torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)).sum().backward()
-    for each, want, expected in zip(tiles, wanted, both, strict=True):
-        assert torch.equal(leaf_grad(each), expected) if want else each.grad is None
+    for tile, want, expected in zip(tiles, wanted, both, strict=True):
+        assert torch.equal(leaf_grad(tile), expected) if want else tile.grad is None
 
 
 def test_identical_tiles_give_exactly_zero() -> None:
@@ -93,7 +93,7 @@ def test_the_place_in_the_batch_changes_no_bit() -> None:
     incoming = torch.randn(3, 8, device=DEVICE)
 
     def run(these: slice) -> tuple[Tensor, ...]:
-        inputs = first, second = [each[these].detach().requires_grad_() for each in tiles]
+        inputs = first, second = [tile[these].detach().requires_grad_() for tile in tiles]
         found = align(first, second, w)
         return found.detach(), *torch.autograd.grad(found, inputs, incoming[these])
 
@@ -114,7 +114,7 @@ def test_nan_stays_in_its_tile() -> None:
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, align, *pair(1, 16), weights=weights(16))
 
 
@@ -126,7 +126,7 @@ def test_weights_in_any_layout() -> None:
 
 
 def test_an_empty_batch() -> None:
-    first, second = (each.requires_grad_() for each in pair(0, 16))
+    first, second = (tile.requires_grad_() for tile in pair(0, 16))
     found = align(first, second, weights(16))
     assert found.shape == (0, 8)
     found.sum().backward()
@@ -139,7 +139,7 @@ def test_weights_that_train_get_gradients() -> None:
     found = align(*tiles, w)
     torch.testing.assert_close(found, reference.align(*tiles, w), rtol=1e-4, atol=1e-6)
     gradients = torch.autograd.grad(found.square().sum(), trained)
-    assert all(each.any() for each in gradients)
+    assert all(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.triton

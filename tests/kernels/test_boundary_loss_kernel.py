@@ -1,4 +1,4 @@
-"""boundary_loss: the kernel against the reference."""
+"""The kernel of boundary_loss is as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SIZES = [((5, 7), (20, 28)), ((17, 5), (33, 11)), ((9, 8), (9, 8)), ((20, 31), (
 
 
 @pytest.mark.parametrize(("size", "full"), SIZES, ids=str)
-def test_three_way(size: tuple[int, int], full: tuple[int, int]) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(size: tuple[int, int], full: tuple[int, int]) -> None:
     assert_three_way("boundary_loss", random(2, 1, *size), random_labels(3, 2, *full))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
     assert_three_way("boundary_loss", random(2, 1, 4, 5, dtype=dtype), random_labels(3, 2, 16, 20), radius=1)
 
 
@@ -32,12 +32,12 @@ def test_types(dtype: torch.dtype) -> None:
     full=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     radius=st.integers(1, 3),
 )
-def test_any_shape(size: tuple[int, int], full: tuple[int, int], radius: int) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(size: tuple[int, int], full: tuple[int, int], radius: int) -> None:
     assert_three_way("boundary_loss", random(1, 1, *size), random_labels(2, 1, *full), radius=radius)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, boundary_loss, random(2, 1, 4, 5), random_labels(3, 2, 8, 10))
 
 

@@ -1,4 +1,4 @@
-"""boundary_map: the kernels against the reference, bit for bit."""
+"""The kernels of boundary_map equal the reference bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernel
 @pytest.mark.parametrize("radius", [1, 2, 3, 5])
 @pytest.mark.parametrize("release", [False, True], ids=["ours", "release"])
 @pytest.mark.parametrize("shape", [(2, 7, 15), (1, 1, 1)], ids=str)
-def test_three_way(radius: int, release: bool, shape: tuple[int, int, int]) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(radius: int, release: bool, shape: tuple[int, int, int]) -> None:
     assert_three_way("boundary_map", random_labels(3, *shape), radius=radius, release=release)
 
 
@@ -49,12 +49,12 @@ def test_labels_of_opposite_extremes_differ() -> None:
 
 @settings(max_examples=3)
 @given(shape=st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 40)), radius=st.integers(1, 3))
-def test_any_shape(shape: tuple[int, int, int], radius: int) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(shape: tuple[int, int, int], radius: int) -> None:
     assert_three_way("boundary_map", random_labels(2, *shape), radius=radius)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, boundary_map, random_labels(3, 2, 8, 10))
 
 

@@ -1,4 +1,4 @@
-"""Every kernel compiled for GPUs that are not here: no spills, and the committed table is what the compiler says."""
+"""Every kernel compiles for GPUs that are not here, without spills, and the committed table is current."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def registers(launch: cubins.Launch, capability: int) -> int:
 
 
 def hungriest(capability: int) -> list[cubins.Launch]:
-    """Of each kernel the launch that takes most registers, so that spills first."""
+    """Picks the launch of each kernel that takes most registers, because it would spill first."""
     names = dict.fromkeys(launch.name for launch in LAUNCHES)
     return [
         max((launch for launch in LAUNCHES if launch.name == name), key=lambda launch: registers(launch, capability))
@@ -48,7 +48,7 @@ def test_compiles_without_spills_as_the_table_says(launch: cubins.Launch) -> Non
     ],
 )
 def test_no_other_gpu_spills_either(launch: cubins.Launch, capability: int, tmp_path: Path) -> None:
-    """Without the instructions, which take as long to list as the kernel to compile; a spill would need a stack."""
+    """A spill would need a stack, so the instructions need not be listed, which would take as long as compiling."""
     cubin = tmp_path / "cubin"
     cubin.write_bytes(cubins.compile_for(launch, capability).asm["cubin"])
     found = cubins.resources(cubins.run("cuobjdump", "-res-usage", str(cubin)).splitlines()[-1])

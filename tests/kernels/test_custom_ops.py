@@ -1,4 +1,4 @@
-"""The custom ops as torch sees them: schema, fakes with the right strides, autograd, tracing with dynamic shapes."""
+"""torch finds the custom ops right: schema, strides of fakes, autograd, tracing with dynamic shapes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
-    """Arguments of every op; the logits are so small that a cell has several parts."""
+    """Makes arguments of every op; the logits are so small that a cell has several parts."""
     logits, boundary_logits = (lay_out(random(2, c, 2, 4)).requires_grad_() for c in (3, 1))
     image = lay_out(random(2, 3, 5, 6)).requires_grad_()
     theta = homography.exp(0.1 * torch.randn(2, 2, 8)).to(image.device).requires_grad_()
@@ -51,7 +51,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.kernel(each=False)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", calls(LAYOUTS["contiguous"]))
-def test_opcheck(name: str, layout: str) -> None:
+def test_the_ops_pass_opcheck(name: str, layout: str) -> None:
     torch.library.opcheck(getattr(torch.ops.inverseform_fast, name).default, calls(LAYOUTS[layout])[name])
 
 

@@ -1,4 +1,4 @@
-"""extract_tiles: the kernels against the reference."""
+"""The kernels of extract_tiles are as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def some_target(*size: int, n: int = 2, dtype: torch.dtype = torch.uint8) -> tor
 
 @pytest.mark.parametrize(("predicted", "target", "size", "tile"), SIZES, ids=str)
 @pytest.mark.parametrize("activation", ["sigmoid", None])
-def test_three_way(predicted, target, size, tile: int, activation: str | None) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(predicted, target, size, tile: int, activation: str | None) -> None:
     assert_three_way(
         "extract_tiles", random(2, 1, *predicted), some_target(*target), size=size, tile=tile, activation=activation
     )
@@ -35,7 +35,7 @@ def test_three_way(predicted, target, size, tile: int, activation: str | None) -
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.int64], ids=str)
-def test_types(dtype: torch.dtype, target_dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype, target_dtype: torch.dtype) -> None:
     target = some_target(8, 12, n=1, dtype=target_dtype)
     assert_three_way("extract_tiles", random(1, 1, 2, 3, dtype=dtype), target, size=(8, 12), tile=4)
 
@@ -56,14 +56,14 @@ def test_a_floating_target_is_read_and_gets_no_gradient(dtype: torch.dtype) -> N
     counts=st.tuples(st.integers(1, 2), st.integers(1, 3)),
     tile=st.integers(1, 12),
 )
-def test_any_shape(predicted, target, counts: tuple[int, int], tile: int) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(predicted, target, counts: tuple[int, int], tile: int) -> None:
     size = (counts[0] * tile, counts[1] * tile)
     without_void = some_target(*target, n=1).clamp(max=1)
     assert_three_way("extract_tiles", random(1, 1, *predicted), without_void, size=size, tile=tile)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, extract_tiles, random(2, 1, 4, 6), some_target(8, 12), size=(8, 12), tile=4)
 
 

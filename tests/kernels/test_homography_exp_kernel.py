@@ -1,4 +1,4 @@
-"""homography_exp: the kernels against the reference."""
+"""The kernels of homography_exp are as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def gradient(a: Tensor, incoming: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("scale", [1e-4, 0.3, 1.5])
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
-def test_three_way(batch: tuple[int, ...], scale: float) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(batch: tuple[int, ...], scale: float) -> None:
     assert_three_way("homography_exp", random(*batch, 8, scale=scale))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
     assert_three_way("homography_exp", random(20, 8, dtype=dtype, scale=0.3))
 
 
@@ -77,7 +77,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, homography_exp, random(4, 3, 8, scale=0.3))
 
 

@@ -1,4 +1,4 @@
-"""homography_warp: the kernels against the reference."""
+"""The kernels of homography_warp are as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def some_theta(*batch: int, strength: float = 0.3) -> Tensor:
 @paddings
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize(("channels", "image", "size"), [(1, (20, 28), (16, 24)), (3, (9, 30), (33, 47))], ids=str)
-def test_three_way(channels: int, image: tuple[int, int], size: tuple[int, int], mode: str, padding: str) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(
+    channels: int, image: tuple[int, int], size: tuple[int, int], mode: str, padding: str
+) -> None:
     inputs = random(2, channels, *image), some_theta(2)
     assert_three_way("homography_warp", *inputs, size=size, mode=mode, padding=padding)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
     assert_three_way("homography_warp", random(2, 2, 12, 16, dtype=dtype), some_theta(2), size=(8, 10))
 
 
@@ -63,12 +65,14 @@ def test_the_identity_copies() -> None:
     channels=st.integers(1, 4),
     padding=st.sampled_from(("zeros", "border")),
 )
-def test_any_shape(image: tuple[int, int], size: tuple[int, int], channels: int, padding: str) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(
+    image: tuple[int, int], size: tuple[int, int], channels: int, padding: str
+) -> None:
     assert_three_way("homography_warp", random(1, channels, *image), some_theta(1), size=size, padding=padding)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, homography_warp, random(2, 2, 8, 10), some_theta(2))
 
 
@@ -79,7 +83,7 @@ def test_any_way_of_calling_it(way: str) -> None:
     ids=["zero", "horizon", "behind", "huge"],
 )
 def test_a_singular_homography_stays_finite(theta: Tensor, padding: str) -> None:
-    """Points at infinity: zeros or the border's value, finite gradients, and nothing in the neighbours."""
+    """Points at infinity get zeros or the border's value and finite gradients, and do not touch the neighbours."""
     image, both = random(2, 1, 8, 8), torch.stack((theta, torch.eye(3))).to(DEVICE)
     image.requires_grad_()
     both.requires_grad_()

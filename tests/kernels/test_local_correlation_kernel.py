@@ -1,4 +1,4 @@
-"""local_correlation: the kernels against the reference."""
+"""The kernels of local_correlation are as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "reach", "groups"), CASES, ids=str)
-def test_three_way(shape: tuple[int, ...], reach: int, groups: int) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(shape: tuple[int, ...], reach: int, groups: int) -> None:
     assert_three_way("local_correlation", random(*shape), random(*shape), reach=reach, groups=groups)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_types(dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
     maps = (random(2, 4, 5, 6, dtype=dtype) for _ in range(2))
     assert_three_way("local_correlation", *maps, reach=2, groups=2)
 
@@ -33,16 +33,16 @@ def test_types(dtype: torch.dtype) -> None:
 def test_one_of_the_gradients(wanted: tuple[bool, bool]) -> None:
     maps = random(2, 6, 4, 5), random(2, 6, 4, 5)
     both = results_and_gradients(local_correlation, *maps, reach=1)[1:]
-    for each, want in zip(maps, wanted, strict=True):
-        each.requires_grad_(want)
+    for x, want in zip(maps, wanted, strict=True):
+        x.requires_grad_(want)
     result = local_correlation(*maps, reach=1)
     (result * torch.linspace(-1, 1, result.numel(), device=result.device).view(result.shape)).sum().backward()
-    for each, want, expected in zip(maps, wanted, both, strict=True):
-        assert torch.equal(leaf_grad(each), expected) if want else each.grad is None
+    for x, want, expected in zip(maps, wanted, both, strict=True):
+        assert torch.equal(leaf_grad(x), expected) if want else x.grad is None
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, local_correlation, random(2, 6, 4, 5), random(2, 6, 4, 5), reach=1, groups=3)
 
 

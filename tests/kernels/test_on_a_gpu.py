@@ -1,4 +1,4 @@
-"""What only a GPU can show: no waiting for it, CUDA graphs, memory, tensors of more than 2^31 elements."""
+"""Only a GPU can show that nothing waits for it, and that CUDA graphs, little memory and huge tensors work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def some_labels() -> Tensor:
 
 
 def some_tiles(count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Predicted and true boundaries, which need no gradient, and the shipped network's weights."""
+    """Draws predicted and true boundaries, which need no gradient; returns also the shipped network's weights."""
     net = iff.InverseTransformNet.compact().requires_grad_(False).cuda()
     assert isinstance(net, Align)
     target = (functional.boundary_map(random_labels(5, count, 224, 224, void=0))[:, None] == 1).float()
@@ -187,7 +187,7 @@ def test_the_tensors_device_runs_it_not_the_current_one() -> None:
 
 
 def test_tensor_float_32_moves_no_estimate_that_matters() -> None:
-    """As ``tests/test_align.py`` emulates it on a CPU."""
+    """``tests/test_align.py`` emulates this on a CPU."""
     predicted, target, weights = some_tiles(8)
 
     def run(allow_tf32: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""segmentation_loss: the kernel against the reference."""
+"""The kernel of segmentation_loss is as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("size", "full"), SIZES, ids=str)
-def test_three_way(size: tuple[int, int], full: tuple[int, int]) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(size: tuple[int, int], full: tuple[int, int]) -> None:
     assert_three_way("segmentation_loss", random(2, 3, *size), random_labels(3, 2, *full))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("size", "full"), [((4, 5), (16, 20)), ((6, 5), (6, 5)), ((2, 3), (13, 12))], ids=str)
-def test_types(size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype) -> None:
+def test_every_dtype_is_as_accurate_as_the_reference(
+    size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype
+) -> None:
     assert_three_way("segmentation_loss", random(1, 3, *size, dtype=dtype), random_labels(3, 1, *full))
 
 
@@ -47,7 +49,9 @@ def test_any_number_of_classes(classes: int) -> None:
     dtype=st.sampled_from((torch.uint8, torch.int16, torch.int32, torch.int64)),
     strided=st.booleans(),
 )
-def test_any_shape(size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype, strided: bool) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(
+    size: tuple[int, int], full: tuple[int, int], dtype: torch.dtype, strided: bool
+) -> None:
     logits = random(1, 4, *size)
     labels = random_labels(4, 1, *full, dtype=dtype)
     if strided:
@@ -56,7 +60,7 @@ def test_any_shape(size: tuple[int, int], full: tuple[int, int], dtype: torch.dt
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, segmentation_loss, random(2, 3, 4, 5), random_labels(3, 2, 8, 10))
 
 

@@ -1,4 +1,4 @@
-"""soft_boundary_map: the kernels against the reference."""
+"""The kernels of soft_boundary_map are as accurate as the reference."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIZES = [((5, 7), (20, 28)), ((17, 4), (33, 7)), ((16, 24), (16, 24)), ((20, 25)
 
 
 @pytest.mark.parametrize(("size", "full"), SIZES, ids=str)
-def test_three_way(size: tuple[int, int], full: tuple[int, int]) -> None:
+def test_the_kernel_is_as_accurate_as_the_reference(size: tuple[int, int], full: tuple[int, int]) -> None:
     assert_three_way("soft_boundary_map", random(1, 3, *size, scale=2.0), size=full)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("radius", [1, 3])
-def test_types_and_radii(dtype: torch.dtype, radius: int) -> None:
+def test_every_dtype_and_radius_is_as_accurate_as_the_reference(dtype: torch.dtype, radius: int) -> None:
     assert_three_way("soft_boundary_map", random(2, 2, 6, 7, dtype=dtype, scale=2.0), size=(12, 14), radius=radius)
 
 
@@ -47,12 +47,12 @@ def test_a_radius_too_large_for_the_kernel_runs_the_reference() -> None:
     full=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     classes=st.integers(1, 6),
 )
-def test_any_shape(size: tuple[int, int], full: tuple[int, int], classes: int) -> None:
+def test_any_shape_is_as_accurate_as_the_reference(size: tuple[int, int], full: tuple[int, int], classes: int) -> None:
     assert_three_way("soft_boundary_map", random(1, classes, *size), size=full, radius=1)
 
 
 @ways
-def test_any_way_of_calling_it(way: str) -> None:
+def test_layout_context_and_compiler_change_nothing(way: str) -> None:
     assert_same_when_called(way, soft_boundary_map, random(2, 3, 4, 5), size=(8, 10))
 
 

@@ -1,4 +1,4 @@
-"""What the whole loss runs and holds with Triton kernels: traced on fake tensors, so at full size and without a GPU."""
+"""The whole loss runs few ops and holds little memory with Triton kernels, as traces of fake tensors show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SYNCS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.masked_s
 
 
 class Recorder(TorchDispatchMode):
-    """The names of all ops that run but for views, and the tensors that they make."""
+    """A mode that records the names of all ops that run, except views, and the tensors that they make."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.fixture(params=["a boundary head", "headless"])
 def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Forward and backward of the loss on logits of a quarter of the labels' resolution."""
+    """Records forward and backward of the loss on logits at a quarter of the labels' resolution."""
     monkeypatch.setattr(
         ops.backend, "INTERPRETED", True
     )  # as if CPU tensors ran the kernels: the autograd engine needs that
@@ -79,7 +79,7 @@ def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
     ("backend", "runs"), [("reference", "aten.convolution.default"), ("auto", "inverseform_fast.align.default")]
 )
 def test_after_the_first_step_nothing_comes_from_the_host(backend: str, runs: str, headless: bool) -> None:
-    """Neither constants nor any other tensor made of Python's numbers: copying it would wait for a GPU."""
+    """A constant made of Python's numbers would be copied from the host, and the copy would wait for the GPU."""
     names = names_of_the_second_step(backend, headless)
     assert runs in names
     assert "aten.lift_fresh.default" not in names
@@ -87,7 +87,7 @@ def test_after_the_first_step_nothing_comes_from_the_host(backend: str, runs: st
 
 @pytest.mark.parametrize("headless", [False, True])
 def test_a_step_is_few_ops(headless: bool) -> None:
-    """What a step dispatches, forward and backward, is what a GPU waits for where it is fast."""
+    """A fast GPU waits for the host to dispatch a step's ops, so there must be few of them."""
     names = names_of_the_second_step("auto", headless)
     assert "inverseform_fast.align_backward.default" in names
     assert len(names) <= 100
@@ -95,7 +95,7 @@ def test_a_step_is_few_ops(headless: bool) -> None:
 
 
 def names_of_the_second_step(backend: str, headless: bool) -> list[str]:
-    """Of the ops but for views."""
+    """Returns the names of the ops of a second step, except views."""
     if backend == "auto" and ops.backend.MISSING["cpu"]:
         pytest.skip("the extension is not built")
     small = iff.InverseFormLoss(net=Align(tile=32), distance="log")

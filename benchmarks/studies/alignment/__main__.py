@@ -1,9 +1,9 @@
-"""Does a loss lead a displaced boundary home? ``python -m benchmarks.studies.alignment --root CAMVID --out FILE.json``.
+"""``python -m benchmarks.studies.alignment --root CAMVID --out FILE.json``: does a loss lead a displaced boundary home?
 
 Every loss descends from the same starts, tiles of true boundaries displaced by random homographies, by the same Adam
-with a rate that falls as a cosine: on the 8 Lie coefficients of a warp of the prediction, and on free logits. Each gets
-the best of three rates on other label maps. Without ``--root`` the boundaries are of procedural scenes and shapes.
-``make docs`` turns ``benchmarks/results/alignment.json`` into docs/measured/alignment.md.
+with a rate that falls as a cosine. It moves the 8 Lie coefficients of a warp of the prediction, or free logits. Each
+loss gets the best of three rates, chosen on other label maps. Without ``--root`` the boundaries are those of procedural
+scenes and shapes. ``make docs`` turns ``benchmarks/results/alignment.json`` into docs/measured/alignment.md.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--root", type=Path, help="folder of CamVid")
-    parser.add_argument("--net", action="append", metavar="[NAME=]PATH", help="weights; the shipped ones by default")
-    parser.add_argument("--starts", type=int, default=12, help="for each displacement, and to choose the rates")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--net", action="append", metavar="[NAME=]PATH", help="weight file; repeatable; the shipped one by default"
+    )
+    parser.add_argument("--starts", type=int, default=12, help="starts of each displacement, and to choose the rates")
+    parser.add_argument("--steps", type=int, default=30, help="steps of each descent")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the maps and the starts")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     texts = options.net or [str(WEIGHTS / "compact.safetensors")]
     nets = dict(named(text) for text in texts)
     if len(nets) < len(texts):
-        parser.error("the networks need names of their own: --net NAME=PATH")
+        parser.error(f"--net must give each network another name by NAME=PATH, got {', '.join(texts)}")
     maps, other_maps = (
         collect_label_maps("camvid" if options.root else "scenes", split, options.root, (360, 480), 100, 100, seed)
         for split, seed in (("test", options.seed), ("train", options.seed + 1))

@@ -1,4 +1,4 @@
-"""Descent by a loss's gradient, on the coefficients of a warp and on free logits, and how near it comes."""
+"""Descends by a loss's gradient, on the coefficients of a warp or on free logits, and measures how near it comes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.common.results import Json
 from benchmarks.studies.alignment.losses import SURE, Loss
 from benchmarks.studies.alignment.starts import HALF, Starts, Truth, corners, displaced, distances, warped
 
-HOME = 1.0  # pixel; nearer than that is home
+HOME = 1.0  # pixels; a start that ends nearer than that has come home
 
 
 def descend(start: Tensor, value: Callable[[Tensor], Tensor], rate: float, steps: int) -> Tensor:
@@ -31,10 +31,15 @@ def descend(start: Tensor, value: Callable[[Tensor], Tensor], rate: float, steps
 
 def warp_outcome(loss: Loss, starts: Starts, rate: float, steps: int) -> Json:
     a = descend(starts.a, lambda a: loss(warped(starts.squares, a), starts.truth), rate / HALF, steps)
-    left = corners(a)
-    home, starting = int((left < HOME).sum()), len(left)
+    remaining = corners(a)
+    home, starting = int((remaining < HOME).sum()), len(remaining)
     interval = binomtest(home, starting).proportion_ci(0.95, "wilson")
-    return {"home": home, "of": starting, "interval": [interval.low, interval.high], "left_px": left.median().item()}
+    return {
+        "home": home,
+        "of": starting,
+        "interval": [interval.low, interval.high],
+        "left_px": remaining.median().item(),
+    }
 
 
 def pixel_outcome(loss: Loss, starts: Starts, rate: float, steps: int) -> Json:
@@ -43,7 +48,7 @@ def pixel_outcome(loss: Loss, starts: Starts, rate: float, steps: int) -> Json:
 
 
 def agreement(predicted: Tensor, truth: Truth) -> dict[str, float]:
-    """Boundary F-score at 1 px, mean over tiles, and mean distance of predicted boundary pixels from the true ones."""
+    """Measure the boundary F-score at 1 px, and the mean distance of predicted pixels from the truth, in pixels."""
 
     def share(near: Tensor, mask: Tensor) -> Tensor:
         return (near & mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
@@ -57,8 +62,8 @@ def agreement(predicted: Tensor, truth: Truth) -> dict[str, float]:
 @dataclass(frozen=True)
 class Version:
     outcome: Callable[[Loss, Starts, float, int], Json]
-    merit: Callable[[Json], tuple[float, ...]]  # of an outcome: what chooses the rate
-    displacements: tuple[int, ...]  # of the corners on average, in pixels
+    merit: Callable[[Json], tuple[float, ...]]  # the rate with the largest merit of its outcome is chosen
+    displacements: tuple[int, ...]  # mean displacements of the corners, in pixels
     rates: tuple[float, ...]
 
 
@@ -69,7 +74,7 @@ PIXEL = Version(pixel_outcome, lambda o: (o["f_1px"],), (4, 12), (0.1, 0.3, 1.0)
 def run(version: Version, name: str, loss: Loss, batches: Mapping[int, Starts], held_out: Starts, steps: int) -> Json:
     begin = time.process_time()
     trials = {rate: version.outcome(loss, held_out, rate, steps) for rate in version.rates}
-    rate = max(trials, key=lambda each: version.merit(trials[each]))
+    rate = max(trials, key=lambda candidate: version.merit(trials[candidate]))
     outcomes = {str(px): version.outcome(loss, batches[px], rate, steps) for px in version.displacements}
     seconds = time.process_time() - begin
     print(f"{name}: rate {rate}, {seconds:.0f} CPU seconds", flush=True)

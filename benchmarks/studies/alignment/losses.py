@@ -1,4 +1,4 @@
-"""The losses that are compared: of probabilities, the sum over tiles, so that no start feels another."""
+"""The losses that are compared take probabilities; they sum over tiles, so that no start influences another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inverseform_fast import InverseFormLoss, homography
 
 Loss = Callable[[Tensor, Truth], Tensor]
 SURE = 4.0  # logit of a boundary pixel
-BETA, GAMMA = 10, 0.3  # of BoundaryAwareLoss
+BETA, GAMMA = 10, 0.3  # the defaults of BoundaryAwareLoss
 
 
 def title(net: str, distance: str) -> str:
@@ -38,7 +38,7 @@ def mix(inverseform: Loss) -> Loss:
 def balanced_bce(predicted: Tensor, truth: Truth) -> Tensor:
     share = truth.boundary.mean((1, 2, 3), keepdim=True)
     weight = torch.where(truth.boundary > 0, 1 - share, share)
-    # Logits within SURE: of a certain 0 or 1 the loss is infinite.
+    # The probabilities are kept to those of logits within SURE, because the loss of a certain 0 or 1 is infinite.
     low = torch.tensor(-SURE).sigmoid()
     unsure = low + (1 - 2 * low) * predicted
     return F.binary_cross_entropy(unsure, truth.boundary, weight, reduction="none").mean((1, 2, 3)).sum()
@@ -49,8 +49,8 @@ def mse(predicted: Tensor, truth: Truth) -> Tensor:
 
 
 def soft_dice(predicted: Tensor, truth: Truth) -> Tensor:
-    both = (predicted * truth.boundary).sum((1, 2, 3))
-    return (1 - 2 * both / (predicted + truth.boundary).sum((1, 2, 3))).sum()
+    intersection = (predicted * truth.boundary).sum((1, 2, 3))
+    return (1 - 2 * intersection / (predicted + truth.boundary).sum((1, 2, 3))).sum()
 
 
 def signed_distance(predicted: Tensor, truth: Truth) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a descent begins: tiles of true boundaries, displaced by random homographies."""
+"""A descent begins from a start: a tile of true boundaries that a random homography has displaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from inverseform_fast import homography
 from inverseform_fast.functional import boundary_map, homography_warp
 
-TILE, MARGIN = 224, 48  # a displaced tile shows what lies around the true one, as far as the margin reaches
+TILE, MARGIN = 224, 48  # pixels; a displaced tile shows what lies within the margin around the true one
 HALF, SQUARE = TILE / 2, TILE + 2 * MARGIN
 
 
@@ -26,32 +26,32 @@ class Truth(NamedTuple):
 
 
 class Starts(NamedTuple):
-    squares: Tensor  # (N, 1, SQUARE, SQUARE): the boundary and what lies around
+    squares: Tensor  # (N, 1, SQUARE, SQUARE): the boundary in the tile and in the margin around it
     truth: Truth
-    a: Tensor  # (N, 8)
+    a: Tensor  # (N, 8), in half tiles
 
 
 def make_starts(label_maps: Tensor, displacements: Tensor, generator: Generator) -> Starts:
-    """Tiles from random places of label maps, displaced in random directions by ``displacements (N,)`` in pixels."""
+    """Cut tiles from random places of label maps, and displace them at random by ``displacements (N,)`` in pixels."""
     squares: list[Tensor] = []
     while len(squares) < len(displacements):
         labels = label_maps[torch.randint(len(label_maps), (1,), generator=generator)]
         y, x = (int(torch.randint(edge - SQUARE + 1, (), generator=generator)) for edge in labels.shape[1:])
         square = (boundary_map(labels[:, y : y + SQUARE, x : x + SQUARE]) == 1).float()
-        # Where a quarter of the tile is empty, many a motion cannot be seen.
+        # A tile is taken only if all its quarters have a boundary, because others cannot show some motions.
         if F.adaptive_max_pool2d(square[..., MARGIN:-MARGIN, MARGIN:-MARGIN], 2).all():
             squares.append(square)
     stacked = torch.stack(squares)
     a = torch.randn(len(displacements), 8, generator=generator)
     a = a / a.norm(dim=1, keepdim=True) * (displacements / HALF)[:, None]
-    for _ in range(5):  # the corners move in proportion to a, nearly
+    for _ in range(5):  # the corners move nearly in proportion to a, so a few corrections reach the displacement
         a = a * (displacements / corners(a))[:, None]
     true = stacked[..., MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
     return Starts(stacked, Truth(true, *distances(true)), a)
 
 
 def corners(a: Tensor) -> Tensor:
-    """Mean displacement (N,) of the tile's corners in pixels."""
+    """Compute the mean displacement (N,) of the tile's corners, in pixels."""
     return homography.corner_displacement(homography.exp(a)) * HALF
 
 
@@ -61,7 +61,10 @@ def warped(squares: Tensor, a: Tensor) -> Tensor:
 
 
 def distances(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Of pixels outside a mask ``(N, 1, H, W)`` from it, and of those inside from the ground; 0 where there is none."""
+    """Compute distances ``(N, 1, H, W)``: of the pixels outside a mask to it, and of those inside to the outside.
+
+    Both are 0 where they do not apply, and everywhere if the mask is empty.
+    """
     fields = [
         [distance_transform_edt(side) * bool(mask.any()) for side in (~mask, mask)] for mask in masks.bool().numpy()
     ]

@@ -18,7 +18,7 @@ GOAL_SHARE, GOAL_HOME, GOAL_AHEAD = 0.95, 12, 6
 
 
 def keep_rows(path: Path, result: Json) -> None:
-    """Take over what an earlier run, stopped or without some of the networks, measured under the same conditions."""
+    """Take over what an earlier run measured under the same conditions; it was stopped, or had other networks."""
     if not path.exists():
         return
     earlier = results.read(path)
@@ -32,7 +32,7 @@ def keep_rows(path: Path, result: Json) -> None:
 
 
 def measure(result: Json, nets: Mapping[str, Path], maps: Tensor, other_maps: Tensor, save: Callable[[], None]) -> None:
-    """Fill ``result`` with the rows that it lacks, saving each."""
+    """Measure the rows that ``result`` lacks, and save after each."""
     starts, steps = result["starts"], result["steps"]
     generator = Generator().manual_seed(result["seed"])
     inverseform = inverseform_losses(nets)
@@ -41,8 +41,8 @@ def measure(result: Json, nets: Mapping[str, Path], maps: Tensor, other_maps: Te
     batches = {px: make_starts(maps, torch.full((starts,), px), generator) for px in WARP.displacements}
 
     def rows(version: Version, losses: dict[str, Loss], found: Json) -> Json:
-        every = torch.tensor(version.displacements).repeat(starts)[:starts]
-        held_out = make_starts(other_maps, every, generator)
+        displacements = torch.tensor(version.displacements).repeat(starts)[:starts]
+        held_out = make_starts(other_maps, displacements, generator)
         for name, loss in losses.items():
             if name not in found:
                 found[name] = run(version, name, loss, batches, held_out, steps)
@@ -61,7 +61,7 @@ def home_share(row: Json, px: str) -> float:
 
 
 def goal(warp: Json, ours: str) -> Json:
-    """Whether ``ours`` comes home often enough from near, and more often than any loss but InverseForm from far."""
+    """Check whether ``ours`` comes home often enough from near, and more often than other losses from far."""
     pixels = warp[ours]["outcomes"]
     home = all(home_share(warp[ours], px) >= GOAL_SHARE for px in pixels if int(px) <= GOAL_HOME)
     ahead = all(

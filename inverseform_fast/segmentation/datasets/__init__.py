@@ -1,4 +1,4 @@
-"""Data sets: a new one is one new file and one line here."""
+"""The registry of data sets: a new data set is one new file and one line here."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ DATASETS: dict[str, type[SegmentationDataset]] = {"scenes": Scenes, "camvid": Ca
 
 
 def build_dataset(name: str, split: str, root: str | Path | None = None, **options: Any) -> SegmentationDataset:
-    """A data set of the registry.
+    """Makes a data set of the registry.
 
     Args:
-        name: key of ``DATASETS``.
-        split: "train", "val" or "test", and what else the data set has.
-        root: its folder, for those that read files.
-        options: more arguments of its class.
+        name: a key of ``DATASETS``.
+        split: "train", "val", "test", or another split that the data set has.
+        root: the folder of a data set that reads files.
+        options: more arguments of the data set's class.
 
     Raises:
-        ValueError: an unknown name or split, or a root where none belongs or the other way round.
-        FileNotFoundError, ValueError: a file is missing or bad; see the classes.
+        ValueError: the name or the split is unknown, ``root`` is missing or superfluous, or a file is bad.
+        FileNotFoundError: a file is missing.
     """
     if name not in DATASETS:
-        raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}")
+        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
     dataset_type = DATASETS[name]
     if dataset_type.needs_root == (root is None):
-        wanted = "the folder of the data set" if dataset_type.needs_root else "None"
-        raise ValueError(f"root must be {wanted} for {name}, got {root!r}")
+        expected = "the folder that holds the data set" if dataset_type.needs_root else "left out for the data set"
+        raise ValueError(f"root must be {expected} {name!r}, got {root!r}")
     if root is not None:
         options["root"] = root
     return dataset_type(split=split, **options)

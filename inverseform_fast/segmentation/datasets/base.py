@@ -1,4 +1,4 @@
-"""What every data set has in common."""
+"""The base class of data sets."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Transform = Callable[[Sample], Sample]
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Images, with a target for each of the tasks that the data set has.
+    """A data set has images, and a target of each image for each of its tasks.
 
-    A new data set is a subclass with ``read``, and a line in ``datasets.DATASETS``; the registry calls it with
-    ``split``, with ``root`` if ``needs_root``, and with the options that a user gives.
+    A new data set is a subclass with ``read``, and a line in ``datasets.DATASETS``. :func:`build_dataset` calls the
+    class with ``split``, with ``root`` if ``needs_root``, and with the options that a user gives.
 
     Args:
         split: one of ``splits``.
-        tasks: what it has targets of. The first is the main one: its metrics go by their bare names.
-        names: name of each sample, in order.
-        transform: applied to each sample.
+        tasks: the tasks that it has targets for. The first one is the main task: its metrics have their bare names.
+        names: the name of each sample, in order.
+        transform: a function of a sample, applied to each.
 
     Attributes:
         tasks: the tasks by name.
-        names: name of each sample.
+        names: the name of each sample, in order.
         splits: the splits that the data set has.
         needs_root: whether it reads files below a folder ``root``.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: the split is unknown.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
@@ -52,16 +52,17 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """What ``read`` gives, the image and the targets as tv_tensors, or what the transform makes of it."""
+        """Returns what ``read`` gives, image and targets as tv_tensors, after the transform if there is one."""
         sample = self.read(index)
         sample = sample | {"image": tv_tensors.Image(sample["image"])}
         sample |= {name: tv_tensors.Mask(sample[name]) for name in self.tasks}
         return sample if self.transform is None else self.transform(sample)
 
     def read(self, index: int) -> Sample:
-        """A sample: ``"image"`` uint8 (3, H, W) RGB, and the target of each task by the task's name.
+        """Reads a sample: ``"image"`` uint8 (3, H, W) RGB, and the target of each task by the task's name.
 
-        A target is (H, W) or (C, H, W), integers for a task of labels. Any other key is one more input for models that
-        want it, such as the depth of an RGB-D camera: (H, W) or (C, H, W), taken through augmentation like a map.
+        A target is (H, W) or (C, H, W), of integers if the task's kind is ``"labels"``. Any other key is one more input
+        for models that need it, such as the depth of an RGB-D camera: (H, W) or (C, H, W). Augmentation treats it as a
+        target of kind ``"map"``.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""CamVid: street photographs from a driving car, 11 classes."""
+"""CamVid has street photographs from a driving car, in 11 classes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from pathlib import Path
 from .base import Transform
 from .files import FileDataset, read_task
 
-_SEGMENT, _SHARE, _GAP = 60, 0.15, 3  # frames to a segment, share held out of it, frames dropped on either side
+_SEGMENT, _SHARE, _GAP = 60, 0.15, 3  # frames in a segment, share of them held out, frames dropped on either side
 
 
 class CamVid(FileDataset):
-    """CamVid as ``images/SPLIT/NAME.jpg``, ``labels/SPLIT/NAME.png``, ``SPLIT.txt`` (the names) and ``classes.json``.
+    """Reads CamVid: ``images/SPLIT/NAME.jpg``, ``labels/SPLIT/NAME.png``, ``SPLIT.txt`` (names) and ``classes.json``.
 
-    The official ``val`` is 7 seconds of one video, too little to choose hyper-parameters on. ``fit`` and ``holdout``
-    part the train frames for that purpose: each video is cut into segments of about 60 frames; the middle 15 % of a
-    segment are held out, and 3 frames on either side belong to neither, because neighbouring frames look alike. On the
-    367 train frames this gives 276 and 55.
+    The official ``val`` is 7 seconds of one video, too little to choose hyper-parameters on. The splits ``fit`` and
+    ``holdout`` divide the train frames for that purpose: each video is cut into segments of about 60 frames; the middle
+    15 % of a segment are held out, and 3 frames on either side belong to neither split, because neighbouring frames
+    look alike. The 367 train frames give 276 frames to ``fit`` and 55 to ``holdout``.
 
     Args:
         split: "train", "val", "test", "fit" or "holdout".
         root: folder of the data set.
-        cache: keep the decoded samples in memory (250 MB for ``train``).
-        transform: applied to each sample.
+        cache: whether to keep the decoded samples in memory (250 MB for ``train``).
+        transform: a function of a sample, applied to each.
 
     Raises:
-        FileNotFoundError, ValueError: see ``FileDataset``.
+        FileNotFoundError: the folder, a list of names or a file of a sample is missing.
+        ValueError: the split is unknown, or a file is bad; see ``FileDataset``.
     """
 
     splits = ("train", "val", "test", "fit", "holdout")
@@ -40,23 +41,23 @@ class CamVid(FileDataset):
     ) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise FileNotFoundError(f"root must be the folder of the data set: no folder {root}")
+            raise FileNotFoundError(f"root must be the folder that holds the data set 'camvid': no folder {root}")
         folder = "train" if split in ("fit", "holdout") else split
         names = _read_names(root / f"{folder}.txt") if split in self.splits else []
         if split in ("fit", "holdout"):
-            names = part(names)[split == "holdout"]
+            names = split_frames(names)[split == "holdout"]
         pairs = [(root / "images" / folder / f"{name}.jpg", root / "labels" / folder / f"{name}.png") for name in names]
         super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform)
 
 
 def _read_names(path: Path) -> list[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"list of the split's frames must exist: no file {path}")
+        raise FileNotFoundError(f"root must hold a list of the split's frames: no file {path}")
     return path.read_text().split()
 
 
-def part(names: list[str]) -> tuple[list[str], list[str]]:
-    """Part the frames ``VIDEO_FRAME`` of some videos into those to fit and those to hold out; see ``CamVid``."""
+def split_frames(names: list[str]) -> tuple[list[str], list[str]]:
+    """Divides frames with names ``VIDEO_FRAME`` into those to fit and those to hold out; see ``CamVid``."""
     fit, holdout = [], []
     for _, group in groupby(sorted(names), key=lambda name: name.rpartition("_")[0]):
         frames = list(group)

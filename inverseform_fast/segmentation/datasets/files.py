@@ -1,4 +1,4 @@
-"""Reading and checking image files, label files and lists of classes."""
+"""Image files, label files and lists of classes are read and checked here."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK")  # 8 bits per channel: ot
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of an image file and a label file: an 8-bit single-channel PNG whose pixel value is the class id.
+    """Reads samples from an image file and a label file each.
 
-    Every file is read once at the start, so that a bad one stops the program there and not hours later.
+    A label file is an 8-bit single-channel PNG whose pixel values are class ids, 255 for void. Every file is read once
+    at the start, so that a bad one stops the program there and not hours later.
 
     Args:
         split: one of ``splits``.
         pairs: image file and label file of each sample.
-        names: name of each sample.
-        task: has the classes.
-        cache: keep the decoded samples in memory, 4 bytes per pixel.
-        transform: applied to each sample.
+        names: the name of each sample, in order.
+        task: the semantic task with the data set's classes.
+        cache: whether to keep the decoded samples in memory, 4 bytes per pixel.
+        transform: a function of a sample, applied to each.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: an unknown split, a file cannot be read, an image and its label differ in size, a label is not of
-            one 8-bit channel or has an id that is neither a class nor 255.
-        The message names the file.
+        FileNotFoundError: a file is missing; the message names it.
+        ValueError: the split is unknown; or a file cannot be read, an image and its label differ in size, or a label
+            has more than one 8-bit channel or an id that is neither a class nor 255. The message names the file.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FileDataset(SegmentationDataset):
 
         def check(pair: tuple[Path, Path]) -> Sample | None:
             sample = read_pair(*pair, self._num_classes)
-            return sample if cache else None  # a sample that is returned stays in memory
+            return sample if cache else None  # a sample that is returned would stay in memory
 
         self._cache = parallel_map(check, pairs)
 
@@ -71,13 +71,13 @@ class FileDataset(SegmentationDataset):
 
 
 def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """The function of each item, by a few threads (decoding releases the interpreter's lock)."""
+    """Applies a function to each item, in a few threads: decoding an image releases the interpreter's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
 
 
 def read_pair(image_path: Path, label_path: Path, num_classes: int) -> Sample:
-    """Image uint8 (3, H, W) RGB and semantic uint8 (H, W), checked."""
+    """Reads and checks a sample: ``"image"`` uint8 (3, H, W) RGB and ``"semantic"`` uint8 (H, W)."""
     image = _open(image_path, "image")
     if image.mode not in _IMAGE_MODES:
         raise ValueError(f"image {image_path} must have 8 bits per channel, got mode {image.mode}")
@@ -92,14 +92,18 @@ def read_pair(image_path: Path, label_path: Path, num_classes: int) -> Sample:
     if len(unknown):
         raise ValueError(
             f"label {label_path} must have class ids 0..{num_classes - 1} or {VOID} "
-            f"for void, got {', '.join(map(str, unknown.unique().tolist()))}"
+            f"for void, also got {', '.join(map(str, unknown.unique().tolist()))}"
         )
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
     return {"image": pixels, "semantic": labels}
 
 
 def read_label(path: Path) -> Tensor:
-    """Label file as uint8 (H, W)."""
+    """Reads a label file as class ids (H, W) uint8.
+
+    Raises:
+        ValueError: the file cannot be read, or has other than one 8-bit channel; the message names it.
+    """
     label = _open(path, "label")
     if label.mode not in ("L", "P"):
         raise ValueError(
@@ -109,27 +113,31 @@ def read_label(path: Path) -> Tensor:
     return torch.from_numpy(np.array(label))
 
 
-def _open(path: Path, what: str) -> Image.Image:
+def _open(path: Path, role: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
             return image
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(f"{what} {path} must be a readable image file: {error}") from error
+        raise ValueError(f"{role} {path} must be a readable image file: {error}") from error
 
 
 def read_task(path: Path) -> SemanticTask:
-    """The task with the classes of a ``classes.json`` or a ``classes.txt``.
+    """Makes the semantic task with the classes of a ``classes.json`` or a ``classes.txt``.
 
-    JSON: a list, or an object with a list ``classes``, of names or of objects with ``name``, and if wanted ``color``
-    (RGB 0..255) and ``id`` (its position in the list). Text: one name a line. Colours that are not given are made up.
+    The JSON is a list, or an object with a list ``classes``. Its entries are names, or objects with a ``name`` and,
+    optionally, a ``color`` (RGB 0..255) and an ``id`` (the position in the list). A text file has one name in each
+    line. A class without a colour gets one.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: its content is something else.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else; the message names it.
     """
     entries = _class_entries(path)
-    if not isinstance(entries, list) or not 2 <= len(entries) <= 255:
-        raise ValueError(f"{path} must list 2 to 255 classes")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} must list 2 to 255 classes, got {type(entries).__name__} in place of a list")
+    if not 2 <= len(entries) <= 255:
+        raise ValueError(f"{path} must list 2 to 255 classes, got {len(entries)}")
     names, colors = [], list(palette(len(entries)))
     for position, entry in enumerate(entries):
         entry = {"name": entry} if isinstance(entry, str) else entry
@@ -141,14 +149,14 @@ def read_task(path: Path) -> SemanticTask:
             )
         names.append(entry["name"])
         if "color" in entry:
-            colors[position] = _color(entry["color"], f"color of class {entry['name']} of {path}")
+            colors[position] = _color(entry["color"], f"class {entry['name']} of {path}")
     return SemanticTask(classes=tuple(names), colors=tuple(colors))
 
 
 def _class_entries(path: Path) -> object:
-    """What a file says where a list of classes belongs."""
+    """Returns what the file holds in the place of the list of classes; it may be anything."""
     if not path.is_file():
-        raise FileNotFoundError(f"class list must exist: no file {path}")
+        raise FileNotFoundError(f"root must hold a list of classes: no file {path}")
     if path.suffix != ".json":
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     try:
@@ -162,7 +170,7 @@ def _class_entries(path: Path) -> object:
     return content.get("classes")
 
 
-def _color(value: object, what: str) -> RGB:
+def _color(value: object, owner: str) -> RGB:
     if not isinstance(value, list) or [type(v) for v in value] != [int] * 3 or not 0 <= min(value) <= max(value) <= 255:
-        raise ValueError(f"{what} must be three integers 0..255, got {value!r}")
+        raise ValueError(f"color of {owner} must be three integers 0..255, got {value!r}")
     return value[0], value[1], value[2]

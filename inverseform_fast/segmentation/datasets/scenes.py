@@ -1,4 +1,4 @@
-"""The embedded data set: procedural street scenes, made by the package and downloaded from nowhere."""
+"""The data set ``scenes`` makes procedural street scenes, so it needs no files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks import SemanticTask
 from ..tasks.semantic import VOID
 from .base import Sample, SegmentationDataset, Transform
 
-_COLORS = (  # those of CamVid
+_COLORS = (  # CamVid has the same
     (128, 128, 128),
     (128, 0, 0),
     (192, 192, 128),
@@ -30,20 +30,20 @@ _LENGTHS = {"train": 256, "val": 64, "test": 64}
 
 
 class Scenes(SegmentationDataset):
-    """Pictures of procedural street scenes with 11 classes like CamVid's and a few per cent of void.
+    """Makes pictures of procedural street scenes with 11 classes like CamVid's and a few per cent of void.
 
-    They are made when the data set is, and kept in memory. A scene depends on the seed, the split, its index and the
-    size, and on nothing else.
+    All scenes are made at the start and kept in memory. A scene depends on the seed, the split, its index and the size,
+    and on nothing else.
 
     Args:
         split: "train", "val" or "test".
         size: (height, width) in pixels.
-        length: number of scenes; 256 for training and 64 otherwise if not given.
-        seed: of everything random.
-        transform: applied to each sample.
+        length: number of scenes; if not given, 256 for "train" and 64 for the others.
+        seed: seed of everything random.
+        transform: a function of a sample, applied to each.
 
     Raises:
-        ValueError: an unknown split, or a size or length that is not positive.
+        ValueError: the split is unknown, or the size or the length is not positive.
     """
 
     needs_root = False
@@ -79,7 +79,7 @@ class Scenes(SegmentationDataset):
 
 
 def _with_void(painter: Painter, generator: torch.Generator) -> Tensor:
-    """The labels with void where human labels have it: specks along borders, and some things altogether."""
+    """Returns the labels with void where human annotators leave it: specks along borders, and some whole things."""
     labels = painter.labels()
     border = torch.zeros_like(labels, dtype=torch.bool)
     for dim in (0, 1):

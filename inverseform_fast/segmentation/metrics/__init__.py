@@ -1,4 +1,4 @@
-"""Metrics: torchmetrics whose states are tensors, so that they merge, synchronise across processes and pickle."""
+"""The metrics are torchmetrics whose states are tensors, so they merge, synchronize across processes and pickle."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ __all__ = ["BoundaryMetrics", "RegionMetrics", "SegmentationMetrics"]
 class SegmentationMetrics(Metric):
     """Accumulates the metrics of a data set: :class:`RegionMetrics` and :class:`BoundaryMetrics`, each usable alone.
 
-    ``compute`` gives, each in [0, 1] and NaN where nothing defines it:
+    ``compute`` returns these metrics, each in [0, 1], and NaN for one that nothing defines:
 
     - ``miou``: mean over classes of the IoU from one confusion matrix over all valid pixels (torchmetrics'
       ``MulticlassJaccardIndex``). A class that is in neither truth nor prediction is left out of the mean.
-    - ``pixel_accuracy``: share of all valid pixels that are labelled right.
+    - ``pixel_accuracy``: share of all valid pixels whose predicted class is right.
     - ``mba``: :func:`~.boundary.mean_boundary_accuracy`, averaged over the images that have a boundary.
-    - ``boundary_f_{t}px`` per tolerance ``t``: :func:`~.boundary.boundary_f_scores` averaged over the images in which
-      the class has a boundary (true or predicted), then over the classes that have such an image.
-    - ``boundary_iou``: :func:`~.boundary.boundary_overlap` summed over the images; the mean over classes of
-      intersection / union.
-    - ``iou/{name}`` per class.
+    - ``boundary_f_{t}px`` for each tolerance ``t``: :func:`~.boundary.boundary_f_scores`, averaged over the images in
+      which the class has a boundary (true or predicted), then over the classes that have such an image.
+    - ``boundary_iou``: :func:`~.boundary.boundary_overlap` summed over the images, then intersection / union averaged
+      over the classes.
+    - ``iou/{name}``: the IoU of each class.
 
     Args:
-        num_classes: class ids are 0 .. num_classes - 1.
+        num_classes: number of classes; class ids are 0 .. num_classes - 1.
         ignore_index: label of void.
-        tolerances: of the boundary F-score, in pixels.
-        class_names: for the ``iou/`` entries; the class ids if not given.
+        tolerances: tolerances of the boundary F-score, in pixels.
+        class_names: names for the ``iou/`` entries; the class ids if not given.
         dilation_ratio: depth of Boundary IoU's regions as a share of the image's diagonal; 0.02 is the paper's.
 
     Raises:
-        ValueError: a negative tolerance, a ratio outside (0, 1), or not one name a class.
+        ValueError: a tolerance is negative, the ratio is outside (0, 1), or the number of names is not that of classes.
     """
 
     full_state_update = False
@@ -62,14 +62,14 @@ class SegmentationMetrics(Metric):
             target: (N, H, W) integer class ids, ``ignore_index`` for void.
 
         Raises:
-            TypeError: labels that are no integers.
-            ValueError: another shape, or a class id out of range.
+            TypeError: the labels are no integers.
+            ValueError: a shape is wrong, or a class id is out of range.
         """
         self.regions.update(prediction, target)
         self.boundaries.update(prediction, target)
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all batches so far; see the class for the names."""
+        """Returns the metrics of all batches so far, by the names that the class lists."""
         metrics = self.regions.compute() | self.boundaries.compute()
         return dict(sorted(metrics.items(), key=lambda item: item[0].startswith("iou/")))
 
@@ -83,7 +83,7 @@ class SegmentationMetrics(Metric):
         """Adds the batches of another ``SegmentationMetrics``.
 
         Raises:
-            TypeError: another kind of metric.
+            TypeError: ``incoming_state`` is another kind of metric.
         """
         if not isinstance(incoming_state, SegmentationMetrics):
             raise TypeError(f"incoming_state must be a SegmentationMetrics, got {type(incoming_state).__name__}")

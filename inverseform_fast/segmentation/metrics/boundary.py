@@ -1,7 +1,7 @@
-"""Quality of boundaries: mBA, boundary F and Boundary IoU.
+"""mBA, boundary F and Boundary IoU measure the quality of boundaries.
 
-Void (``ignore_index``) is left out everywhere: a void pixel is never scored, and a label change between a void pixel
-and another one is no boundary, in the truth or in the prediction.
+Void (``ignore_index``) is left out everywhere: a void pixel is never scored, and where a void pixel meets another one,
+neither the truth nor the prediction has a boundary.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torchmetrics import Metric
 
 from .checks import check_labels
 
-# Offsets (rows, columns) to the neighbours that a pixel is compared with to find one-pixel-wide boundaries.
+# Comparing each pixel with the neighbours at these offsets (rows, columns) finds one-pixel-wide boundaries.
 _EAST_SOUTH_SOUTHEAST = ((0, 1), (1, 0), (1, 1))
-_BITS = 63  # classes in one int64
+_BITS = 63  # classes that one int64 holds
 
 
 def ellipse_half_widths(radius: int) -> list[int]:
-    """How far each row of the (2r+1, 2r+1) elliptical kernel of OpenCV reaches to either side of the centre column.
+    """Returns how far OpenCV's (2r+1, 2r+1) elliptical kernel reaches to either side of its centre, for each row.
 
     ``cv2.getStructuringElement(MORPH_ELLIPSE, (2r+1, 2r+1))`` sets ``|dx| <= round(sqrt(r^2 - dy^2))`` in row ``dy``,
     with halves rounded to even as Python's ``round`` does.
@@ -30,18 +30,24 @@ def ellipse_half_widths(radius: int) -> list[int]:
 
 
 def disk_half_widths(radius: int) -> list[int]:
-    """How far each row of the disk ``dx^2 + dy^2 <= r^2`` reaches to either side of the centre column."""
+    """Returns how far the disk ``dx^2 + dy^2 <= r^2`` reaches to either side of its centre, for each row."""
     return [math.isqrt(radius**2 - dy**2) for dy in range(-radius, radius + 1)]
 
 
 def dilate(values: Tensor, half_widths: Sequence[int], combine: Callable[..., Tensor] = torch.maximum) -> Tensor:
-    """Maximum of ``values`` (..., H, W), of any integer type or bool, over a footprint that is symmetric up and down.
+    """Takes the maximum of ``values`` over a footprint around each pixel; pixels outside the image do not count.
 
-    Row ``dy`` of the footprint covers ``|dx| <= half_widths[radius + dy]``. Pixels outside the image take no part.
-    ``combine`` is another operation than the maximum, such as ``torch.bitwise_or``.
+    Args:
+        values: (..., H, W) of any integer type or bool.
+        half_widths: 2 radius + 1 numbers, the same from below as from above: row ``dy`` of the footprint covers
+            ``|dx| <= half_widths[radius + dy]``.
+        combine: an operation in place of the maximum, such as ``torch.bitwise_or``.
+
+    Returns:
+        A tensor like ``values``.
     """
     radius = len(half_widths) // 2
-    rows = [values]  # rows[k]: combined over the 2k+1 pixels of a row
+    rows = [values]  # rows[k] combines the 2k + 1 pixels around each one in its row
     for k in range(1, max(half_widths) + 1):
         row = rows[-1].clone()
         combine(row[..., k:], values[..., :-k], out=row[..., k:])
@@ -56,30 +62,30 @@ def dilate(values: Tensor, half_widths: Sequence[int], combine: Callable[..., Te
 
 
 def mean_boundary_accuracy(prediction: Tensor, target: Tensor, ignore_index: int = 255) -> float:
-    """mBA of one image (CascadePSP, Cheng et al. 2020, section 4.1; multi-class form).
+    """Computes the mBA of one image (CascadePSP, Cheng et al. 2020, section 4.1) in its multi-class form.
 
-    For each of the 5 radii ``1 + int(((W + H) / 300 - 1) / 5 * i)`` the boundary region is the union over classes of
-    the morphological gradient of the class's true mask with an elliptical kernel: the valid pixels that have another
-    valid class inside the kernel. The score is the share of it that is labelled right, averaged over the radii.
+    There are 5 radii, ``1 + int(((W + H) / 300 - 1) / 5 * i)``. For each, the boundary region is the union over classes
+    of the morphological gradient of the class's true mask with an elliptical kernel: the valid pixels that have another
+    valid class inside the kernel. The score is the share of the region that is right, averaged over the radii.
 
     Args:
         prediction: (H, W) integer class ids.
         target: (H, W) integer class ids, ``ignore_index`` for void.
 
     Returns:
-        A value in [0, 1]; NaN where no radius finds a boundary.
+        A value in [0, 1]; NaN if no radius finds a boundary.
     """
     height, width = target.shape
     valid = target != ignore_index
     labels = target.to(torch.int32)
     lowest = torch.iinfo(torch.int32).min
     # The negated copy turns the minimum over the kernel into a maximum; void is lowest in both, so it never wins.
-    both = torch.stack((labels, -labels)).masked_fill(~valid, lowest)
+    signed = torch.stack((labels, -labels)).masked_fill(~valid, lowest)
     right = prediction == target
     scores = []
     for step in range(5):
         radius = 1 + int(((width + height) / 300 - 1) / 5 * step)
-        highest, negated_lowest = dilate(both, ellipse_half_widths(radius))
+        highest, negated_lowest = dilate(signed, ellipse_half_widths(radius))
         region = valid & (highest != -negated_lowest)
         pixels = int(region.sum())
         if pixels:
@@ -88,10 +94,10 @@ def mean_boundary_accuracy(prediction: Tensor, target: Tensor, ignore_index: int
 
 
 def class_boundaries(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """One-pixel boundaries of every class as bits, so that one operation on integers serves 63 classes.
+    """Finds one-pixel boundaries of every class, as bits, so that one operation on integers serves 63 classes.
 
     A pixel is boundary of a class if it and its right, lower or lower-right neighbour are both valid and exactly one of
-    the two has the class (the ``seg2bmap`` of DAVIS and GSCNN). So the image border makes none.
+    the two has the class (this is ``seg2bmap`` of DAVIS and GSCNN). So the image's border is no boundary.
 
     Args:
         labels: (H, W) integer class ids.
@@ -113,7 +119,7 @@ def class_boundaries(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
 
 
 def _count(boundaries: Tensor, classes: Tensor) -> Tensor:
-    """Pixels (K,) of the boundary of each of the classes (K,)."""
+    """Counts the boundary pixels (K,) of each of the classes (K,)."""
     planes = [plane[plane != 0] for plane in boundaries]  # few pixels are any boundary
     return torch.stack([(planes[c // _BITS] >> c % _BITS & 1).sum() for c in classes.tolist()])
 
@@ -121,11 +127,11 @@ def _count(boundaries: Tensor, classes: Tensor) -> Tensor:
 def boundary_f_scores(
     prediction: Tensor, target: Tensor, num_classes: int, tolerances: Sequence[int], ignore_index: int = 255
 ) -> Tensor:
-    """Boundary F-score of one image per tolerance and class (Perazzi et al. 2016, section 4; per class as in GSCNN).
+    """Computes the boundary F-score (Perazzi et al. 2016, section 4) of one image for each class, as GSCNN does.
 
-    Precision is the share of the class's predicted boundary pixels within Euclidean distance ``t`` of a true one,
-    recall the share of its true ones within ``t`` of a predicted one, and ``F = 2PR / (P + R)``, 0 if only one side has
-    a boundary.
+    Precision P is the share of the class's predicted boundary pixels within Euclidean distance ``t`` of a true one,
+    recall R is the share of its true ones within ``t`` of a predicted one, and ``F = 2PR / (P + R)``. F is 0 if only
+    one side has a boundary.
 
     Args:
         prediction: (H, W) integer class ids.
@@ -146,8 +152,8 @@ def boundary_f_scores(
         disk = disk_half_widths(tolerance)
         hits = torch.stack(
             [
-                _count(mine & dilate(others, disk, torch.bitwise_or), present)
-                for mine, others in ((predicted, true), (true, predicted))
+                _count(boundaries & dilate(counterparts, disk, torch.bitwise_or), present)
+                for boundaries, counterparts in ((predicted, true), (true, predicted))
             ]
         )
         precision, recall = hits / sizes.clamp(min=1)
@@ -157,16 +163,16 @@ def boundary_f_scores(
 
 
 def boundary_regions(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
-    """Where (H, W) bool a valid pixel is within ``distance`` of the contour of its own class's mask, inside the mask.
+    """Finds the valid pixels (H, W) bool that lie within ``distance`` pixels of the contour of their own class's mask.
 
-    As in the reference code of Boundary IoU: a valid pixel of another class, or the image's border, lies within that
-    many pixels in both directions (3x3 erosions). Void takes no part.
+    As in the reference code of Boundary IoU, which erodes by 3x3 squares, the distance is the larger one of rows and
+    columns, and both a valid pixel of another class and the image's border make a contour. Void makes none.
     """
     lowest = torch.iinfo(torch.int32).min
     # The negated copy turns the minimum over the square into a maximum; void is lowest in both, so it never wins.
-    both = torch.stack((labels.int(), -labels.int())).masked_fill(~valid, lowest)
-    # What lies outside the image is of no class.
-    framed = torch.nn.functional.pad(both, (1, 1, 1, 1), value=torch.iinfo(torch.int32).max)
+    signed = torch.stack((labels.int(), -labels.int())).masked_fill(~valid, lowest)
+    # The frame differs from every class, so the image's border makes a contour.
+    framed = torch.nn.functional.pad(signed, (1, 1, 1, 1), value=torch.iinfo(torch.int32).max)
     highest, negated_lowest = dilate(framed, [distance] * (2 * distance + 1))[:, 1:-1, 1:-1]
     return valid & (highest != -negated_lowest)
 
@@ -174,26 +180,29 @@ def boundary_regions(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
 def boundary_overlap(
     prediction: Tensor, target: Tensor, num_classes: int, dilation_ratio: float, ignore_index: int = 255
 ) -> Tensor:
-    """Intersection and union in pixels, (2, num_classes) int64 on the CPU, of one image's :func:`boundary_regions`.
+    """Counts the intersection and the union of one image's predicted and true :func:`boundary_regions`, for each class.
 
-    Boundary IoU (Cheng et al. 2021, equation 1) of a class is their ratio; the regions are ``dilation_ratio`` of the
-    image's diagonal deep, at least 1 pixel.
+    Their ratio is the Boundary IoU of the class (Cheng et al. 2021, equation 1).
 
     Args:
         prediction: (H, W) integer class ids.
         target: (H, W) integer class ids, ``ignore_index`` for void.
+        dilation_ratio: depth of the regions as a share of the image's diagonal; they are at least 1 pixel deep.
+
+    Returns:
+        (2, num_classes) int64 on the CPU: pixels of the intersections, and of the unions.
     """
     valid = target != ignore_index
     distance = max(1, round(dilation_ratio * math.hypot(*target.shape)))
     regions = [(labels, boundary_regions(labels, valid, distance)) for labels in (prediction, target)]
     sizes = [torch.bincount(labels[region].long(), minlength=num_classes) for labels, region in regions]
     (_, predicted), (_, true) = regions
-    both = torch.bincount(target[predicted & true & (prediction == target)].long(), minlength=num_classes)
-    return torch.stack((both, sum(sizes) - both)).cpu()
+    intersection = torch.bincount(target[predicted & true & (prediction == target)].long(), minlength=num_classes)
+    return torch.stack((intersection, sum(sizes) - intersection)).cpu()
 
 
 class BoundaryMetrics(Metric):
-    """mBA, boundary F-scores and Boundary IoU of a data set; see ``SegmentationMetrics`` for arguments and names."""
+    """Accumulates the boundary metrics over a data set; ``SegmentationMetrics`` explains arguments and names."""
 
     full_state_update = False
     boundary_accuracies: list[Tensor]
@@ -214,8 +223,8 @@ class BoundaryMetrics(Metric):
             raise ValueError(f"dilation_ratio must be between 0 and 1, got {dilation_ratio}")
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.tolerances, self.dilation_ratio = tuple(tolerances), dilation_ratio
-        self.add_state("boundary_accuracies", [], dist_reduce_fx="cat")  # (1,) float64 an image
-        self.add_state("f_scores", [], dist_reduce_fx="cat")  # (1, tolerances, classes) float64 an image
+        self.add_state("boundary_accuracies", [], dist_reduce_fx="cat")  # (1,) float64 for each image
+        self.add_state("f_scores", [], dist_reduce_fx="cat")  # (1, tolerances, classes) float64 each
         self.add_state("overlap", torch.zeros(2, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -231,7 +240,7 @@ class BoundaryMetrics(Metric):
             self.overlap += overlap.to(self.device)
 
     def compute(self) -> dict[str, float]:
-        """``mba``, ``boundary_f_{t}px`` and ``boundary_iou``; NaN where nothing defines one."""
+        """Returns ``mba``, ``boundary_f_{t}px`` and ``boundary_iou``; NaN for one that nothing defines."""
         metrics = {"mba": float(_joined(self.boundary_accuracies, (0,)).nanmean())}
         f_scores = _joined(self.f_scores, (0, len(self.tolerances), self.num_classes)).nanmean(0).nanmean(1)
         metrics |= {f"boundary_f_{t}px": f for t, f in zip(self.tolerances, f_scores.tolist(), strict=True)}
@@ -240,5 +249,5 @@ class BoundaryMetrics(Metric):
 
 
 def _joined(values: Tensor | list[Tensor], empty: tuple[int, ...]) -> Tensor:
-    """A list state in one tensor on the CPU; torchmetrics has joined it already after a synchronisation."""
+    """Joins a list state into one tensor on the CPU; after a synchronization, torchmetrics has joined it already."""
     return torch.cat([torch.empty(empty, dtype=torch.float64), *values]) if isinstance(values, list) else values.cpu()

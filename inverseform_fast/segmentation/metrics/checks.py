@@ -1,4 +1,4 @@
-"""Checks of what metrics are given."""
+"""Metrics check what they are given."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def check_labels(prediction: Tensor, target: Tensor, num_classes: int, ignore_in
     """Checks a batch of class ids (N, H, W).
 
     Raises:
-        TypeError: labels that are no integers.
-        ValueError: another shape, or a class id out of range.
+        TypeError: the labels are no integers.
+        ValueError: a shape is wrong, or a class id is out of range.
     """
     if prediction.ndim != 3 or prediction.shape != target.shape:
         raise ValueError(

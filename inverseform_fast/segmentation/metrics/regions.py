@@ -1,4 +1,4 @@
-"""Overlap of regions: mIoU, pixel accuracy and the IoU of each class, from one confusion matrix."""
+"""Region metrics come from one confusion matrix: mIoU, pixel accuracy and the IoU of each class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .checks import check_labels
 
 
 class RegionMetrics(Metric):
-    """Region overlap over a data set; see ``SegmentationMetrics`` for arguments and names."""
+    """Accumulates the overlap of regions over a data set; ``SegmentationMetrics`` explains arguments and names."""
 
     full_state_update = False
     confusion: Tensor
@@ -36,7 +36,7 @@ class RegionMetrics(Metric):
         self.confusion += confusion.to(self.device)
 
     def compute(self) -> dict[str, float]:
-        """``miou``, ``pixel_accuracy`` and ``iou/{name}`` per class; NaN where nothing defines one."""
+        """Returns ``miou``, ``pixel_accuracy`` and ``iou/{name}`` for each class; NaN for one that nothing defines."""
         confusion = self.confusion.cpu()
         right = confusion.diagonal().double()
         iou = right / (confusion.sum(0) + confusion.sum(1) - right)  # 0/0 = NaN for an absent class

@@ -1,4 +1,4 @@
-"""Features of images at several strides."""
+"""Backbones compute features of images at several strides."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 
 class TimmBackbone(nn.Module):
-    """The features of a timm model from some stride on.
+    """Computes the features of a timm model, from a given stride on.
 
     Args:
-        name: of a timm model.
-        finest_stride: of the first feature.
+        name: name of a timm model.
+        finest_stride: stride of the first feature, in pixels.
         pretrained: load ImageNet weights (downloads them on first use).
 
     Attributes:
-        channels: of each feature, the finest first.
+        channels: number of channels of each feature, the finest feature first.
+        coarsest_stride: stride of the last feature, in pixels.
 
     Raises:
         ValueError: timm has no such model, or the model has no feature at the stride.
@@ -43,7 +44,7 @@ class TimmBackbone(nn.Module):
         self.channels = info.channels()[self.first :]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features (N, C, h, w) of images (N, 3, H, W), which are padded to a multiple of the coarsest stride."""
+        """Returns features (N, C, h, w) of images (N, 3, H, W), padded to multiples of the coarsest stride."""
         height, width = images.shape[-2:]
         padding = (0, -width % self.coarsest_stride, 0, -height % self.coarsest_stride)
         features = self.net(F.pad(images, padding).contiguous(memory_format=torch.channels_last))[self.first :]

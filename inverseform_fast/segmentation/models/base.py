@@ -1,4 +1,4 @@
-"""What a model is, and what it is given."""
+"""The base class of models, and the inputs that a model takes from a batch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from ..tasks import Task
 class SegmentationModel(nn.Module):
     """Maps inputs by name to a prediction for each task.
 
-    A new model is a subclass with ``forward``, and a line in ``models.MODELS``; the registry calls it as
-    :class:`ModelType` says, and it makes ``task.channels`` outputs for each task.
+    A new model is a subclass with ``forward``, and a line in ``models.MODELS``. :func:`build_model` calls it as
+    :class:`ModelType` says, and it predicts ``task.channels`` numbers per pixel for each task.
 
     Attributes:
-        inputs: keys of the sample that ``forward`` wants; ``("image", "depth")`` for RGB-D, say.
+        inputs: keys of the sample that ``forward`` needs, for example ``("image", "depth")`` for RGB-D.
     """
 
     inputs: tuple[str, ...] = ("image",)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Predicts from batches by name; ``inputs["image"]`` is float32 (N, 3, H, W), normalised.
+        """Predicts every task of a batch.
+
+        Args:
+            inputs: the batches of ``self.inputs`` by name; ``"image"`` is float32 (N, 3, H, W), normalized.
 
         Returns:
-            ``task``: (N, channels, h, w) for each task, of any resolution. ``"boundary"``: (N, 1, h, w) logits of the
-            boundary, if there is such a head. ``"task/stage"``: what else is predicted for a task on the way, for a
-            loss that supervises it.
+            For each task, by its name, floats (N, channels, h, w) of any resolution. ``"boundary"``, if there is such
+            a head, are boundary logits (N, 1, h, w). ``"task/stage"`` may be an intermediate prediction for a task,
+            which its loss may supervise.
         """
         raise NotImplementedError
 
 
 class ModelType(Protocol):
-    """What ``MODELS`` holds: makes a model of a backbone by name, for tasks in order."""
+    """The entries of ``MODELS``: each makes a model for a backbone's name and the tasks to predict, in order."""
 
     def __call__(
         self, backbone: str, tasks: Mapping[str, Task], *, boundary_head: bool, pretrained: bool
@@ -43,7 +46,7 @@ class ModelType(Protocol):
 
 
 def model_inputs(model: SegmentationModel, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """What the model wants of a batch, on the device.
+    """Moves the model's inputs of a batch to the device; returns them by name.
 
     Raises:
         ValueError: the batch lacks an input.

@@ -1,4 +1,4 @@
-"""What turns a feature into predictions."""
+"""Heads turn a feature into predictions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from torch import Tensor, nn
 
 from ..tasks import Task
 
-STRIDE = 4  # of the feature that the heads see
+STRIDE = 4  # in pixels, of the feature that the heads see
 
 
 class Heads(nn.ModuleDict):
-    """A 1x1 convolution per task, and one for the boundary if wanted."""
+    """Predicts each task, and the boundary if wanted, by a 1x1 convolution of its own."""
 
     def __init__(self, width: int, tasks: Mapping[str, Task], boundary_head: bool) -> None:
         super().__init__({name: nn.Conv2d(width, task.channels, 1) for name, task in tasks.items()})
         if boundary_head:
-            # It is made last, so that with one seed every other weight starts the same with and without it.
+            # The boundary head draws its weights last, so that it changes no other initial weight of a seed.
             self["boundary"] = nn.Conv2d(width, 1, 1)
 
     def forward(self, feature: Tensor, image: Tensor) -> dict[str, Tensor]:
-        """Predictions (N, channels, ceil(H / 4), ceil(W / 4)) by task of a feature at stride 4, (N, width, h, w).
+        """Predicts (N, channels, ceil(H / 4), ceil(W / 4)) by task.
 
-        ``image`` (N, 3, H, W) says the size; the rest of the feature is of padding.
+        Args:
+            feature: (N, width, h, w) at stride 4; what exceeds the image's size comes from padding and is cut off.
+            image: (N, 3, H, W), of which only the size matters.
         """
         height, width = (-(-side // STRIDE) for side in image.shape[-2:])
         feature = feature[..., :height, :width]

@@ -1,4 +1,4 @@
-"""Any timm backbone with a feature pyramid, under a small head."""
+"""The pyramid model puts a small head on any timm backbone that gives a pyramid of features."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .heads import STRIDE, Heads
 
 
 class PyramidSegmenter(SegmentationModel):
-    """Projects every level of stride 4 and more to one width, sums them at stride 4, and predicts.
+    """Projects every level from stride 4 on to one width, sums them at stride 4, and predicts from the sum.
 
-    A sum of 1x1 projections is a 1x1 convolution of the concatenated levels, which is HRNet's own head. See
+    The sum of 1x1 projections equals a 1x1 convolution of the concatenated levels, which is HRNet's own head. See
     :func:`~inverseform_fast.segmentation.models.build_model` for arguments, result and errors.
     """
 
@@ -36,7 +36,7 @@ class PyramidSegmenter(SegmentationModel):
             nn.ReLU(),
         )
         self.heads = Heads(width, tasks, boundary_head)
-        # A third faster on CPUs, and what tensor cores want.
+        # channels_last is a third faster on CPUs, and tensor cores want it.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

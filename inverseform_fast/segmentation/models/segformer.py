@@ -1,4 +1,4 @@
-"""SegFormer (Xie et al., 2021), by Hugging Face transformers."""
+"""SegFormer (Xie et al., 2021), made of the modules of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BACKBONES = {
     "mit_b4": (_LARGE, (3, 8, 27, 3), 768),
     "mit_b5": (_LARGE, (3, 6, 40, 3), 768),
 }
-_MIN_SIZE = 32  # The keys of attention are at stride 32: a smaller image would have none.
+_MIN_SIZE = 32  # pixels; attention has its keys at stride 32, so a smaller image would have none
 
 
 class SegFormer(SegmentationModel):
-    """A Mix Transformer, "mit_b0" to "mit_b5", under the all-MLP head.
+    """Puts the all-MLP head on a Mix Transformer, "mit_b0" to "mit_b5".
 
     See :func:`~inverseform_fast.segmentation.models.build_model` for arguments, result and errors.
     """
@@ -36,13 +36,13 @@ class SegFormer(SegmentationModel):
         super().__init__()
         if backbone not in _BACKBONES:
             raise ValueError(f"backbone must be one of {sorted(_BACKBONES)}, got {backbone!r}")
-        # Here, so that the other models neither need it nor wait for it.
+        # transformers is imported here, so that the other models neither need it nor wait for it.
         from transformers import SegformerConfig, SegformerDecodeHead, SegformerModel
 
         channels, depths, width = _BACKBONES[backbone]
         config = SegformerConfig(hidden_sizes=channels, depths=depths, decoder_hidden_size=width)
         if pretrained:
-            # from_pretrained leaves it in eval mode.
+            # from_pretrained returns the encoder in evaluation mode.
             self.encoder = SegformerModel.from_pretrained(f"nvidia/{backbone.replace('_', '-')}").train()
         else:
             self.encoder = SegformerModel(config)

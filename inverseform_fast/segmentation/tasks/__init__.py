@@ -1,4 +1,4 @@
-"""Tasks: a new one is one new file and one line here."""
+"""The registry of tasks: a new task is one new file and one line here."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TASKS: dict[str, type[Task]] = {"semantic": SemanticTask}
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
-    """The task in plain values: ``"type"``, its key in ``TASKS``, and its fields.
+    """Turns a task into plain values: ``"type"``, which is its key in ``TASKS``, and its fields.
 
     Raises:
-        ValueError: its class is not in ``TASKS``.
+        ValueError: the class of the task is not in ``TASKS``.
     """
     for key, task_type in TASKS.items():
         if task_type is type(task):
@@ -36,10 +36,10 @@ def task_to_dict(task: Task) -> dict[str, Any]:
 
 
 def task_from_dict(values: dict[str, Any]) -> Task:
-    """The inverse of :func:`task_to_dict`.
+    """Makes the task that :func:`task_to_dict` turned into plain values.
 
     Raises:
-        ValueError: a type that is not in ``TASKS``.
+        ValueError: the type is not in ``TASKS``.
     """
     fields = dict(values)
     if (key := fields.pop("type")) not in TASKS:

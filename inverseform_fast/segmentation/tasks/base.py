@@ -1,4 +1,4 @@
-"""What a task is: all that is particular to one thing that a model predicts for every pixel."""
+"""The base class of tasks: a task holds all that is particular to one thing that a model predicts for every pixel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Headline:
     """How people read a metric: ``scale * value`` with ``digits`` decimals under a ``title``.
 
     Attributes:
-        in_summary: whether the metric is worth a place in the one-line summary of a run.
+        title: name of the metric for people.
+        scale: factor of the printed value; 100 for per cent.
+        digits: number of decimals.
+        in_summary: whether the metric appears in the one-line summary of a run.
     """
 
     title: str
@@ -33,7 +36,7 @@ class Headline:
     in_summary: bool = True
 
     def text(self, value: float) -> str:
-        """The value in print; a dash where it is not defined (NaN)."""
+        """Prints the value; a dash stands for NaN, a value that is not defined."""
         return "-" if math.isnan(value) else f"{self.scale * value:.{self.digits}f}"
 
 
@@ -42,24 +45,25 @@ class Task(ABC):
     """One thing to predict for every pixel: its target, loss, decoding, metrics and picture.
 
     A new task is a subclass, itself a frozen dataclass whose fields are plain values (they go into checkpoints), with
-    a line in ``tasks.TASKS``. It says ``kind`` and ``channels`` and has ``loss``, ``decode``, ``metrics`` and
-    ``draw``; all else has a default. A data set owns its tasks, and ``docs/guide/extend.md`` shows a whole one.
+    a line in ``tasks.TASKS``. It sets ``kind`` and ``channels`` and has ``loss``, ``decode``, ``metrics`` and
+    ``draw``; all else has a default. A data set owns its tasks, and ``docs/guide/extend.md`` shows a whole task.
 
     A *map* is the target of one image or a decoded prediction in the same form: (H, W) or (C, H, W), int64 if ``kind``
     is ``"labels"`` and float32 otherwise.
 
     Attributes:
-        name: key of the target in a sample and of the prediction in what a model returns. It is an identifier other
+        name: key of the target in a sample, and of the prediction in what a model returns. It is an identifier other
             than ``image``, ``boundary`` and ``total``.
-        void: value of target pixels that have no truth; padding gets it, and losses and metrics must leave it out.
-        kind: what augmentation does to a target. All are resized to the nearest pixel; ``"depth"`` is also divided by
-            the scale of a resize, and ``"normals"`` (3, H, W; x to the right comes first) have x negated by a flip.
+        void: value of target pixels without a truth. Padding has this value, and losses and metrics must ignore it.
+        kind: how augmentation treats a target. Every kind is resized to the nearest pixel; ``"depth"`` is also divided
+            by the scale of a resize, and a flip negates the x of ``"normals"``, which are (3, H, W) with x, to the
+            right, first.
         channels: how many numbers a model predicts for a pixel.
         short_terms: short names of the loss's terms, for the progress line.
         note: a sentence for the report on how to read the metrics.
 
     Raises:
-        ValueError: a name that is no identifier, or one that is reserved.
+        ValueError: the name is no identifier, or it is reserved.
     """
 
     name: str
@@ -78,48 +82,54 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, config: TrainConfig) -> nn.Module:
-        """A module that is called as ``loss(predictions, targets, step)`` and returns a dict of scalars by term.
+        """Makes the loss, a module that is called as ``loss(predictions, targets, step)``.
 
+        It returns a dict of scalars by term: the term ``"total"`` is minimized, and all terms are logged.
         ``predictions`` are all that the model returns, floats (N, C, h, w) of any resolution; ``targets`` are batches
-        of maps by task; ``step`` counts from 0. The term ``"total"`` is minimised, the others are logged.
+        of maps by task; ``step`` counts from 0.
         """
 
     @abstractmethod
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps (N, H, W) or (N, C, H, W) at ``size`` (H, W) of a model's prediction (N, channels, h, w)."""
+        """Turns a model's prediction (N, channels, h, w) into maps (N, H, W) or (N, C, H, W) of ``size`` (H, W)."""
 
     @abstractmethod
     def metrics(self) -> Metric | MetricCollection:
-        """A fresh metric: ``update(prediction, target)`` takes batches of maps, ``compute()`` gives a value by name."""
+        """Makes a fresh metric: ``update(prediction, target)`` takes batches of maps, ``compute()`` returns a dict."""
 
     @abstractmethod
     def draw(self, values: Tensor) -> Tensor:
-        """A picture (H, W, 3) uint8 of a map."""
+        """Draws a map as a picture (H, W, 3) uint8 RGB."""
 
     def draw_errors(self, image: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """More pictures (H, W, 3) uint8 by title, of an image (3, H, W) uint8 and its two maps; none by default."""
+        """Draws more pictures (H, W, 3) uint8, by title; none by default.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+            prediction, target: maps of the image.
+        """
         return {}
 
     def legend(self) -> Iterable[tuple[str, RGB]]:
-        """Names of the colours in the pictures; none by default."""
+        """Returns the names and colours of the pictures' legend; none by default."""
         return ()
 
     def headlines(self) -> dict[str, Headline]:
-        """How metrics are shown, in order; one that is not there goes by its own name, with three decimals."""
+        """Returns how metrics are shown, in order; a metric without a headline has its own name and three decimals."""
         return {}
 
 
 def choose_tasks(tasks: Mapping[str, Task], weights: Mapping[str, float]) -> dict[str, Task]:
-    """The tasks that have a weight, in the data set's order; all of them if ``weights`` is empty.
+    """Returns the tasks that have a weight, in the data set's order; all of them if ``weights`` is empty.
 
     Raises:
-        ValueError: a weight for a task that the data set does not have.
+        ValueError: ``weights`` names a task that the data set does not have.
     """
     if unknown := [name for name in weights if name not in tasks]:
-        raise ValueError(f"tasks must be of those of the data set, {', '.join(tasks)}, got {', '.join(unknown)}")
+        raise ValueError(f"tasks must be tasks of the data set ({', '.join(tasks)}), got {', '.join(unknown)}")
     return {name: task for name, task in tasks.items() if name in weights or not weights}
 
 
 def metric_prefixes(tasks: Iterable[str]) -> dict[str, str]:
-    """What stands before the names of each task's metrics: nothing for the first task, ``"task/"`` for the others."""
+    """Returns the prefix of the names of each task's metrics: none for the first task, ``"task/"`` for the others."""
     return {name: f"{name}/" if position else "" for position, name in enumerate(tasks)}

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for every pixel, with the boundary losses of this library."""
+"""The semantic task predicts a class for every pixel, and trains with the boundary losses of this library."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ MISSING, FALSE = (230, 60, 20), (30, 90, 230)
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticTask(Task):
-    """A class for every pixel. Its target is (H, W) class ids, ``void`` where there is none.
+    """Predicts a class for every pixel. The target is (H, W) class ids, ``void`` where there is none.
 
-    The loss is the one that a configuration names: cross-entropy, boundary BCE and InverseForm. It takes the boundary
-    from ``predictions["boundary"]`` where the model has such a head, else from the class logits.
+    The configuration chooses the loss: cross-entropy alone, with the boundary BCE, or with both the boundary BCE and
+    InverseForm. The boundary is ``predictions["boundary"]`` if the model has such a head; without one the class logits
+    imply it.
 
     Attributes:
-        classes: names; a class id is an index into them.
-        colors: RGB 0..255 of each class, for pictures; made up if not given. Tasks that differ in nothing else are
-            equal.
+        classes: names of the classes; a class id is an index into them.
+        colors: RGB 0..255 of each class, for pictures; :func:`palette` makes them if they are not given. Tasks that
+            differ in nothing else are equal.
 
     Raises:
-        ValueError: not one color a class.
+        ValueError: the number of colours is not that of the classes.
     """
 
     kind: ClassVar[Kind] = "labels"
@@ -57,7 +58,7 @@ class SemanticTask(Task):
         if not self.colors:
             object.__setattr__(self, "colors", palette(self.channels))
         if len(self.colors) != len(self.classes):
-            raise ValueError(f"colors must be {len(self.classes)}, one a class, got {len(self.colors)}")
+            raise ValueError(f"colors must be {len(self.classes)}, one for each class, got {len(self.colors)}")
 
     @property
     def channels(self) -> int:
@@ -67,7 +68,7 @@ class SemanticTask(Task):
         return SemanticLoss(config, self.name, self.void)
 
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
-        """Class ids (N, H, W) int64 of logits (N, C, h, w), which are upsampled (bilinear) before the argmax."""
+        """Upsamples logits (N, C, h, w) bilinearly to ``size``; returns their argmax, class ids (N, H, W) int64."""
         return F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
 
     def metrics(self) -> SegmentationMetrics:
@@ -94,9 +95,9 @@ class SemanticTask(Task):
 
 
 class SemanticLoss(nn.Module):
-    """The loss that a configuration names, of the logits and labels of the task ``name``.
+    """Computes the loss that a configuration chooses, of the logits and labels of the task ``name``.
 
-    Its terms are ``total`` and ``segmentation``, and unless the loss is cross-entropy alone, ``boundary`` and
+    Its terms are ``total`` and ``segmentation`` and, unless the loss is cross-entropy alone, ``boundary`` and
     ``inverseform``. InverseForm counts from the step ``config.inverseform_start`` on.
     """
 
@@ -124,33 +125,38 @@ def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLos
 
 
 def colorize(labels: Tensor, colors: Sequence[RGB]) -> Tensor:
-    """(H, W) class ids to (H, W, 3) uint8; what has no colour, void that is, is black."""
+    """Draws class ids (H, W) as a picture (H, W, 3) uint8 RGB; void is black."""
     palette = torch.zeros(256, 3, dtype=torch.uint8)
     palette[: len(colors)] = torch.tensor(colors, dtype=torch.uint8)
     return palette[labels.long()]
 
 
 def boundary_errors(image: Tensor, prediction: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """The image (3, H, W) uint8 in light grey, with the boundary pixels that the F-score at 1 px counts as wrong.
+    """Draws the boundary pixels that the F-score at 1 px counts as wrong over the image in light grey.
 
-    Orange: true, but no predicted boundary of the same class within 1 px. Blue: predicted, but no true one.
+    An orange pixel is on a true boundary without a predicted one of the same class within 1 px; a blue pixel is on a
+    predicted boundary without a true one.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        prediction, target: (H, W) integer class ids; ``ignore_index`` in the target is void.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8 RGB.
     """
     grey = image.float().mean(0)
     picture = (175 + 0.3 * grey).to(torch.uint8)[..., None].repeat(1, 1, 3)
     valid = target != ignore_index
     true, predicted = (class_boundaries(labels, valid, 256) for labels in (target, prediction))
     disk = disk_half_widths(1)
-    for mine, others, color in ((predicted, true, FALSE), (true, predicted, MISSING)):
-        wrong = mine & ~dilate(others, disk, torch.bitwise_or)
+    for boundaries, counterparts, color in ((predicted, true, FALSE), (true, predicted, MISSING)):
+        wrong = boundaries & ~dilate(counterparts, disk, torch.bitwise_or)
         picture[wrong.any(0)] = torch.tensor(color, dtype=torch.uint8)
     return picture
 
 
 def palette(count: int) -> tuple[RGB, ...]:
-    """Colours that are far apart in hue."""
+    """Returns ``count`` colours whose hues are far apart."""
     colors = []
     for i in range(count):
         red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.45 + 0.4 * (i % 2), 0.55 + 0.2 * (i % 3))

@@ -1,1 +1,1 @@
-"""Training: the configuration, checkpoints, the criterion, sampling, the optimiser, and the run that joins them."""
+"""The criterion, the sampling of batches, the optimizer, and the training run that joins them."""

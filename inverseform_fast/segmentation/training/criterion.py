@@ -1,4 +1,4 @@
-"""The loss of all tasks together."""
+"""The criterion sums the losses of all tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..tasks import Task
 
 
 class Criterion(nn.Module):
-    """The weighted sum of the tasks' losses; ``config.tasks`` has the weights, and a task that it lacks weighs 1."""
+    """Sums the tasks' losses, weighted by ``config.tasks``; a task that is not there has weight 1."""
 
     def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
         super().__init__()
@@ -20,15 +20,18 @@ class Criterion(nn.Module):
         self.losses = nn.ModuleDict({name: task.loss(config) for name, task in tasks.items()})
 
     def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Scalars: ``"total"``, which is minimised, and every term of every task's loss as ``"task/term"``.
+        """Computes the total and its terms.
 
         Args:
-            predictions: what the model returns, floats (N, C, h, w).
+            predictions: what the model returns, floats (N, C, h, w) by name.
             targets: batches of maps by task, (N, H, W) or (N, C, H, W).
-            step: how many steps were taken before.
+            step: number of steps taken before this one.
+
+        Returns:
+            Scalars: ``"total"``, which is minimized, and every term of every task's loss as ``"task/term"``.
 
         Raises:
-            ValueError: the model predicts too little.
+            ValueError: the model does not predict every task.
         """
         if missing := [name for name in self.losses if name not in predictions]:
             raise ValueError(f"the model must predict {', '.join(missing)}, got {', '.join(predictions)}")

@@ -1,8 +1,8 @@
-"""Training by steps, such that a run that was killed and resumed ends with the same numbers as one that was not.
+"""A training goes by steps; a run that is killed and resumed ends with the same numbers as one that is not.
 
 The batch of step k, its augmentation, the model's own randomness and the learning rate are pure functions of
-(config, k), so a checkpoint needs the weights, the optimiser's state and k. On a CPU the numbers are the same bit for
-bit; on a GPU as far as its kernels are deterministic.
+(config, k), so a checkpoint needs only the weights, the optimizer's state and k. On a CPU the numbers are the same bit
+for bit; on a GPU they are as far as its kernels are deterministic.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ _RESULTS = (CHECKPOINT, METRICS, REPORT, PICTURE)
 
 
 def open_datasets(config: TrainConfig) -> Datasets:
-    """The data sets to train and to evaluate on.
+    """Opens the data sets to train and to evaluate on, in this order.
 
     Raises:
-        FileNotFoundError, ValueError: a bad option, or a file that is missing or bad.
+        FileNotFoundError: a file is missing.
+        ValueError: an option is wrong, or a file is bad.
     """
     return open_dataset(config, config.train_split), open_dataset(config, config.eval_split)
 
@@ -63,19 +64,20 @@ def train(
     """Trains, evaluates and reports; everything it writes goes into ``config.out``.
 
     Args:
-        resume: go on from the checkpoint in ``config.out``.
+        config: the options of the run.
+        resume: continue from the checkpoint in ``config.out``.
         overwrite: remove an earlier run's files from ``config.out`` first.
-        datasets: to train and to evaluate on; those that ``config`` names if not given.
-        criterion: makes another loss than :class:`Criterion` from the configuration and the tasks.
-        console: where progress goes.
+        datasets: the data sets to train and to evaluate on; those that ``config`` names if not given.
+        criterion: makes the loss from the configuration and the tasks; it is called as :class:`Criterion` is.
+        console: shows the progress.
 
     Returns:
         The evaluation metrics, and ``seconds_per_step``.
 
     Raises:
-        FileExistsError: the folder holds a checkpoint, and neither ``resume`` nor ``overwrite`` is given.
-        FileNotFoundError: nothing to resume; or no data.
-        ValueError: a bad configuration, or one that differs from the checkpoint's in what decides the result.
+        FileExistsError: the folder holds an earlier run, and neither ``resume`` nor ``overwrite`` is given.
+        FileNotFoundError: there is nothing to resume, or the data are missing.
+        ValueError: the configuration is wrong, or differs from the checkpoint's in what decides the result.
         FloatingPointError: the loss is no longer finite.
     """
     out = Path(config.out)
@@ -93,7 +95,7 @@ def train(
 
 
 def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The checkpoint to resume from, if any; raises rather than let an earlier run's files be lost."""
+    """Returns the checkpoint to resume from, if any; raises an error before an earlier run's files would be lost."""
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
     if resume:
@@ -107,13 +109,14 @@ def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool)
     found = [name for name in _RESULTS if (out / name).exists()]
     if found and not overwrite:
         raise FileExistsError(
-            f"{out} holds an earlier run ({', '.join(found)}): resume it, overwrite it, or choose another"
+            f"out must be a folder without a run, but {out} holds an earlier run ({', '.join(found)}): "
+            "resume it, overwrite it, or choose another folder"
         )
     return None
 
 
 def _prepare_folder(out: Path, config: TrainConfig, overwrite: bool) -> None:
-    """Makes the folder with its ``config.json``; an earlier run's files go if they are to be overwritten."""
+    """Makes the folder and its ``config.json``; removes an earlier run's files if ``overwrite`` is set."""
     out.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for path in [path for name in (*_RESULTS, "tensorboard/events.out.tfevents.*") for path in out.glob(name)]:
@@ -123,7 +126,7 @@ def _prepare_folder(out: Path, config: TrainConfig, overwrite: bool) -> None:
 
 
 class _Run:
-    """One training run: what changes from step to step, and the loop."""
+    """One training run: its state, which changes from step to step, and its loop."""
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class _Run:
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.first_step = self.step = 0
-        self.seconds = 0.0  # spent in steps by this process, loading included
+        self.seconds = 0.0  # what this process has spent in steps, loading included
 
     def restore(self, checkpoint: Checkpoint) -> None:
         check_tasks(self.train_set, checkpoint.tasks)
@@ -159,7 +162,7 @@ class _Run:
         self.first_step = self.step = checkpoint.step
 
     def fit(self) -> dict[str, float]:
-        """Takes the steps that are left, with logs, checkpoints and evaluations; returns the last evaluation."""
+        """Takes the remaining steps, with logs, checkpoints and evaluations; returns the last evaluation's metrics."""
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         progress = Progress(*columns, TextColumn("{task.fields[status]}"), console=self.console)
         writer = SummaryWriter(str(Path(self.config.out) / "tensorboard"), purge_step=self.first_step)
@@ -189,7 +192,7 @@ class _Run:
             started = time.perf_counter()
 
     def _batches(self) -> DataLoader[Sample]:
-        """The batches of the steps that are left."""
+        """Returns the batches of the remaining steps."""
         transform = TrainTransform(self.train_set.tasks, self.config.crop, self.config.scale)
         return DataLoader(
             SeededSamples(self.train_set, transform),
@@ -198,15 +201,15 @@ class _Run:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _is_due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.steps
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self.config.steps
 
     def _take_step(self, batch: Sample) -> dict[str, Tensor]:
-        """One step of the optimiser; returns the terms of the loss, still on the device."""
+        """Takes one step of the optimizer; returns the terms of the loss, still on the device."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        torch.manual_seed(derived_seed(config.seed, 2, self.step))  # dropout and the like
+        torch.manual_seed(derived_seed(config.seed, 2, self.step))  # for dropout and the like
         inputs = model_inputs(self.model, batch, self.device)
         targets = {name: batch[name].to(self.device, non_blocking=True) for name in self.tasks}
         with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
@@ -223,10 +226,12 @@ class _Run:
         return terms
 
     def _finite_values(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """The terms as numbers, which waits for the device; so it is asked only when they are logged."""
+        """Returns the terms as numbers. This waits for the device, so it is done only in steps that are logged."""
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(values["total"]):
-            raise FloatingPointError(f"the loss is not finite at step {self.step}: {values}; the last checkpoint stays")
+            raise FloatingPointError(
+                f"the loss must be finite, but is not at step {self.step}: {values}; the last checkpoint is kept"
+            )
         return values
 
     def _log(self, writer: SummaryWriter, values: dict[str, float]) -> None:
@@ -259,5 +264,5 @@ class _Run:
         return {**metrics, "seconds_per_step": self._seconds_per_step()}
 
     def _seconds_per_step(self) -> float:
-        """Mean over the steps of this process; NaN before the first."""
+        """Returns the mean over the steps of this process; NaN before the first."""
         return self.seconds / steps if (steps := self.step - self.first_step) else math.nan

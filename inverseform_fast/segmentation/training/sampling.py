@@ -1,4 +1,4 @@
-"""Which samples make up the batch of a step, and with which augmentation: functions of the configuration alone."""
+"""The samples of a step's batch, and their augmentation, are functions of the configuration and the step alone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..datasets.base import Transform
 
 
 def derived_seed(*parts: int) -> int:
-    """A well-mixed 63-bit seed from a tuple of non-negative integers."""
+    """Mixes non-negative integers into a 63-bit seed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (sample index, augmentation seed) for the steps ``first`` .. ``steps - 1``.
+    """Yields a batch of (sample index, augmentation seed) for each of the steps ``first`` .. ``steps - 1``.
 
-    Each pass over the data is a fresh permutation; batches run across the passes, so any batch size fits any data set.
+    Each pass over the data is a fresh permutation. A batch may span two passes, so any batch size fits any data set.
     """
 
     def __init__(self, length: int, config: TrainConfig, first: int = 0) -> None:
@@ -47,7 +47,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
 
 
 class SeededSamples(Dataset[Sample]):
-    """Augmented samples whose randomness comes from the seed in the key alone, in any process."""
+    """Augments samples; all randomness comes from the seed in the key, whichever process computes the sample."""
 
     def __init__(self, dataset: SegmentationDataset, transform: Transform) -> None:
         self.dataset = dataset
