@@ -99,8 +99,8 @@ def cuda_toolkit() -> Path:
         raise Missing(f"torch {version} is a build without CUDA")
     major = cuda.split(".")[0]
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    of_pip = Path(sysconfig.get_path("purelib"), "nvidia", f"cu{major}", "bin", "nvcc")
-    nvcc = shutil.which(Path(home, "bin", "nvcc")) if home else shutil.which(of_pip) or shutil.which("nvcc")
+    pip_nvcc = Path(sysconfig.get_path("purelib"), "nvidia", f"cu{major}", "bin", "nvcc")
+    nvcc = shutil.which(Path(home, "bin", "nvcc")) if home else shutil.which(pip_nvcc) or shutil.which("nvcc")
     if nvcc is None:
         raise Missing(f"there is no {home}/bin/nvcc" if home else "there is no nvcc: set CUDA_HOME, or put it on PATH")
     release = re.search(r"release (\d+)", run(nvcc, "--version"))

@@ -354,7 +354,7 @@ def test_bad_class_list(tmp_path: Path, content: str, message: str) -> None:
 
 def test_unknown_name_lists_the_names() -> None:
     assert list(DATASETS) == ["scenes", "camvid", "folder"]
-    with pytest.raises(ValueError, match="name must be one of scenes, camvid, folder, got 'cityscapes'"):
+    with pytest.raises(ValueError, match="data must be one of scenes, camvid, folder, got 'cityscapes'"):
         build_dataset("cityscapes", "train")
 
 

@@ -82,12 +82,12 @@ def differentiate(
 def differentiate_loss(forward: Callable[..., Any], backward: Callable[..., Tensor]) -> None:
     """Autograd of an op ``-> (loss, scale, gradient)`` that has made its first input's gradient, but for the scale.
 
-    ``backward(grad, gradient, scale, dtype)`` brings the two together.
+    ``backward(grad, grad_input, scale, dtype)`` brings the two together.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, scale, gradient = output
-        ctx.save_for_backward(gradient, scale)
+        _, scale, grad_input = output
+        ctx.save_for_backward(grad_input, scale)
         ctx.set_materialize_grads(False)  # scale and gradient have no gradients: make no zeros for them
         ctx.dtype, ctx.others = inputs[0].dtype, len(inputs) - 1
 

@@ -29,7 +29,7 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
         FileNotFoundError, ValueError: a file is missing or bad; see the classes.
     """
     if name not in DATASETS:
-        raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}")
+        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
     dataset_type = DATASETS[name]
     if dataset_type.needs_root == (root is None):
         wanted = "the folder of the data set" if dataset_type.needs_root else "None"

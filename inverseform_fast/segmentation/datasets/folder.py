@@ -43,7 +43,7 @@ class Folder(FileDataset):
         root = Path(root)
         images = _images(root)
         labels = {name: root / "labels" / f"{name}.png" for name in images}
-        names = [name for name, its_split in _splits(images).items() if its_split == split]
+        names = [name for name, found in _splits(images).items() if found == split]
         if split in self.splits and not names:
             raise FileNotFoundError(f"split {split!r} must have images: none in {root / 'images' / split}")
         files = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]

@@ -33,5 +33,5 @@ def build_model(
         ValueError: an unknown model or backbone, or a backbone without a feature at stride 4.
     """
     if name not in MODELS:
-        raise ValueError(f"model must be one of {sorted(MODELS)}, got {name!r}")
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     return MODELS[name](backbone, tasks, boundary_head=boundary_head, pretrained=pretrained)
