@@ -52,12 +52,11 @@ def make_pairs(
         transforms: gives the homographies of target tiles, scaled down to ``max_displacement`` where they exceed it;
             None: :func:`inverseform_fast.homography.sample`.
     """
-    device = label_maps.device
     chosen = draw(label_maps, count, generator)
     view = random_views(chosen, tile, zoom, turn, generator)
     target = boundaries(labels_in(chosen, view, tile), 2)
     if transforms is None:
-        a = homography.sample(count, max_displacement, generator=generator, device=device)
+        a = homography.sample(count, max_displacement, generator=generator, device=label_maps.device)
     else:
         a = transforms(target, generator)
         a = a * (max_displacement / a.norm(dim=1, keepdim=True)).clamp(max=1)
@@ -66,10 +65,16 @@ def make_pairs(
         return Pairs(boundaries(moved, 2), target, a)
     predicted = _random_thickness(moved)
     predicted[::damage_every] = _degrade(predicted[::damage_every], generator)
-    # A prediction that says nothing must not be read as a displacement.
-    blank = torch.rand(count, generator=generator, device=device) < 0.05
-    noise = torch.rand(predicted[blank].shape, generator=generator, device=device)
-    level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=device)
+    return _partly_blank(Pairs(predicted, target, a), generator)
+
+
+def _partly_blank(pairs: Pairs, generator: Generator) -> Pairs:
+    """One prediction in 20 says nothing, which must not be read as a displacement; the others are as they were."""
+    predicted, target, a = pairs
+    blank = torch.rand(len(a), generator=generator, device=a.device) < 0.05
+    noise = torch.rand(predicted[blank].shape, generator=generator, device=a.device)
+    level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=a.device)
+    predicted = predicted.clone()
     predicted[blank] = level * (1 - grain * noise)
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
 
