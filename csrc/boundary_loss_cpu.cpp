@@ -49,8 +49,8 @@ std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Ten
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
   m.def(
-      "boundary_loss_cpu(Tensor logits, Tensor target, bool with_gradient) -> (Tensor loss, Tensor weights, Tensor "
-      "gradient)");
+      "boundary_loss_cpu(Tensor logits, Tensor target, bool wants_grad) -> (Tensor loss, Tensor weights, Tensor "
+      "grad_logits)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {

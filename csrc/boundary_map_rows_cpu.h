@@ -35,8 +35,9 @@ inline void make_rows(const Arguments& args, int64_t begin, int64_t end) {
     for (const auto& [dy, dx] : args.disk) {
       if (y + dy < 0 || y + dy >= args.height) continue;
       const int64_t* others = labels + dy * width + dx;
-      const int64_t from = std::max<int64_t>(0, -dx), to = std::min(width, width - dx);
-      for (int64_t x = from; x < to; ++x) differs[x] |= (labels[x] != others[x]) & (others[x] != ignore_index) ? 1 : 0;
+      const int64_t left = std::max<int64_t>(0, -dx), right = std::min(width, width - dx);
+      for (int64_t x = left; x < right; ++x)
+        differs[x] |= (labels[x] != others[x]) & (others[x] != ignore_index) ? 1 : 0;
     }
     uint8_t* __restrict boundary = args.boundary + row * width;
     for (int64_t x = 0; x < width; ++x)

@@ -116,10 +116,10 @@ inline void make_rows(const Forward& args, int64_t begin, int64_t end) {
     const int64_t n = row / height, y = row % height;
     resized.make(n, y);
     for (int64_t column = 0; column < args.grid.columns; ++column) {
-      const int64_t from = column * tile, to = column * tile * tile;
-      std::copy_n(resized.predicted.data() + from, tile, args.grid.row(args.predicted_tiles, n, height, y) + to);
-      std::copy_n(resized.boundary.data() + from, tile, args.grid.row(args.true_tiles, n, height, y) + to);
-      std::copy_n(resized.valid.data() + from, tile, args.grid.row(args.valid, n, height, y) + to);
+      const int64_t x = column * tile, start = column * tile * tile;
+      std::copy_n(resized.predicted.data() + x, tile, args.grid.row(args.predicted_tiles, n, height, y) + start);
+      std::copy_n(resized.boundary.data() + x, tile, args.grid.row(args.true_tiles, n, height, y) + start);
+      std::copy_n(resized.valid.data() + x, tile, args.grid.row(args.valid, n, height, y) + start);
     }
   }
 }

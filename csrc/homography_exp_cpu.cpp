@@ -32,10 +32,11 @@ Tensor forward(const Tensor& a) {
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() = 3, sizes.push_back(3);
   const Tensor theta = torch::stable::new_empty(x, sizes);
-  const float* from = numbers<float>(x);
-  float* to = results<float>(theta);
-  in_parallel(x.numel() / 8,
-              [&](int64_t first, int64_t rows) { SIMD_BEST(exponential)(from + 8 * first, to + 9 * first, rows); });
+  const float* coefficients = numbers<float>(x);
+  float* matrices = results<float>(theta);
+  in_parallel(x.numel() / 8, [&](int64_t first, int64_t rows) {
+    SIMD_BEST(exponential)(coefficients + 8 * first, matrices + 9 * first, rows);
+  });
   return torch::stable::to(theta, a.scalar_type());
 }
 
@@ -43,10 +44,10 @@ Tensor backward(const Tensor& grad, const Tensor& a) {
   const Tensor g = dense(grad, ScalarType::Float), x = dense(a, ScalarType::Float);
   STD_TORCH_CHECK(g.numel() * 8 == x.numel() * 9, "grad must be (..., 3, 3)");
   const Tensor grad_a = torch::stable::new_empty(x, x.sizes());
-  const float *from_grad = numbers<float>(g), *from = numbers<float>(x);
-  float* to = results<float>(grad_a);
+  const float *grad_matrices = numbers<float>(g), *coefficients = numbers<float>(x);
+  float* grad_coefficients = results<float>(grad_a);
   in_parallel(x.numel() / 8, [&](int64_t first, int64_t rows) {
-    SIMD_BEST(differentiate)(from_grad + 9 * first, from + 8 * first, to + 8 * first, rows);
+    SIMD_BEST(differentiate)(grad_matrices + 9 * first, coefficients + 8 * first, grad_coefficients + 8 * first, rows);
   });
   return torch::stable::to(grad_a, a.scalar_type());
 }

@@ -28,7 +28,7 @@ namespace homography_exp::SIMD_TARGET {
 constexpr double UNIT = 0.70710678118654752440, THIRD = UNIT / 3;  // the generators' entries are multiples of these
 
 struct Matrix {
-  double at[9][ROWS];  // row-major
+  double entry[9][ROWS];  // row-major
 };
 
 inline Matrix product(const Matrix& a, const Matrix& b) {
@@ -36,34 +36,35 @@ inline Matrix product(const Matrix& a, const Matrix& b) {
   for (int i = 0; i < 9; i += 3)
     for (int j = 0; j < 3; ++j)
       for (int r = 0; r < ROWS; ++r)
-        c.at[i + j][r] = a.at[i][r] * b.at[j][r] + a.at[i + 1][r] * b.at[3 + j][r] + a.at[i + 2][r] * b.at[6 + j][r];
+        c.entry[i + j][r] = a.entry[i][r] * b.entry[j][r] + a.entry[i + 1][r] * b.entry[3 + j][r] +
+                            a.entry[i + 2][r] * b.entry[6 + j][r];
   return c;
 }
 
 inline Matrix sum(const Matrix& a, const Matrix& b) {
   Matrix c;
   for (int i = 0; i < 9; ++i)
-    for (int r = 0; r < ROWS; ++r) c.at[i][r] = a.at[i][r] + b.at[i][r];
+    for (int r = 0; r < ROWS; ++r) c.entry[i][r] = a.entry[i][r] + b.entry[i][r];
   return c;
 }
 
 inline Matrix scaled(const Matrix& a, double factor) {
   Matrix c;
   for (int i = 0; i < 9; ++i)
-    for (int r = 0; r < ROWS; ++r) c.at[i][r] = a.at[i][r] * factor;
+    for (int r = 0; r < ROWS; ++r) c.entry[i][r] = a.entry[i][r] * factor;
   return c;
 }
 
 inline Matrix plus_identity(Matrix a) {
   for (int i = 0; i < 9; i += 4)
-    for (int r = 0; r < ROWS; ++r) a.at[i][r] += 1;
+    for (int r = 0; r < ROWS; ++r) a.entry[i][r] += 1;
   return a;
 }
 
 inline Matrix transposed(const Matrix& a) {
   Matrix b;
   for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j) std::copy_n(a.at[3 * i + j], ROWS, b.at[3 * j + i]);
+    for (int j = 0; j < 3; ++j) std::copy_n(a.entry[3 * i + j], ROWS, b.entry[3 * j + i]);
   return b;
 }
 
@@ -76,9 +77,9 @@ inline Matrix algebra(const float* a,  // [count, 8]
   Matrix m;
   for (int r = 0; r < ROWS; ++r, a += 8) {
     const double rotation = a[2] * UNIT, scale = a[3] * THIRD, aspect = a[4] * UNIT, shear = a[5] * UNIT;
-    m.at[0][r] = scale + aspect, m.at[1][r] = shear - rotation, m.at[2][r] = a[0];
-    m.at[3][r] = shear + rotation, m.at[4][r] = scale - aspect, m.at[5][r] = a[1];
-    m.at[6][r] = a[6] * UNIT, m.at[7][r] = a[7] * UNIT, m.at[8][r] = -2 * scale;
+    m.entry[0][r] = scale + aspect, m.entry[1][r] = shear - rotation, m.entry[2][r] = a[0];
+    m.entry[3][r] = shear + rotation, m.entry[4][r] = scale - aspect, m.entry[5][r] = a[1];
+    m.entry[6][r] = a[6] * UNIT, m.entry[7][r] = a[7] * UNIT, m.entry[8][r] = -2 * scale;
   }
   return m;
 }
@@ -93,7 +94,7 @@ inline void exponential_block(const float* a,  // [count, 8]
   for (int i = 0; i < 5; ++i) minus_one = sum(scaled(minus_one, 2), product(minus_one, minus_one));
   const Matrix result = plus_identity(minus_one);
   for (int64_t r = 0; r < count; ++r)
-    for (int i = 0; i < 9; ++i) theta[9 * r + i] = result.at[i][r];
+    for (int i = 0; i < 9; ++i) theta[9 * r + i] = result.entry[i][r];
 }
 
 inline void differentiate_block(const float* grad,  // [count, 3, 3]
@@ -103,7 +104,7 @@ inline void differentiate_block(const float* grad,  // [count, 3, 3]
   const Matrix x = scaled(transposed(algebra(a, count)), 1.0 / 32);
   Matrix d = {};
   for (int64_t r = 0; r < count; ++r)
-    for (int i = 0; i < 9; ++i) d.at[i][r] = grad[9 * r + i] / 32.0;
+    for (int i = 0; i < 9; ++i) d.entry[i][r] = grad[9 * r + i] / 32.0;
   Matrix series = plus_identity(scaled(x, 1.0 / 8)), d_series = scaled(d, 1.0 / 8);
   for (int order = 7; order > 1; --order) {
     d_series = scaled(sum(product(d, series), product(x, d_series)), 1.0 / order);
@@ -114,7 +115,7 @@ inline void differentiate_block(const float* grad,  // [count, 3, 3]
     d_minus_one = sum(scaled(d_minus_one, 2), sum(product(d_minus_one, minus_one), product(minus_one, d_minus_one)));
     minus_one = sum(scaled(minus_one, 2), product(minus_one, minus_one));
   }
-  const auto& g = d_minus_one.at;  // the gradient by A
+  const auto& g = d_minus_one.entry;  // the gradient by A
   for (int64_t r = 0; r < count; ++r, grad_a += 8) {
     grad_a[0] = g[2][r], grad_a[1] = g[5][r];
     grad_a[2] = (g[3][r] - g[1][r]) * UNIT;

@@ -62,13 +62,13 @@ std::tuple<Tensor, Tensor> homography_warp_backward(const Tensor& grad, const Te
   const Tensor grad_image = torch::stable::new_zeros(images, wants_image ? images.sizes().vec() : none);
   const Tensor grad_theta = torch::stable::new_zeros(thetas, wants_theta ? thetas.sizes().vec() : none);
   if (grad.numel()) {
-    const float* from = numbers<float>(grads);
-    float* to_image = results<float>(grad_image);
+    const float* grad_views = numbers<float>(grads);
+    float* image_data = results<float>(grad_image);
     // Where the nearest pixel is sampled, theta's gradient is zero.
-    float* to_theta = nearest ? nullptr : results<float>(grad_theta);
+    float* theta_data = nearest ? nullptr : results<float>(grad_theta);
     const int64_t n = image.size(0);
     torch::stable::parallel_for(0, n, GRAIN / (grad.numel() / n) + 1, [&](int64_t begin, int64_t end) {
-      SIMD_BEST(backward)(args, from, to_image, to_theta, begin, end);
+      SIMD_BEST(backward)(args, grad_views, image_data, theta_data, begin, end);
     });
   }
   return {torch::stable::to(grad_image, image.scalar_type()), torch::stable::to(grad_theta, theta.scalar_type())};

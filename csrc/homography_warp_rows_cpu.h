@@ -71,13 +71,13 @@ inline void gather(const float* plane,     // [H, W]
 #ifdef SIMD_BYTES
   for (; i + SIMD_BYTES / 4 <= count; i += SIMD_BYTES / 4) {
 #if SIMD_BYTES == 64
-    const __m512i from = _mm512_loadu_si512(offset + i);
-    const __mmask16 inside = _mm512_cmpge_epi32_mask(from, _mm512_setzero_si512());
-    _mm512_storeu_ps(value + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside, from, plane, 4));
+    const __m512i source = _mm512_loadu_si512(offset + i);
+    const __mmask16 inside = _mm512_cmpge_epi32_mask(source, _mm512_setzero_si512());
+    _mm512_storeu_ps(value + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside, source, plane, 4));
 #else
-    const __m256i from = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + i));
-    const __m256 inside = _mm256_castsi256_ps(~from);  // the instruction reads the sign bits
-    _mm256_storeu_ps(value + i, _mm256_mask_i32gather_ps(_mm256_setzero_ps(), plane, from, inside, 4));
+    const __m256i source = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + i));
+    const __m256 inside = _mm256_castsi256_ps(~source);  // the instruction reads the sign bits
+    _mm256_storeu_ps(value + i, _mm256_mask_i32gather_ps(_mm256_setzero_ps(), plane, source, inside, 4));
 #endif
   }
 #endif

@@ -57,8 +57,8 @@ inline void correlate(const Arguments& args, int64_t begin, int64_t end) {
   Padded second(args);
   for (int64_t group = begin; group < end; ++group) {
     const float* first = args.first + group * args.channels * plane;
-    second.inner_rows(args, [&](float* row, int64_t at) {
-      std::copy_n(args.second + group * args.channels * plane + at, width, row);
+    second.inner_rows(args, [&](float* row, int64_t start) {
+      std::copy_n(args.second + group * args.channels * plane + start, width, row);
     });
     for (int64_t dy = 0; dy < span; ++dy)
       for (int64_t dx = 0; dx < span; ++dx)
@@ -79,7 +79,7 @@ inline void differentiate(const Arguments& args, int64_t begin, int64_t end) {
   Padded second(args), grad_second(args);
   for (int64_t group = begin; group < end; ++group) {
     const int64_t maps = group * args.channels * plane;
-    second.inner_rows(args, [&](float* row, int64_t at) { std::copy_n(args.second + maps + at, width, row); });
+    second.inner_rows(args, [&](float* row, int64_t start) { std::copy_n(args.second + maps + start, width, row); });
     std::fill(grad_second.maps.begin(), grad_second.maps.end(), 0.0f);
     if (args.grad_first) std::fill_n(args.grad_first + maps, args.channels * plane, 0.0f);
     for (int64_t dy = 0; dy < span; ++dy)
@@ -87,15 +87,15 @@ inline void differentiate(const Arguments& args, int64_t begin, int64_t end) {
         for (int64_t y = 0; y < args.height; ++y) {
           const float* grad = args.grad + ((group * span + dy) * span + dx) * plane + y * width;
           for (int64_t c = 0; c < args.channels; ++c) {
-            const int64_t at = maps + c * plane + y * width;
-            if (args.grad_first) add_product(grad, second.row(c, y + dy) + dx, width, args.grad_first + at);
-            if (args.grad_second) add_product(grad, args.first + at, width, grad_second.row(c, y + dy) + dx);
+            const int64_t start = maps + c * plane + y * width;
+            if (args.grad_first) add_product(grad, second.row(c, y + dy) + dx, width, args.grad_first + start);
+            if (args.grad_second) add_product(grad, args.first + start, width, grad_second.row(c, y + dy) + dx);
           }
         }
     for (int64_t i = 0; args.grad_first && i < args.channels * plane; ++i) args.grad_first[maps + i] /= args.channels;
     if (args.grad_second)
-      grad_second.inner_rows(args, [&](const float* row, int64_t at) {
-        for (int64_t x = 0; x < width; ++x) args.grad_second[maps + at + x] = row[x] / args.channels;
+      grad_second.inner_rows(args, [&](const float* row, int64_t start) {
+        for (int64_t x = 0; x < width; ++x) args.grad_second[maps + start + x] = row[x] / args.channels;
       });
   }
 }

@@ -56,8 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> segmentation_loss(const Tensor& logits, const
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
   m.def(
       "segmentation_loss_cpu(Tensor logits, Tensor labels, Tensor? class_weights, int ignore_index, bool "
-      "with_gradient) "
-      "-> (Tensor loss, Tensor weight, Tensor gradient)");
+      "wants_grad) -> (Tensor loss, Tensor weight, Tensor grad_logits)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {

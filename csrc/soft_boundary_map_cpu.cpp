@@ -45,11 +45,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, std::vector<int64_t> si
   const Arguments args = arguments(maps, size[0], size[1], radius);
   const Tensor result = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
   const Tensor logarithm = torch::stable::new_empty(maps, {maps.size(0), 1, size[0], size[1]});
-  float* to[] = {results<float>(result), results<float>(logarithm)};
+  float* outputs[] = {results<float>(result), results<float>(logarithm)};
   // A thread computes some rows of its neighbours again, so it must have enough rows of its own.
   const int64_t grain = 8 * args.reach.size();
   torch::stable::parallel_for(0, maps.size(0) * size[0], grain, [&](int64_t begin, int64_t end) {
-    SIMD_BEST(forward_rows)(args, to[0], to[1], begin, end);
+    SIMD_BEST(forward_rows)(args, outputs[0], outputs[1], begin, end);
   });
   return {result, logarithm};
 }
@@ -63,11 +63,11 @@ Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logit
                logarithms = dense(logarithm, ScalarType::Float);
   const Arguments args = arguments(maps, logarithm.size(2), logarithm.size(3), radius);
   const Tensor grad_logits = torch::stable::new_zeros(maps, {maps.size(0), maps.size(1), maps.size(2), maps.size(3)});
-  const float* from[] = {numbers<float>(grads), numbers<float>(logarithms)};
-  float* to = results<float>(grad_logits);
+  const float* inputs[] = {numbers<float>(grads), numbers<float>(logarithms)};
+  float* result = results<float>(grad_logits);
   const int64_t grain = 1 + 8 * args.reach.size() * args.rows.size / args.rows.full;
   torch::stable::parallel_for(0, maps.size(0) * args.rows.size, grain, [&](int64_t begin, int64_t end) {
-    SIMD_BEST(backward_rows)(args, from[0], from[1], to, begin, end);
+    SIMD_BEST(backward_rows)(args, inputs[0], inputs[1], result, begin, end);
   });
   return grad_logits;
 }

@@ -40,10 +40,10 @@ namespace soft_boundary_map::SIMD_TARGET {
 constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
 constexpr float TINY = std::numeric_limits<float>::min();
 
-inline void add(const float* from,  // [count]
+inline void add(const float* values,  // [count]
                 int64_t count,
                 float* __restrict sum) {  // [count]
-  for (int64_t x = 0; x < count; ++x) sum[x] += from[x];
+  for (int64_t x = 0; x < count; ++x) sum[x] += values[x];
 }
 
 inline void add_product(const float* a,  // [count]
@@ -243,11 +243,11 @@ inline void send_back(const Arguments& args, Row& row, float share,
     // The norm differs from 1 only by rounding, which would count where the prediction is sure.
     for (int64_t x = 0; x < count; ++x) dot[x] /= norm[x];
     for (int64_t c = 0; c < args.classes; ++c) {
-      const int64_t at = c * width + x0;
-      const float* root = row.root.data() + at;
-      float* __restrict grad = row.grad_root.data() + at;  // becomes the gradient by the logits
-      float* __restrict first = grad_above + at;
-      float* __restrict second = grad_below + at;
+      const int64_t start = c * width + x0;
+      const float* root = row.root.data() + start;
+      float* __restrict grad = row.grad_root.data() + start;  // becomes the gradient by the logits
+      float* __restrict first = grad_above + start;
+      float* __restrict second = grad_below + start;
       for (int64_t x = 0; x < count; ++x) {
         grad[x] = root[x] / 2 * (grad[x] - root[x] * dot[x]);
         first[x] += (1 - share) * grad[x];

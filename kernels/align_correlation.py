@@ -81,7 +81,7 @@ def _correlation_layer(
     column = tl.arange(0, MATCH_GROUPS * SPAN_PADDED)
     group, dx = tl.arange(0, MATCH_GROUPS)[:, None, None], tl.arange(0, SPAN_PADDED)[None, :, None] - SPAN // 2
     first = group * MATCH_GROUP * cells
-    own_at, at = first + cell[None, None, :], (first + dx) + cell[None, None, :]
+    own_place, place = first + cell[None, None, :], (first + dx) + cell[None, None, :]
     hit_x = (dx <= SPAN // 2) & (x[None, None, :] + dx >= 0) & (x[None, None, :] + dx < width)
     values = tl.load(own + feature[:, None] * cells + cell[None, :], inside[None, :], 0)
     w = weight_at(w1 + out[:, None] * CHANNELS + CORRELATIONS + feature[None, :], (out < HIDDEN)[:, None])
@@ -91,8 +91,8 @@ def _correlation_layer(
         hit_y = inside & (y + dy >= 0) & (y + dy < width)
         correlation = tl.zeros([MATCH_GROUPS, SPAN_PADDED, BLOCK], tl.float32)
         for c in range(MATCH_GROUP):
-            here = tl.load(own + (own_at + c * cells), inside[None, None, :], 0)
-            there = tl.load(other + (at + (c * cells + dy * width)), hit_x & hit_y[None, None, :], 0)
+            here = tl.load(own + (own_place + c * cells), inside[None, None, :], 0)
+            there = tl.load(other + (place + (c * cells + dy * width)), hit_x & hit_y[None, None, :], 0)
             correlation += here * there
         w = weight_at(
             w1 + out[:, None] * CHANNELS + correlation_channel(row, column)[None, :],
@@ -102,10 +102,10 @@ def _correlation_layer(
         total = product(w, correlation, total, PRECISION)
     total += weight_at(b1 + out, out < HIDDEN)[:, None]
     owned = (out < HIDDEN)[:, None] & inside[None, :]
-    place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
-    tl.store(hidden + place, silu(total), owned)
+    entry = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
+    tl.store(hidden + entry, silu(total), owned)
     if derivative is not None:
-        tl.store(derivative + place, silu_derivative(total), owned)
+        tl.store(derivative + entry, silu_derivative(total), owned)
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def _correlation_backward(
     normal += other * FEATURES * cells
     as_first, as_second = grad_channels + m * CHANNELS * cells, grad_channels + other * CHANNELS * cells
     group, c = tl.arange(0, MATCH_GROUPS)[:, None, None], tl.arange(0, MATCH_GROUP)[None, :, None]
-    at = cell[None, None, :]
+    here = cell[None, None, :]
     total = tl.zeros([MATCH_GROUPS, MATCH_GROUP, BLOCK], tl.float32)
     # The correlation of offset d at cell p is mean_c f_c(p) g_c(p + d), with f of this map and g of the other one. So
     # f_c(p) gets grad_d(p) g_c(p + d). In the other order this map comes second: there it meets g_c(q) at q = p + d, by
@@ -134,12 +134,12 @@ def _correlation_backward(
         hit_y = inside & (y + dy >= 0) & (y + dy < width)
         for column in range(SPAN):
             dx, offset = column - SPAN // 2, row * SPAN + column
-            there, opposite = at + (dy * width + dx), SPAN * SPAN - 1 - offset
+            there, opposite = here + (dy * width + dx), SPAN * SPAN - 1 - offset
             hit = (hit_y & (x + dx >= 0) & (x + dx < width))[None, None, :]
-            grad = tl.load(as_first + (group * (SPAN * SPAN) + offset) * cells + at, hit, 0)
+            grad = tl.load(as_first + (group * (SPAN * SPAN) + offset) * cells + here, hit, 0)
             grad += tl.load(as_second + (group * (SPAN * SPAN) + opposite) * cells + there, hit, 0)
             total += grad * tl.load(normal + (group * MATCH_GROUP + c) * cells + there, hit, 0)
-    place = (group * MATCH_GROUP + c) * cells + at
+    place = (group * MATCH_GROUP + c) * cells + here
     owned = inside[None, None, :]
     total = total / MATCH_GROUP + tl.load(as_first + CORRELATIONS * cells + place, owned, 0)
     tl.store(grad_normal + place, total, owned)

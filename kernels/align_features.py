@@ -139,11 +139,11 @@ def _first_layer(
         w = weight_at(w1 + channel[:, None] * (9 * PIXELS) + pixel[None, :] * 9 + tap, channel[:, None] < FIRST)
         total = product(w, tl.trans(pixels), total, PRECISION)
     total += weight_at(b1 + channel, channel < FIRST)[:, None]
-    at = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
+    entry = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
-    tl.store(first + at, silu(total), owned)
+    tl.store(first + entry, silu(total), owned)
     if derivative is not None:
-        tl.store(derivative + at, silu_derivative(total), owned)
+        tl.store(derivative + entry, silu_derivative(total), owned)
 
 
 @triton.jit
@@ -178,8 +178,8 @@ def _second_layer(
         total = product(w, values, total, PRECISION)
     total += weight_at(b2 + channel, channel < SECOND)[:, None]
     if second_derivative is not None:
-        at = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
-        tl.store(second_derivative + at, silu_derivative(total), real & inside)
+        entry = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
+        tl.store(second_derivative + entry, silu_derivative(total), real & inside)
     w = weight_at(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = (
         product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32), PRECISION)

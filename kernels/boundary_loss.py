@@ -46,25 +46,26 @@ def boundary_loss(
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
     target = boundary_map(labels, radius, ignore_index, release=False)
-    grad = empty_gradient(boundary_logits, 2 * cut.parts if wants_grad else 0)
+    grad_logits = empty_gradient(boundary_logits, 2 * cut.parts if wants_grad else 0)
     sums = boundary_logits.new_empty(n * cut.programs, 4, dtype=torch.float32)
     loss, weights = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in ((), (2,)))
     if n:
         _boundary_loss[(n * cut.programs,)](
-            boundary_logits, target, grad, sums,
+            boundary_logits, target, grad_logits, sums,
             n, *size, *full, *cut.blocks, *cut.parts_yx,
-            boundary_logits.stride(0), *plane_strides(boundary_logits), grad.stride(0), *plane_strides(grad),
+            boundary_logits.stride(0), *plane_strides(boundary_logits),
+            grad_logits.stride(0), *plane_strides(grad_logits),
             KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, WANTS_GRAD=wants_grad, num_warps=cut.warps,
         )  # fmt: skip
     _balanced_loss[(1,)](sums, loss, weights, n * cut.programs)
-    return loss, weights, grad.unflatten(0, (2, cut.parts, -1)).sum(1) if wants_grad else grad
+    return loss, weights, grad_logits.unflatten(0, (2, cut.parts, -1)).sum(1) if wants_grad else grad_logits
 
 
 @triton.jit
 def _boundary_loss(
     logits,  # [N, 1, h, w]
     target,  # [N, H, W]
-    grad,  # [2 * parts * N, 1, h, w]: of the positive pixels' losses, then of the negative ones'
+    grad_logits,  # [2 * parts * N, 1, h, w]: of the positive pixels' losses, then of the negative ones'
     sums,  # [programs, 4]: of positive and of negative losses, of positive and of negative pixels
     batch, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_y, logits_x, grad_n, grad_y, grad_x,
@@ -87,8 +88,9 @@ def _boundary_loss(
     if WANTS_GRAD:
         parts, part = parts_y * parts_x, part_y * parts_x + part_x
         owned = owns_pixel(cell_y, cell_x, height, width)
-        grad += cell_y * grad_y + cell_x * grad_x
-        grad_positive, grad_negative = grad + (part * batch + n) * grad_n, grad + ((parts + part) * batch + n) * grad_n
+        grad_logits += cell_y * grad_y + cell_x * grad_x
+        grad_positive = grad_logits + (part * batch + n) * grad_n
+        grad_negative = grad_logits + ((parts + part) * batch + n) * grad_n
         positive_full, negative_full = tl.where(positive, -doubt, 0.0), tl.where(negative, chance, 0.0)
         tl.store(grad_positive, upsample_backward(positive_full, share_y, share_x, RESIZED), owned)
         tl.store(grad_negative, upsample_backward(negative_full, share_y, share_x, RESIZED), owned)

@@ -46,20 +46,20 @@ def segmentation_loss(
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
-    grad = empty_gradient(logits, cut.parts if wants_grad else 0)
+    grad_logits = empty_gradient(logits, cut.parts if wants_grad else 0)
     sums = logits.new_empty(n * cut.programs, 2, dtype=torch.float32)
     loss, weight = (logits.new_empty((), dtype=torch.float32) for _ in range(2))
     if n:
         _segmentation_loss[(n * cut.programs,)](
-            logits, labels, class_weights, grad, sums,
+            logits, labels, class_weights, grad_logits, sums,
             n, classes, *size, *full, *cut.blocks, *cut.parts_yx,
             *logits.stride()[:2], *plane_strides(logits), labels.stride(0), *plane_strides(labels),
-            *grad.stride()[:2], *plane_strides(grad),
+            *grad_logits.stride()[:2], *plane_strides(grad_logits),
             ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, WANTS_GRAD=wants_grad,
             num_warps=cut.warps, maxnreg=128,  # so that two programs fit on a multiprocessor
         )  # fmt: skip
     _mean_loss[(1,)](sums, loss, weight, n * cut.programs)
-    return loss, weight, sum_parts(grad, cut.parts) if wants_grad else grad
+    return loss, weight, sum_parts(grad_logits, cut.parts) if wants_grad else grad_logits
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def _segmentation_loss(
     logits,  # [N, C, h, w]
     labels,  # [N, H, W]
     class_weights,  # [C], or None
-    grad,  # [parts * N, C, h, w]: of the sum of weighted losses, by the logits
+    grad_logits,  # [parts * N, C, h, w]: of the sum of weighted losses, by the logits
     sums,  # [programs, 2]: of weighted losses, and of weights
     batch, classes, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_c, logits_y, logits_x, labels_n, labels_y, labels_x,
@@ -119,13 +119,13 @@ def _segmentation_loss(
     # back to the logits that were given.
     channel = logits + n * logits_n
     owned = owns_pixel(cell_y, cell_x, height, width)
-    grad += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
+    grad_logits += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
     for c in range(classes):
         log_probability = upsample(channel, corners, share_y, share_x, RESIZED) - largest - log_sum
         grad_full = weight * (exp(log_probability) - (label == c).to(tl.float32))
-        tl.store(grad, upsample_backward(grad_full, share_y, share_x, RESIZED), owned)
+        tl.store(grad_logits, upsample_backward(grad_full, share_y, share_x, RESIZED), owned)
         channel += logits_c
-        grad += grad_c
+        grad_logits += grad_c
 
 
 @triton.jit

@@ -72,8 +72,7 @@ def g(generator: torch.Generator) -> torch.Generator:
 def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[So3]:
     """project_to_so3 and geodesic_distance of one implementation; they take and return CPU tensors."""
     backend, capability = request.param
-    if reason := iff.ops.backend._why_not(backend):
-        pytest.skip(reason)
+    _require(backend)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
     with iff.set_backend(backend):
         names = ("project_to_so3", "geodesic_distance")
@@ -84,11 +83,17 @@ def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture(params=["", "avx2", "default"], ids=["best SIMD", "AVX2", "scalar"])
 def cpu_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test runs with every kernel of the C++ extension for CPUs, in turn."""
-    if reason := iff.ops.backend._why_not("cpu"):
-        pytest.skip(reason)
+    _require("cpu")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", request.param)
     with iff.set_backend("cpu"):
         yield
+
+
+def _require(backend: str) -> None:
+    """Skip the test where the backend cannot run, and say why."""
+    state = iff.backend_info()["backends"][backend]
+    if state not in ("active", "available"):
+        pytest.skip(state)
 
 
 def _on_cuda(name: str) -> Callable[..., Tensor]:

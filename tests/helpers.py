@@ -50,7 +50,7 @@ def assert_same_when_called(way: str, op: Callable[..., Any], *inputs: Any, **op
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def leaf_gradient(leaf: Tensor) -> Tensor:
+def leaf_grad(leaf: Tensor) -> Tensor:
     """What ``backward()`` left there."""
     assert leaf.grad is not None
     return leaf.grad

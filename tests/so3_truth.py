@@ -46,11 +46,11 @@ def cross_matrix(y: Tensor) -> Tensor:
     return torch.linalg.cross(y[..., :, None].expand(*y.shape, 3), EYE.to(y).expand(*y.shape, 3), dim=-2)
 
 
-def of_angle(angle: float, n: int, g: torch.Generator) -> Tensor:
+def turns(angle: float, n: int, g: torch.Generator) -> Tensor:
     return torch.linalg.matrix_exp(angle * cross_matrix(unit(gauss(n, g)[:, 0], dim=-1)))
 
 
-def of_singular_values(s: Tensor, g: torch.Generator) -> Tensor:
+def random_matrices(s: Tensor, g: torch.Generator) -> Tensor:
     return rotations(len(s), g) * s.double()[:, None, :] @ rotations(len(s), g)
 
 
@@ -73,9 +73,9 @@ def families(n: int, g: torch.Generator) -> dict[str, Tensor]:
         "signed permutations": torch.cat([signs[:, list(p)] for p in itertools.permutations(range(3))]),
         "special": torch.stack([EYE, -EYE, zero, zero + 1, EYE * EYE[0], zero + 1e-42]),
         **{f"I + {s:g}": EYE + s * gauss(n, g) for s in (1e-1, 1e-3, 1e-6)},
-        **{f"pi - {a:g}": of_angle(math.pi - a, n, g) for a in (1e-2, 1e-4, 1e-6)},
+        **{f"pi - {a:g}": turns(math.pi - a, n, g) for a in (1e-2, 1e-4, 1e-6)},
         **{f"gauss * {s:g}": gauss(n, g) * s for s in (1e-30, 1e-15, 1e-6, 1e6, 1e15, 1e30)},
-        **{k: of_singular_values(torch.stack([one * x for x in s], 1), g) for k, s in singular_values.items()},
+        **{k: random_matrices(torch.stack([one * x for x in s], 1), g) for k, s in singular_values.items()},
     }
     return {name: matrix.float() for name, matrix in made.items()}
 

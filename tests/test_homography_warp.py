@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_same_when_called, leaf_gradient, ways
+from helpers import assert_same_when_called, leaf_grad, ways
 from three_way import assert_three_way
 from torch import Tensor
 
@@ -158,8 +158,8 @@ def test_a_broken_theta_has_a_gradient(bad: float, padding: str) -> None:
     """With padding "border", torch 2.11's grid_sample crashes on such a theta."""
     image, theta = some_images().requires_grad_(), torch.full((2, 3, 3), bad).double().requires_grad_()
     homography_warp(image, theta, padding=padding).sum().backward()
-    assert leaf_gradient(image).shape == image.shape
-    assert leaf_gradient(theta).shape == theta.shape
+    assert leaf_grad(image).shape == image.shape
+    assert leaf_grad(theta).shape == theta.shape
 
 
 @sizes

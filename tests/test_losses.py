@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import leaf_gradient
+from helpers import leaf_grad
 from torch import Tensor, nn
 
 import inverseform_fast as iff
@@ -256,7 +256,7 @@ def test_the_same_input_gives_the_same_bits(criterion: iff.BoundaryAwareLoss) ->
         logits = random_logits(2, 3, 24, 32)
         terms = criterion(logits, labels)
         terms.total.backward()
-        results.append((terms.total, leaf_gradient(logits)))
+        results.append((terms.total, leaf_grad(logits)))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
 

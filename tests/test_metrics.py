@@ -303,6 +303,17 @@ def test_two_halves_merge_into_the_whole() -> None:
         first.merge_state(RegionMetrics(CLASSES))
 
 
+def test_a_call_gives_the_metrics_of_its_batch_and_adds_it() -> None:
+    called, updated = SegmentationMetrics(CLASSES), SegmentationMetrics(CLASSES)
+    for seed in range(2):
+        pair = [labels[None] for labels in random_labels(seed, 40, 53)]
+        alone = SegmentationMetrics(CLASSES)
+        alone.update(*pair)
+        assert called(*pair) == alone.compute()
+        updated.update(*pair)
+    assert called.compute() == updated.compute()
+
+
 def test_processes_that_synchronise_get_the_numbers_of_the_whole() -> None:
     whole, first, second = halves()
     for part, other in ((first.regions, second.regions), (first.boundaries, second.boundaries)):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import leaf_gradient
+from helpers import leaf_grad
 from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
@@ -64,8 +64,8 @@ def test_an_untrained_network_answers_the_identity_and_can_learn(build: Builder,
     assert torch.equal(net(x, y), torch.eye(3).expand(3, 3, 3))
     assert net.algebra(x[:0], y[:0]).shape == (0, 8)
     shaken(net, generator).algebra(x.requires_grad_(), y).norm(dim=1).sum().backward()
-    assert (leaf_gradient(x).flatten(1).norm(dim=1) > 0).all()
-    assert all(leaf_gradient(p).norm() > 0 for p in net.parameters())
+    assert (leaf_grad(x).flatten(1).norm(dim=1) > 0).all()
+    assert all(leaf_grad(p).norm() > 0 for p in net.parameters())
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -150,7 +150,7 @@ def test_the_release_gives_the_norm_of_its_outputs(generator: torch.Generator, t
     logits, target = torch.randn(1, 1, 90, 180, generator=generator), torch.ones(1, 1, 300, 600)
     found = iff.InverseFormLoss(net=net, resize=(672, 1344), reduction="none")(logits.requires_grad_(), target)
     found.sum().backward()
-    assert leaf_gradient(logits).norm() > 0
+    assert leaf_grad(logits).norm() > 0
 
     predicted, true = iff.functional.extract_tiles(logits.detach(), target, (672, 1344), 224)
     values = torch.cat((predicted.flatten(1), true.flatten(1)), 1)

@@ -24,12 +24,12 @@ from so3_truth import (
     homographies,
     mp_projection,
     mp_value_and_gradients,
-    of_angle,
-    of_singular_values,
+    random_matrices,
     relative,
     signed_svd,
     svd_distance,
     svd_gradient,
+    turns,
     value_and_gradients,
     vee,
 )
@@ -78,7 +78,7 @@ def test_hunt_with_a_fresh_seed(so3: So3, g: torch.Generator) -> None:
     print("seed", g.seed())  # pytest shows it when the test fails
     s = (10 ** (-6 * torch.rand(20000, 3, generator=g))).sort(descending=True)[0]
     s[::2, 2] *= -1
-    m = (of_singular_values(s, g) * 2.0 ** torch.randint(-40, 41, (20000, 1, 1), generator=g)).float()
+    m = (random_matrices(s, g) * 2.0 ** torch.randint(-40, 41, (20000, 1, 1), generator=g)).float()
     assert_projection(so3, m)
     assert all(result.isfinite().all() for result in value_and_gradients(angle_op(so3), m))
 
@@ -168,7 +168,7 @@ def test_nearly_symmetric_matrices(so3: So3, g: torch.Generator, dtype: torch.dt
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 0.0])
 def test_the_gradient_stays_bounded_up_to_half_a_turn(so3: So3, g: torch.Generator, gap: float) -> None:
-    m = torch.cat((of_angle(math.pi - gap, 100, g).float(), torch.tensor([[-1.0, -1, 1]]).diag_embed()))
+    m = torch.cat((turns(math.pi - gap, 100, g).float(), torch.tensor([[-1.0, -1, 1]]).diag_embed()))
     angle, gradient = value_and_gradients(angle_op(so3), m)
     assert ((angle - math.pi).abs() <= gap + 1e-5).all()
     assert (frobenius(gradient) - math.sqrt(0.5)).abs().max() <= 1e-5

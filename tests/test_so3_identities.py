@@ -19,7 +19,7 @@ from so3_truth import (
     frobenius,
     gauss,
     homographies,
-    of_singular_values,
+    random_matrices,
     relative,
     rotations,
     signed_svd,
@@ -61,18 +61,18 @@ def test_the_angle_ignores_a_positive_scale(so3: So3, scale: float) -> None:
 @pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
 def test_one_gradient_follows_from_the_other(so3: So3, g: torch.Generator, normalize: str | None) -> None:
     theta, theta_hat = homographies(300, g), homographies(300, g)
-    _, of_theta, of_theta_hat = value_and_gradients(
+    _, grad_theta, grad_theta_hat = value_and_gradients(
         partial(so3.geodesic_distance, normalize=normalize), theta, theta_hat
     )
     m = torch.linalg.inv(theta.double()) @ theta_hat.double()
-    assert relative(of_theta, -of_theta_hat.double() @ m.mT).max() <= 1e-5
+    assert relative(grad_theta, -grad_theta_hat.double() @ m.mT).max() <= 1e-5
 
 
 @pytest.mark.parametrize("condition_number", [1e3, 1e4, 1e6])
 def test_a_badly_conditioned_theta(so3: So3, g: torch.Generator, condition_number: float) -> None:
     """The only error allowed is that of theta^-1: relative, eps times the condition of theta."""
     s = torch.tensor([1.0, 0.5, 1 / condition_number]).double().expand(200, 3)
-    theta = of_singular_values(s, g).float()
+    theta = random_matrices(s, g).float()
     theta_hat = (theta.double() @ (EYE + 0.1 * gauss(200, g))).float()
     value, *gradients = value_and_gradients(so3.geodesic_distance, theta, theta_hat)
     expected, *truths = value_and_gradients(svd_distance, theta.double(), theta_hat.double())

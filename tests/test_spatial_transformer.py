@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import leaf_gradient
+from helpers import leaf_grad
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -77,10 +77,10 @@ def test_gradients_are_finite_and_reach_the_localisation(scale: float) -> None:
     stn, x = shaken(scale=scale), images().requires_grad_()
     (stn(x) * images(3)).sum().backward()
     assert x.grad is not None
-    assert all(leaf_gradient(p).isfinite().all() for p in stn.parameters())
-    assert (leaf_gradient(last_bias(stn)).abs() > 0).all()
+    assert all(leaf_grad(p).isfinite().all() for p in stn.parameters())
+    assert (leaf_grad(last_bias(stn)).abs() > 0).all()
     if scale == 1:
-        assert all(leaf_gradient(p).count_nonzero() for p in stn.parameters())
+        assert all(leaf_grad(p).count_nonzero() for p in stn.parameters())
 
 
 def test_gradients_agree_with_differences() -> None:
@@ -149,7 +149,7 @@ def test_it_learns_to_undo_a_shift() -> None:
 def test_it_stands_in_front_of_a_classifier() -> None:
     stn = SpatialTransformer(2)
     nn.Sequential(stn, nn.Flatten(), nn.LazyLinear(5))(images()).sum().backward()
-    assert leaf_gradient(last_bias(stn)).count_nonzero()
+    assert leaf_grad(last_bias(stn)).count_nonzero()
 
 
 def test_saved_weights_load_to_the_same_transformer(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_the_sample_of_the_data_set_is_not_changed() -> None:
     assert torch.equal(dataset.labels, labels)
 
 
-def test_evaluation_normalises_by_imagenets_statistics(labels: Tensor) -> None:
+def test_evaluation_normalizes_by_imagenets_statistics(labels: Tensor) -> None:
     sample = colored(labels)
     out = EvalTransform(TASKS)(sample)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
+from helpers import deterministic
 from torch import Tensor
 
 from inverseform_fast import functional, reference
@@ -28,25 +27,9 @@ def random_labels(classes: int, *shape: int, void: float = 0.1, dtype: torch.dty
     return labels.masked_fill(torch.rand(shape) < void, 255).to(DEVICE)
 
 
-def leaf_grad(leaf: Tensor) -> Tensor:
-    """The gradient that a backward left in a leaf."""
-    assert leaf.grad is not None
-    return leaf.grad
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """New tensors hold NaN (whole numbers: the largest) until a kernel writes them."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def assert_three_way(op: str, *inputs: Any, factor: float = 2, **options: Any) -> None:
     """Asserts that the kernel's results and gradients err little enough, and that two runs give the same bits."""
-    with poisoned_memory():
+    with deterministic():  # new tensors hold NaN (whole numbers: the largest) until a kernel writes them
         kernel = _run(getattr(functional, op), inputs, options)
         again = _run(getattr(functional, op), inputs, options)
     torch.testing.assert_close(kernel, again, rtol=0, atol=0, equal_nan=True)

@@ -39,6 +39,7 @@ from inverseform_fast.kernels.soft_boundary_map import soft_boundary_map, soft_b
 from inverseform_fast.nets import Align
 
 CAPABILITIES = (80, 90, 100)
+IMAGES, FULL, LOW, TILED = 8, (1024, 2048), (256, 512), (1120, 2016)  # of a usual step, and the sizes of its maps
 RESULTS = paths.RESULTS / "cubins.json"
 DOCUMENT = paths.ROOT / "docs/design/triton.md"
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
@@ -87,9 +88,15 @@ def recorded(case: str, launches: dict[object, Launch]) -> Iterator[None]:
 def production_launches() -> list[Launch]:
     """List every kernel with the arguments of a usual step: 8 images of 1024 x 2048, 19 classes, logits at 1/4."""
     launches: dict[object, Launch] = {}
-    n, full, low, tiled = 8, (1024, 2048), (256, 512), (1120, 2016)
+    for run_kernels in (_maps_and_losses, _homographies, _network):
+        run_kernels(launches)
+    first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}  # of all bands of rows
+    return list(reversed(first.values()))
+
+
+def _maps_and_losses(launches: dict[object, Launch]) -> None:
     for dtype in (torch.uint8, torch.int64):
-        labels = torch.empty(n, *full, dtype=dtype)
+        labels = torch.empty(IMAGES, *FULL, dtype=dtype)
         with recorded(f"{dtype} labels", launches):
             boundary_map(labels, 2, 255, False)
     with recorded("radius 8", launches):
@@ -97,27 +104,29 @@ def production_launches() -> list[Launch]:
     with recorded("release", launches):
         boundary_map(labels, 2, 255, True)
 
-    target = torch.empty(n, 1, *full, dtype=torch.uint8)
+    target = torch.empty(IMAGES, 1, *FULL, dtype=torch.uint8)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        logits, boundary_logits = torch.empty(n, 19, *low, dtype=dtype), torch.empty(n, 1, *low, dtype=dtype)
+        logits, boundary_logits = torch.empty(IMAGES, 19, *LOW, dtype=dtype), torch.empty(IMAGES, 1, *LOW, dtype=dtype)
         with recorded(f"{dtype}", launches):
             segmentation_loss(logits, labels, None, 255, True)
             boundary_loss(boundary_logits, labels, 2, 255, True)
-            tiles, _, valid = extract_tiles(boundary_logits, target, tiled, 224, True)
-            extract_tiles_backward(tiles, valid, boundary_logits, tiled, 224, True)
-            _, logarithm = soft_boundary_map(logits, full, 2)
+            tiles, _, valid = extract_tiles(boundary_logits, target, TILED, 224, True)
+            extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
+            _, logarithm = soft_boundary_map(logits, FULL, 2)
             soft_boundary_map_backward(logarithm, logarithm, logits, 2)
     with recorded("class weights", launches):
         segmentation_loss(logits, labels, torch.empty(19), 255, True)
     with recorded("no gradient", launches):
         segmentation_loss(logits, labels, None, 255, False)
     with recorded("same size", launches):
-        segmentation_loss(torch.empty(1, 19, *full), labels[:1], None, 255, True)
+        segmentation_loss(torch.empty(1, 19, *FULL), labels[:1], None, 255, True)
     with recorded("radius 3", launches):
-        _, logarithm = soft_boundary_map(logits, full, 3)
+        _, logarithm = soft_boundary_map(logits, FULL, 3)
         soft_boundary_map_backward(logarithm, logarithm, logits, 3)
 
-    image, theta = torch.empty(n, 1, *full), torch.empty(n, 36, 3, 3)
+
+def _homographies(launches: dict[object, Launch]) -> None:
+    image, theta = torch.empty(IMAGES, 1, *FULL), torch.empty(IMAGES, 36, 3, 3)
     for nearest, border in ((False, False), (False, True), (True, True)):
         with recorded(f"{'nearest' if nearest else 'bilinear'}, {'border' if border else 'zeros'}", launches):
             views = homography_warp(image, theta, (224, 224), nearest, border)
@@ -125,25 +134,25 @@ def production_launches() -> list[Launch]:
     with recorded("theta alone", launches):
         homography_warp_backward(views, image, theta, False, False, False, True)
     for dtype in (torch.bfloat16, torch.float32):
-        coefficients = torch.empty(n * 45, 8, dtype=dtype)
+        coefficients = torch.empty(IMAGES * 45, 8, dtype=dtype)
         with recorded(f"{dtype}", launches):
             homography_exp_backward(homography_exp(coefficients), coefficients)
-    features = torch.empty(n * 45, 16, 28, 28)
+
+
+def _network(launches: dict[object, Launch]) -> None:
+    features = torch.empty(IMAGES * 45, 16, 28, 28)
     with recorded("the network's", launches):
         correlation = local_correlation(features, features, 3, 2)
         local_correlation_backward(correlation, features, features, 3, 2, True, True)
     with recorded("first alone", launches):
         local_correlation_backward(correlation, features, features, 3, 2, True, False)
-    tiles, weights = torch.empty(n * 10, 1, 224, 224), [weight.detach() for weight in Align(224).weights]
+    tiles, weights = torch.empty(IMAGES * 10, 1, 224, 224), [weight.detach() for weight in Align(224).weights]
     for precision in ("tf32", "ieee"):  # the precision of its products
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32"):
             with recorded(f"the network's, {precision}", launches):
                 found, matrix = align(tiles, tiles, weights)
             with recorded(f"the network's gradient, {precision}", launches):  # with respect to the prediction
                 align_backward(found, tiles, tiles, weights, found, matrix, True, False)
-    # A kernel may be launched once for each band of rows; the first launch stands for all.
-    first = {(launch.name, launch.case): launch for launch in reversed(launches.values())}
-    return list(reversed(first.values()))
 
 
 def compile_for(launch: Launch, capability: int) -> triton.compiler.CompiledKernel:

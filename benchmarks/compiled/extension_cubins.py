@@ -37,11 +37,11 @@ def table() -> list[Json]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         cubins.run("cuobjdump", "-xelf", "all", str(path), cwd=folder)
-        rows = [row for file in Path(folder).glob("*.cubin") for row in of_cubin(file)]
+        rows = [row for file in Path(folder).glob("*.cubin") for row in cubin_rows(file)]
     return sorted(rows, key=lambda row: (row["kernel"], row["case"], row["sm"]))
 
 
-def of_cubin(file: Path) -> list[Json]:
+def cubin_rows(file: Path) -> list[Json]:
     capability = int(cubins.found(r"sm_(\d+)", file.name)[1])
     usage = re.findall(r"Function (\S+):\s+(REG.*)", cubins.run("cuobjdump", "-res-usage", str(file)))
     sass = dict(

@@ -95,24 +95,24 @@ class EquationsForward {
       float* before = before2.data() + y * n * LAST;
       product2(hidden.data() + y * (n + 2) * HIDDEN_LINE, before, n);
       silu(before, n * LAST, last.data());
-      const int64_t at = y * n * LINE;
-      product3(last.data(), outputs.data() + at, n);
-      for (int64_t i = at; i < at + n * LINE; ++i) positive[i] = softplus(outputs[i]);
+      const int64_t start = y * n * LINE;
+      product3(last.data(), outputs.data() + start, n);
+      for (int64_t i = start; i < start + n * LINE; ++i) positive[i] = softplus(outputs[i]);
     }
   }
 
   Measurement measurement(int64_t cell) const {
-    const int64_t at = cell * LINE;
-    return Measurement(outputs.data() + at, positive.data() + at, net.x.data() + COEFFICIENTS * cell,
+    const int64_t start = cell * LINE;
+    return Measurement(outputs.data() + start, positive.data() + start, net.x.data() + COEFFICIENTS * cell,
                        net.y.data() + COEFFICIENTS * cell, net.unit());
   }
 
  private:
   // Computes the inputs of row y: the correlation of a's cells with their neighbours in b, and a's features.
   void correlate(const Maps& a, const Maps& b, int64_t y) {
-    float* to = inputs.data();
+    float* result = inputs.data();
     for (int64_t group = 0; group < GROUPS; ++group)
-      for (int64_t dy = -REACH; dy <= REACH; ++dy, to += SPAN * net.cell_row)
+      for (int64_t dy = -REACH; dy <= REACH; ++dy, result += SPAN * net.cell_row)
         for (int64_t x = 0; x < net.cell_row; x += LANES) {
           Vector sum[SPAN] = {};
           for (int64_t c = group * GROUP_CHANNELS; c < (group + 1) * GROUP_CHANNELS; ++c) {
@@ -122,9 +122,9 @@ class EquationsForward {
             for (int64_t dx = 0; dx < SPAN; ++dx) sum[dx] += here * load(there + dx);
           }
 #pragma GCC unroll 32
-          for (int64_t dx = 0; dx < SPAN; ++dx) store(to + dx * net.cell_row + x, sum[dx] / GROUP_CHANNELS);
+          for (int64_t dx = 0; dx < SPAN; ++dx) store(result + dx * net.cell_row + x, sum[dx] / GROUP_CHANNELS);
         }
-    for (int64_t c = 0; c < FEATURES; ++c, to += net.cell_row) std::copy_n(a.row(c, y), net.cells, to);
+    for (int64_t c = 0; c < FEATURES; ++c, result += net.cell_row) std::copy_n(a.row(c, y), net.cells, result);
   }
 
   const Network& net;
@@ -154,9 +154,9 @@ class EquationsBackward {
       if (grad_a) correlate_backward<1>(b, y, *grad_a);
       if (grad_b) correlate_backward<-1>(a, y, *grad_b);
       for (int64_t c = 0; grad_a && c < FEATURES; ++c) {
-        const float* from = grad_inputs.row(OFFSETS + c, y);
-        float* __restrict to = grad_a->row(c, y);
-        for (int64_t x = 0; x < net.cells; ++x) to[x] += from[x];
+        const float* source = grad_inputs.row(OFFSETS + c, y);
+        float* __restrict result = grad_a->row(c, y);
+        for (int64_t x = 0; x < net.cells; ++x) result[x] += source[x];
       }
     }
   }
@@ -168,14 +168,14 @@ class EquationsBackward {
     const Product<LAST> adjoint2(net.measure2_adjoint, HIDDEN_LINE);
     for (int64_t y = 0; y < n; ++y) {
       outputs_backward(forward, y, grad);
-      float* to = grad_last.data() + ((y + 1) * (n + 2) + 1) * LAST;
-      adjoint3(forward.outputs.data() + y * n * LINE, to, n);
-      silu_backward(forward.before2.data() + y * n * LAST, n * LAST, to);
+      float* result = grad_last.data() + ((y + 1) * (n + 2) + 1) * LAST;
+      adjoint3(forward.outputs.data() + y * n * LINE, result, n);
+      silu_backward(forward.before2.data() + y * n * LAST, n * LAST, result);
     }
     for (int64_t y = 0; y < n; ++y) {
-      float* to = grad_hidden.data() + y * n * HIDDEN_LINE;
-      adjoint2(grad_last.data() + y * (n + 2) * LAST, to, n);
-      silu_backward(forward.before1.data() + y * n * HIDDEN_LINE, n * HIDDEN_LINE, to);
+      float* result = grad_hidden.data() + y * n * HIDDEN_LINE;
+      adjoint2(grad_last.data() + y * (n + 2) * LAST, result, n);
+      silu_backward(forward.before1.data() + y * n * HIDDEN_LINE, n * HIDDEN_LINE, result);
       inputs_backward(y);
     }
   }
@@ -220,7 +220,7 @@ class EquationsBackward {
 
   // Adds to the gradient by one side's features of row y what each neighbour on the other side sends. `SIGN` is 1 for
   // the side whose cells look for neighbours, and -1 for the other one, whose cells are the neighbours.
-  template <int SIGN> void correlate_backward(const Maps& other, int64_t y, Maps& to) const {
+  template <int SIGN> void correlate_backward(const Maps& other, int64_t y, Maps& grad_features) const {
     for (int64_t group = 0; group < GROUPS; ++group)
       for (int64_t x = 0; x < net.cell_row; x += LANES) {
         Vector sum[GROUP_CHANNELS] = {};
@@ -235,7 +235,7 @@ class EquationsBackward {
             for (int64_t c = 0; c < GROUP_CHANNELS; ++c) sum[c] += grad * load(neighbour + c * other.plane);
           }
         for (int64_t c = 0; c < GROUP_CHANNELS; ++c) {
-          float* result = to.row(group * GROUP_CHANNELS + c, y) + x;
+          float* result = grad_features.row(group * GROUP_CHANNELS + c, y) + x;
           store(result, load(result) + sum[c] / GROUP_CHANNELS);
         }
       }

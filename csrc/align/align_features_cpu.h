@@ -54,8 +54,8 @@ inline void frame(float* map,  // [edge + 2, edge + 2, line]
 // Adds the border's gradient to that of the outermost pixels.
 inline void frame_backward(float* grad,  // [edge + 2, row]
                            int64_t edge, int64_t line, int64_t row) {
-  const auto add = [&](int64_t from, int64_t count, int64_t to) {
-    for (int64_t i = 0; i < count; ++i) grad[to + i] += grad[from + i];
+  const auto add = [&](int64_t source, int64_t count, int64_t result) {
+    for (int64_t i = 0; i < count; ++i) grad[result + i] += grad[source + i];
   };
   add(0, (edge + 2) * line, row);
   add((edge + 1) * row, (edge + 2) * line, edge * row);
@@ -81,25 +81,25 @@ class FeaturesForward {
         halves((net.halves + 2) * (net.halves + 2) * LINE1),
         cells(net.cells * net.cells * LINE2) {}
 
-  void operator()(const float* tile, Features& to) {  // tile: [tile, tile]
+  void operator()(const float* tile, Features& result) {  // tile: [tile, tile]
     const int64_t n = net.cells, m = net.halves;
     frame_blocks(tile);
     const Product<UNSHUFFLED> product1(net.conv1, LINE1);
     const Product<2 * LINE1> product2(net.conv2, LINE2);
     const Product<LINE2> product3(net.conv3, FEATURES);
     for (int64_t y = 0; y < m; ++y) {
-      float* before = to.before1.data() + y * m * LINE1;
+      float* before = result.before1.data() + y * m * LINE1;
       product1(framed.data() + UNSHUFFLED * y * net.tile_row(), before, m);
       silu(before, m * LINE1, halves.data() + ((y + 1) * (m + 2) + 1) * LINE1);
     }
     frame(halves.data(), m, LINE1);
     for (int64_t y = 0; y < n; ++y) {
-      const int64_t at = y * n * LINE2;
-      product2(halves.data() + 2 * y * (m + 2) * LINE1, to.before2.data() + at, n);
-      silu(to.before2.data() + at, n * LINE2, cells.data() + at);
-      product3(cells.data() + at, to.before3.data() + y * n * FEATURES, n);
+      const int64_t place = y * n * LINE2;
+      product2(halves.data() + 2 * y * (m + 2) * LINE1, result.before2.data() + place, n);
+      silu(result.before2.data() + place, n * LINE2, cells.data() + place);
+      product3(cells.data() + place, result.before3.data() + y * n * FEATURES, n);
     }
-    normalize(to);
+    normalize(result);
   }
 
  private:
@@ -108,35 +108,35 @@ class FeaturesForward {
     const int64_t row = net.tile_row(), edge = net.tile;
     for (int64_t y = 0; y < row; ++y) {
       const int64_t inside = y < UNSHUFFLED ? y : y < edge + UNSHUFFLED ? y - UNSHUFFLED : y - 2 * UNSHUFFLED;
-      const float* from = tile + inside * edge;
-      float* to = framed.data() + y * row;
-      std::copy_n(from, UNSHUFFLED, to);
-      std::copy_n(from, edge, to + UNSHUFFLED);
-      std::copy_n(from + edge - UNSHUFFLED, UNSHUFFLED, to + UNSHUFFLED + edge);
+      const float* source = tile + inside * edge;
+      float* result = framed.data() + y * row;
+      std::copy_n(source, UNSHUFFLED, result);
+      std::copy_n(source, edge, result + UNSHUFFLED);
+      std::copy_n(source + edge - UNSHUFFLED, UNSHUFFLED, result + UNSHUFFLED + edge);
     }
   }
 
-  void normalize(Features& to) const {
+  void normalize(Features& result) const {
     const int64_t count = net.cells * net.cells;
     double sums[FEATURES] = {}, squares[FEATURES] = {};
     for (int64_t cell = 0; cell < count; ++cell)
-      for (int64_t c = 0; c < FEATURES; ++c) sums[c] += to.before3[cell * FEATURES + c];
+      for (int64_t c = 0; c < FEATURES; ++c) sums[c] += result.before3[cell * FEATURES + c];
     double mean[FEATURES];
     for (int64_t c = 0; c < FEATURES; ++c) mean[c] = group_sum(sums, c) / (NORM_CHANNELS * count);
     for (int64_t cell = 0; cell < count; ++cell)
       for (int64_t c = 0; c < FEATURES; ++c) {
-        const double centered = to.before3[cell * FEATURES + c] - mean[c];
+        const double centered = result.before3[cell * FEATURES + c] - mean[c];
         squares[c] += centered * centered;
       }
     for (int64_t c = 0; c < FEATURES; ++c) {
       const int64_t group = c / NORM_CHANNELS;
-      const float center = to.mean[group] = static_cast<float>(mean[c]);
+      const float center = result.mean[group] = static_cast<float>(mean[c]);
       const double deviation = std::sqrt(group_sum(squares, c) / (NORM_CHANNELS * count) + EPS);
-      const float factor = (to.inverse[group] = static_cast<float>(1 / deviation)) * net.scale[c];
+      const float factor = (result.inverse[group] = static_cast<float>(1 / deviation)) * net.scale[c];
       for (int64_t y = 0; y < net.cells; ++y) {
-        float* map = to.maps.row(c, y);
-        const float* from = to.before3.data() + y * net.cells * FEATURES + c;
-        for (int64_t x = 0; x < net.cells; ++x) map[x] = (from[x * FEATURES] - center) * factor + net.shift[c];
+        float* map = result.maps.row(c, y);
+        const float* source = result.before3.data() + y * net.cells * FEATURES + c;
+        for (int64_t x = 0; x < net.cells; ++x) map[x] = (source[x * FEATURES] - center) * factor + net.shift[c];
       }
     }
   }
@@ -176,10 +176,10 @@ class FeaturesBackward {
       for (int64_t y = 0; y < n; ++y) {
         const float* grad_row = grad_maps.row(c, y);
         for (int64_t x = 0; x < n; ++x) {
-          const int64_t at = (y * n + x) * FEATURES + c, group = c / NORM_CHANNELS;
-          grad[at] = grad_row[x] * net.scale[c];
-          sums[c] += grad[at];
-          products[c] += grad[at] * (features.before3[at] - features.mean[group]) * features.inverse[group];
+          const int64_t place = (y * n + x) * FEATURES + c, group = c / NORM_CHANNELS;
+          grad[place] = grad_row[x] * net.scale[c];
+          sums[c] += grad[place];
+          products[c] += grad[place] * (features.before3[place] - features.mean[group]) * features.inverse[group];
         }
       }
     float mean[FEATURES], slope[FEATURES];
@@ -189,9 +189,9 @@ class FeaturesBackward {
     }
     for (int64_t cell = 0; cell < n * n; ++cell)
       for (int64_t c = 0; c < FEATURES; ++c) {
-        const int64_t at = cell * FEATURES + c, group = c / NORM_CHANNELS;
-        const float normal = (features.before3[at] - features.mean[group]) * features.inverse[group];
-        grad[at] = (grad[at] - mean[c] - normal * slope[c]) * features.inverse[group];
+        const int64_t place = cell * FEATURES + c, group = c / NORM_CHANNELS;
+        const float normal = (features.before3[place] - features.mean[group]) * features.inverse[group];
+        grad[place] = (grad[place] - mean[c] - normal * slope[c]) * features.inverse[group];
       }
   }
 
@@ -199,9 +199,9 @@ class FeaturesBackward {
     const int64_t n = net.cells;
     const Product<FEATURES> adjoint(net.conv3_adjoint, LINE2);
     for (int64_t y = 0; y < n; ++y) {
-      float* to = grad_before2.data() + ((y + 1) * (n + 2) + 1) * LINE2;
-      adjoint(grad_before3.data() + y * n * FEATURES, to, n);
-      silu_backward(features.before2.data() + y * n * LINE2, n * LINE2, to);
+      float* result = grad_before2.data() + ((y + 1) * (n + 2) + 1) * LINE2;
+      adjoint(grad_before3.data() + y * n * FEATURES, result, n);
+      silu_backward(features.before2.data() + y * n * LINE2, n * LINE2, result);
     }
   }
 
@@ -216,9 +216,9 @@ class FeaturesBackward {
       }
     frame_backward(grad_halves.data(), m, LINE1, row);
     for (int64_t y = 0; y < m; ++y) {
-      float* to = grad_before1.data() + ((y + 2) * (m + 4) + 2) * LINE1;
-      std::copy_n(grad_halves.data() + (y + 1) * row + LINE1, m * LINE1, to);
-      silu_backward(features.before1.data() + y * m * LINE1, m * LINE1, to);
+      float* result = grad_before1.data() + ((y + 2) * (m + 4) + 2) * LINE1;
+      std::copy_n(grad_halves.data() + (y + 1) * row + LINE1, m * LINE1, result);
+      silu_backward(features.before1.data() + y * m * LINE1, m * LINE1, result);
     }
   }
 

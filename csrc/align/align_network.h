@@ -163,19 +163,19 @@ struct Network {
                               return (UNSHUFFLED * y + i / UNSHUFFLED) * tile_row() + UNSHUFFLED * x + i % UNSHUFFLED;
                             })),
         conv2(k.conv2.layer(w[CONV2_BIAS],
-                            [&](int64_t i, int64_t y, int64_t x) { return at(y, x, halves + 2, FIRST) + i; })),
+                            [&](int64_t i, int64_t y, int64_t x) { return offset(y, x, halves + 2, FIRST) + i; })),
         conv3(k.conv3.layer(w[CONV3_BIAS], [](int64_t i, int64_t, int64_t) { return i; })),
         measure1(k.measure1.layer(w[MEASURE1_BIAS], [&](int64_t i, int64_t, int64_t) { return i * cell_row; })),
-        measure2(k.measure2.layer(w[MEASURE2_BIAS],
-                                  [&](int64_t i, int64_t y, int64_t x) { return at(y, x, cells + 2, HIDDEN) + i; })),
+        measure2(k.measure2.layer(
+            w[MEASURE2_BIAS], [&](int64_t i, int64_t y, int64_t x) { return offset(y, x, cells + 2, HIDDEN) + i; })),
         measure3(k.measure3.layer(w[MEASURE3_BIAS], [](int64_t i, int64_t, int64_t) { return i; })),
-        conv1_adjoint(
-            k.conv1.adjoint([&](int64_t o, int64_t y, int64_t x) { return at(2 - y, 2 - x, halves + 4, FIRST) + o; })),
+        conv1_adjoint(k.conv1.adjoint(
+            [&](int64_t o, int64_t y, int64_t x) { return offset(2 - y, 2 - x, halves + 4, FIRST) + o; })),
         conv2_adjoint{{strided_adjoint(k.conv2, 0, 0), strided_adjoint(k.conv2, 0, 1)},
                       {strided_adjoint(k.conv2, 1, 0), strided_adjoint(k.conv2, 1, 1)}},
         conv3_adjoint(k.conv3.adjoint([](int64_t o, int64_t, int64_t) { return o; })),
-        measure2_adjoint(
-            k.measure2.adjoint([&](int64_t o, int64_t y, int64_t x) { return at(2 - y, 2 - x, cells + 2, LAST) + o; })),
+        measure2_adjoint(k.measure2.adjoint(
+            [&](int64_t o, int64_t y, int64_t x) { return offset(2 - y, 2 - x, cells + 2, LAST) + o; })),
         measure3_adjoint(k.measure3.adjoint([](int64_t o, int64_t, int64_t) { return o; })),
         scale(w[SCALE]),
         shift(w[SHIFT]),
@@ -189,7 +189,7 @@ struct Network {
     for (int64_t i = 0; i < COEFFICIENTS * cells * cells; ++i) x[i] = w[VELOCITY][2 * i], y[i] = w[VELOCITY][2 * i + 1];
   }
 
-  static int64_t at(int64_t y, int64_t x, int64_t width, int64_t channels) {
+  static int64_t offset(int64_t y, int64_t x, int64_t width, int64_t channels) {
     return (y * width + x) * padded(channels);
   }
 
@@ -198,7 +198,7 @@ struct Network {
   // middle tap of row i alone. The same holds for columns.
   Layer strided_adjoint(const Kernel& conv2, int64_t odd_y, int64_t odd_x) const {
     return conv2.adjoint(
-        [&](int64_t o, int64_t y, int64_t x) { return at(1 - y / 2, 1 - x / 2, cells + 2, SECOND) + o; },
+        [&](int64_t o, int64_t y, int64_t x) { return offset(1 - y / 2, 1 - x / 2, cells + 2, SECOND) + o; },
         {odd_y, odd_x}, 2);
   }
 };

@@ -20,13 +20,13 @@ constexpr int64_t LANES = BYTES / sizeof(float);
 constexpr int PIXELS = BYTES == 64 ? 14 : 6;  // with two vectors per pixel, these fill the registers
 static_assert(LINE % LANES == 0);
 
-FN Vector load(const float* from) {  // [LANES]
+FN Vector load(const float* source) {  // [LANES]
   Vector v;
-  std::memcpy(&v, from, sizeof v);
+  std::memcpy(&v, source, sizeof v);
   return v;
 }
 
-FN void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+FN void store(float* result, Vector v) { std::memcpy(result, &v, sizeof v); }
 
 // out[p * out_step + c] = bias[c] + sum_k in[p * STEP + offsets[k]] * weights[k * line + c]
 template <int STEP> struct Product {

@@ -81,15 +81,15 @@ template <class T, int N> struct Access<Lanes<T, N>> {
     }
     return load_matrix([&](int k) { return L::each([&](int i) { return data[9 * i + k]; }); });
   }
-  FN void store(T* to, const Matrix<L>& matrix) const {  // to: [N, 3, 3]
-    T copies[9 * N], *data = count < N ? copies : to + 9 * first;
+  FN void store(T* results, const Matrix<L>& matrix) const {  // results: [N, 3, 3]
+    T copies[9 * N], *data = count < N ? copies : results + 9 * first;
     store_matrix(matrix, [&](int k, const L& x) {
       for (int i = 0; i < N; ++i) data[9 * i + k] = x.v[i];
     });
-    if (count < N) std::memcpy(to + 9 * first, copies, 9 * count * sizeof(T));
+    if (count < N) std::memcpy(results + 9 * first, copies, 9 * count * sizeof(T));
   }
-  // to: [N]
-  FN void store(T* to, const L& number) const { std::memcpy(to + first, &number, count * sizeof(T)); }
+  // results: [N]
+  FN void store(T* results, const L& number) const { std::memcpy(results + first, &number, count * sizeof(T)); }
 };
 
 }  // namespace so3::SIMD_TARGET

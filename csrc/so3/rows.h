@@ -8,14 +8,14 @@
 
 namespace so3::SIMD_TARGET {
 
-template <class F> FN auto load_matrix(F at) -> Matrix<decltype(at(0))> {  // at(k): number k, row-major
-  return {{at(0), at(3), at(6)}, {at(1), at(4), at(7)}, {at(2), at(5), at(8)}};
+template <class F> FN auto load_matrix(F entry) -> Matrix<decltype(entry(0))> {  // entry(k): number k, row-major
+  return {{entry(0), entry(3), entry(6)}, {entry(1), entry(4), entry(7)}, {entry(2), entry(5), entry(8)}};
 }
 
-template <class T, class F> FN void store_matrix(const Matrix<T>& m, F to) {
-  to(0, m.x.x), to(1, m.y.x), to(2, m.z.x);
-  to(3, m.x.y), to(4, m.y.y), to(5, m.z.y);
-  to(6, m.x.z), to(7, m.y.z), to(8, m.z.z);
+template <class T, class F> FN void store_matrix(const Matrix<T>& m, F write) {
+  write(0, m.x.x), write(1, m.y.x), write(2, m.z.x);
+  write(3, m.x.y), write(4, m.y.y), write(5, m.z.y);
+  write(6, m.x.z), write(7, m.y.z), write(8, m.z.z);
 }
 
 template <class T> struct Access {
@@ -27,10 +27,10 @@ template <class T> struct Access {
     const T* data = rows.data + first * rows.stride;
     return load_matrix([&](int k) { return data[k]; });
   }
-  FN void store(T* to, const Matrix<T>& matrix) const {  // to: [N, 3, 3]
-    store_matrix(matrix, [&](int k, T x) { to[9 * first + k] = x; });
+  FN void store(T* results, const Matrix<T>& matrix) const {  // results: [N, 3, 3]
+    store_matrix(matrix, [&](int k, T x) { results[9 * first + k] = x; });
   }
-  FN void store(T* to, T number) const { to[first] = number; }  // to: [N]
+  FN void store(T* results, T number) const { results[first] = number; }  // results: [N]
 };
 
 template <class A, class T> FN void compute(const A& access, const Project<T>& args) {

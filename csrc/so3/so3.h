@@ -180,8 +180,8 @@ template <class T> FN Matrix<T> rotation_by_deflation(const Matrix<T>& m, T& s1)
   const Vec<T> u1 = select(square > T(TINY), m1 * over_s1, v1);
   // The shortest turn of v1 to u1, or to -u1 if that is nearer, is applied to v2 and v3, too.
   const T sign = copysign(T(1), dot(u1, v1));
-  const Vec<T> to = u1 * sign, middle = (to + v1) * divide(T(1), T(1) + dot(to, v1));
-  const Vec<T> b2 = v2 - middle * dot(to, v2), b3 = (v3 - middle * dot(to, v3)) * sign;
+  const Vec<T> target = u1 * sign, middle = (target + v1) * divide(T(1), T(1) + dot(target, v1));
+  const Vec<T> b2 = v2 - middle * dot(target, v2), b3 = (v3 - middle * dot(target, v3)) * sign;
   const T p = dot(b2, m2) + dot(b3, m3), r = dot(b3, m2) - dot(b2, m3);
   const T length = p * p + r * r, scale = rsqrt(max(length, T(TINY)));
   const T cosine = select(length > T(TINY), p * scale, T(1)), sine = select(length > T(TINY), r * scale, T(0));

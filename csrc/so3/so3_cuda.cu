@@ -21,26 +21,26 @@ template <class T> struct WarpAccess {
 
   __device__ __forceinline__ Matrix<T> load(const Rows<T>& rows) const {
     if (rows.stride == 0) return load_matrix([&](int k) { return rows.data[k]; });
-    const T* from = rows.data + 9 * first + lane;
+    const T* data = rows.data + 9 * first + lane;
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < 9 * WARP; k += WARP)
-      if (lane + k < 9 * count) tile[lane + k] = from[k];
+      if (lane + k < 9 * count) tile[lane + k] = data[k];
     __syncwarp();
     const T* row = tile + 9 * (lane < count ? lane : count - 1);  // spare threads repeat the last one
     return load_matrix([&](int k) { return row[k]; });
   }
-  __device__ __forceinline__ void store(T* to, const Matrix<T>& matrix) const {  // to: [N, 3, 3]
+  __device__ __forceinline__ void store(T* results, const Matrix<T>& matrix) const {  // results: [N, 3, 3]
     __syncwarp();
     store_matrix(matrix, [&](int k, T x) { tile[9 * lane + k] = x; });
-    T* into = to + 9 * first + lane;
+    T* data = results + 9 * first + lane;
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < 9 * WARP; k += WARP)
-      if (lane + k < 9 * count) into[k] = tile[lane + k];
+      if (lane + k < 9 * count) data[k] = tile[lane + k];
   }
-  __device__ __forceinline__ void store(T* to, T number) const {  // to: [N]
-    if (lane < count) to[first + lane] = number;
+  __device__ __forceinline__ void store(T* results, T number) const {  // results: [N]
+    if (lane < count) results[first + lane] = number;
   }
 };
 

@@ -70,8 +70,13 @@ def evaluate(
         seen = (pairs.target > 0).flatten(1).any(1)
         estimates.append(net.algebra(predicted[seen], pairs.target[seen]))
         truths.append(pairs.a[seen])
-    estimate, truth = torch.cat(estimates), torch.cat(truths)
+    truth = torch.cat(truths)
     _require_boundaries(truth)
+    return _scores(torch.cat(estimates), truth, half)
+
+
+def _scores(estimate: Tensor, truth: Tensor, half: float) -> dict[str, float]:
+    """What :func:`evaluate` returns, of coefficients ``(N, 8)``; ``half`` a tile is so many pixels."""
     theta = homography.exp(truth)
     error = homography.corner_displacement(homography.exp(estimate), theta) * half
     displacement = homography.corner_displacement(theta) * half

@@ -53,12 +53,11 @@ def make_pairs(
         transforms: makes the homographies for target tiles, which are scaled down to ``max_displacement`` where they
             exceed it; None draws them by :func:`inverseform_fast.homography.sample`.
     """
-    device = label_maps.device
     chosen = draw(label_maps, count, generator)
     view = random_views(chosen, tile, zoom, turn, generator)
     target = boundaries(view_labels(chosen, view, tile), 2)
     if transforms is None:
-        a = homography.sample(count, max_displacement, generator=generator, device=device)
+        a = homography.sample(count, max_displacement, generator=generator, device=label_maps.device)
     else:
         a = transforms(target, generator)
         a = a * (max_displacement / a.norm(dim=1, keepdim=True)).clamp(max=1)
@@ -67,10 +66,16 @@ def make_pairs(
         return Pairs(boundaries(moved, 2), target, a)
     predicted = _random_thickness(moved)
     predicted[::damage_every] = _degrade(predicted[::damage_every], generator)
-    # A few predictions are blank or noise, so that the network learns not to read a displacement into them.
-    blank = torch.rand(count, generator=generator, device=device) < 0.05
-    noise = torch.rand(predicted[blank].shape, generator=generator, device=device)
-    level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=device)
+    return _partly_blank(Pairs(predicted, target, a), generator)
+
+
+def _partly_blank(pairs: Pairs, generator: Generator) -> Pairs:
+    """Make one prediction in 20 blank or noise, so that the network learns not to read a displacement into it."""
+    predicted, target, a = pairs
+    blank = torch.rand(len(a), generator=generator, device=a.device) < 0.05
+    noise = torch.rand(predicted[blank].shape, generator=generator, device=a.device)
+    level, grain = torch.rand(2, len(noise), 1, 1, 1, generator=generator, device=a.device)
+    predicted = predicted.clone()
     predicted[blank] = level * (1 - grain * noise)
     return Pairs(predicted, target, torch.where(blank[:, None], 0, a))
 

@@ -21,8 +21,8 @@ def _boundary_loss(
     """The loss, the weights of positive and negative pixels, and the gradients of both losses, which backward mixes."""
     shape = (2, *boundary_logits.shape) if wants_grad else (0,)
     shapes: tuple[tuple[int, ...], ...] = ((), (2,), shape)
-    loss, weights, gradient = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return loss, weights, gradient
+    loss, weights, grad_logits = (boundary_logits.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return loss, weights, grad_logits
 
 
 @kernel(_boundary_loss, "CPU")
@@ -37,17 +37,17 @@ def _(
 @define
 def _boundary_loss_backward(
     grad: Tensor,  # []
-    gradient: Tensor,  # [2, N, 1, h, w]
+    grad_logits: Tensor,  # [2, N, 1, h, w]
     weights: Tensor,  # [2]
     dtype: torch.dtype,
 ) -> Tensor:  # [N, 1, h, w]
-    return gradient.new_empty(gradient.shape[1:], dtype=dtype)
+    return grad_logits.new_empty(grad_logits.shape[1:], dtype=dtype)
 
 
 @kernel(_boundary_loss_backward, "CompositeExplicitAutograd")
-def _(grad: Tensor, gradient: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+def _(grad: Tensor, grad_logits: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     # This is no matrix product, because autocast would round one.
-    return ((grad * weights).view(2, 1, 1, 1, 1) * gradient).sum(0).to(dtype)
+    return ((grad * weights).view(2, 1, 1, 1, 1) * grad_logits).sum(0).to(dtype)
 
 
 differentiate_loss(_boundary_loss, _boundary_loss_backward)

@@ -82,12 +82,12 @@ def differentiate(
 def differentiate_loss(forward: Callable[..., Any], backward: Callable[..., Tensor]) -> None:
     """Register the autograd of an op that returns ``(loss, scale, gradient)``: the first input's gradient, unscaled.
 
-    ``backward(grad, gradient, scale, dtype)`` scales it.
+    ``backward(grad, grad_input, scale, dtype)`` scales it.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, scale, gradient = output
-        ctx.save_for_backward(gradient, scale)
+        _, scale, grad_input = output
+        ctx.save_for_backward(grad_input, scale)
         ctx.set_materialize_grads(False)  # scale and gradient have no gradients: make no zeros for them
         ctx.dtype, ctx.others = inputs[0].dtype, len(inputs) - 1
 

@@ -29,25 +29,25 @@ def _(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = (class_weights, ignore_index, wants_grad)
-    loss, weight, gradient = EXTENSION.segmentation_loss_cpu.default(logits, labels, *options)
-    return loss, weight, gradient.contiguous(memory_format=layout(logits))
+    loss, weight, grad_logits = EXTENSION.segmentation_loss_cpu.default(logits, labels, *options)
+    return loss, weight, grad_logits.contiguous(memory_format=layout(logits))
 
 
 @without_derivative
 @define
 def _segmentation_loss_backward(
     grad: Tensor,  # []
-    gradient: Tensor,  # [N, C, h, w]
+    grad_logits: Tensor,  # [N, C, h, w]
     weight: Tensor,  # []
     dtype: torch.dtype,
 ) -> Tensor:  # [N, C, h, w]
-    return torch.empty_like(gradient, dtype=dtype)
+    return torch.empty_like(grad_logits, dtype=dtype)
 
 
 @kernel(_segmentation_loss_backward, "CompositeExplicitAutograd")
-def _(grad: Tensor, gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _(grad: Tensor, grad_logits: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     # Writing the final dtype at once takes a single pass over the gradient.
-    return torch.mul(gradient, grad / weight, out=torch.empty_like(gradient, dtype=dtype))
+    return torch.mul(grad_logits, grad / weight, out=torch.empty_like(grad_logits, dtype=dtype))
 
 
 differentiate_loss(_segmentation_loss, _segmentation_loss_backward)

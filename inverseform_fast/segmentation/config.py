@@ -160,7 +160,7 @@ class TrainConfig:
             raise ValueError(f"config {path} must be a JSON object, got {type(values).__name__}")
         return cls.from_dict(values)
 
-    def difference(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    def difference(self, other: TrainConfig) -> dict[str, tuple[object, object]]:
         """The fields in which a run with ``other`` gives another result, with both values."""
         old, new = self.to_dict(), other.to_dict()
         hints = get_type_hints(type(self), include_extras=True)

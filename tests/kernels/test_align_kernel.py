@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_same_when_called, results_and_gradients, ways
-from three_way import DEVICE, FLOATS, assert_three_way, leaf_grad
+from helpers import assert_same_when_called, leaf_grad, results_and_gradients, ways
+from three_way import DEVICE, FLOATS, assert_three_way
 from torch import Tensor
 
 from inverseform_fast import reference
@@ -40,10 +40,10 @@ def pair(n: int, tile: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
     """Draws probabilities: of anything, or of two lines that moved by a pixel, 0 elsewhere."""
     tiles = torch.rand(2, n, 1, tile, tile)
     if kind == "lines":
-        at = torch.randint(1, tile - 1, (n, 2))
+        corner = torch.randint(1, tile - 1, (n, 2))
         for side in range(2):
             line = torch.zeros(n, 1, tile, tile, dtype=torch.bool)
-            for i, (y, x) in enumerate((at + side).tolist()):
+            for i, (y, x) in enumerate((corner + side).tolist()):
                 line[i, :, y] = line[i, :, :, x] = True
             tiles[side] *= line
     predicted, target = tiles.to(DEVICE)

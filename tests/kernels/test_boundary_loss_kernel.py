@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_same_when_called, ways
+from helpers import assert_same_when_called, leaf_grad, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from three_way import DEVICE, FLOATS, assert_three_way, leaf_grad, random, random_labels
+from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
 from inverseform_fast.functional import boundary_loss
 

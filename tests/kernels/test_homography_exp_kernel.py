@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_same_when_called, results_and_gradients, ways
-from three_way import DEVICE, FLOATS, assert_three_way, leaf_grad, random
+from helpers import assert_same_when_called, leaf_grad, results_and_gradients, ways
+from three_way import DEVICE, FLOATS, assert_three_way, random
 from torch import Tensor
 
 import inverseform_fast as iff

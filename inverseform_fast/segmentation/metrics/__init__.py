@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.wrappers.abstract import WrapperMetric
 
 from .boundary import BoundaryMetrics
 from .regions import RegionMetrics
@@ -14,7 +15,7 @@ from .regions import RegionMetrics
 __all__ = ["BoundaryMetrics", "RegionMetrics", "SegmentationMetrics"]
 
 
-class SegmentationMetrics(Metric):
+class SegmentationMetrics(WrapperMetric):
     """Accumulates the metrics of a data set: :class:`RegionMetrics` and :class:`BoundaryMetrics`, each usable alone.
 
     ``compute`` returns these metrics, each in [0, 1], and NaN for one that nothing defines:
@@ -40,8 +41,6 @@ class SegmentationMetrics(Metric):
         ValueError: a tolerance is negative, the ratio is outside (0, 1), or the number of names is not that of classes.
     """
 
-    full_state_update = False
-
     def __init__(
         self,
         num_classes: int,
@@ -50,7 +49,7 @@ class SegmentationMetrics(Metric):
         class_names: Sequence[str] | None = None,
         dilation_ratio: float = 0.02,
     ) -> None:
-        super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
+        super().__init__()
         self.regions = RegionMetrics(num_classes, ignore_index, class_names)
         self.boundaries = BoundaryMetrics(num_classes, ignore_index, tolerances, dilation_ratio)
 
@@ -70,8 +69,11 @@ class SegmentationMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """Returns the metrics of all batches so far, by the names that the class lists."""
-        metrics = self.regions.compute() | self.boundaries.compute()
-        return dict(sorted(metrics.items(), key=lambda item: item[0].startswith("iou/")))
+        return _classes_last(self.regions.compute() | self.boundaries.compute())
+
+    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
+        """Adds a batch as ``update`` does, and returns the metrics of this batch alone."""
+        return _classes_last(self.regions(prediction, target) | self.boundaries(prediction, target))
 
     def reset(self) -> None:
         """Forgets all batches."""
@@ -89,3 +91,7 @@ class SegmentationMetrics(Metric):
             raise TypeError(f"incoming_state must be a SegmentationMetrics, got {type(incoming_state).__name__}")
         self.regions.merge_state(incoming_state.regions)
         self.boundaries.merge_state(incoming_state.boundaries)
+
+
+def _classes_last(metrics: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(metrics.items(), key=lambda item: item[0].startswith("iou/")))

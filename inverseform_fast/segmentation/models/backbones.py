@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Format
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 
@@ -35,7 +35,8 @@ class TimmBackbone(nn.Module):
             hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() has them all"
             raise ValueError(f"backbone must be the name of a timm model, got {name!r}{hint}")
         self.net = timm.create_model(name, pretrained=pretrained, features_only=True)
-        info: Any = self.net.feature_info
+        info = self.net.feature_info
+        assert isinstance(info, FeatureInfo)
         strides = info.reduction()
         if finest_stride not in strides:
             raise ValueError(f"backbone must have a feature at stride {finest_stride}; {name!r} has strides {strides}")

@@ -6,13 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-if TYPE_CHECKING:
-    from ..config import TrainConfig
+from ..config import TrainConfig
 
 Kind = Literal["labels", "depth", "normals", "map"]
 RGB = tuple[int, int, int]  # 0..255

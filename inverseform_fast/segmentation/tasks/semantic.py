@@ -5,7 +5,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,10 @@ from torch import Tensor, nn
 
 import inverseform_fast as iff
 
+from ..config import TrainConfig
 from ..metrics import SegmentationMetrics
 from ..metrics.boundary import class_boundaries, dilate, disk_half_widths
 from .base import RGB, Headline, Kind, Task
-
-if TYPE_CHECKING:
-    from ..config import TrainConfig
 
 VOID = 255
 # Orange red and blue are far apart for every common kind of colour blindness.
@@ -89,9 +88,9 @@ class SemanticTask(Task):
         titles = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mba": "mBA"}
         titles |= {f"boundary_f_{tolerance}px": f"boundary F {tolerance} px" for tolerance in (1, 3, 5)}
         titles |= {"boundary_iou": "Boundary IoU"}
-        percent: dict[str, Any] = {"scale": 100, "digits": 1}
-        shown = {name: Headline(title, **percent) for name, title in titles.items()}
-        return shown | {f"iou/{name}": Headline(f"IoU {name}", **percent, in_summary=False) for name in self.classes}
+        percent = partial(Headline, scale=100, digits=1)
+        shown = {name: percent(title) for name, title in titles.items()}
+        return shown | {f"iou/{name}": percent(f"IoU {name}", in_summary=False) for name in self.classes}
 
 
 class SemanticLoss(nn.Module):
