@@ -10,6 +10,7 @@ import torch
 from inverseform_fast.segmentation.tasks import SemanticTask, choose_tasks, task_from_dict, task_to_dict
 from inverseform_fast.segmentation.tasks.base import Headline
 
+NAME = "name must be an identifier other than image, boundary, total and the attributes of nn.ModuleDict"
 TASK = SemanticTask(classes=("sky", "road"), colors=((1, 2, 3), (4, 5, 6)), void=7)
 
 
@@ -30,8 +31,9 @@ def test_tasks_that_differ_in_their_colors_alone_are_equal() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "image"}, "name must be an identifier other than image, boundary, total, got 'image'"),
-        ({"name": "a/b"}, "name must be an identifier other than image, boundary, total, got 'a/b'"),
+        ({"name": "image"}, f"{NAME}, got 'image'"),
+        ({"name": "a/b"}, f"{NAME}, got 'a/b'"),
+        ({"name": "train"}, f"{NAME}, got 'train'"),
         ({"colors": ((0, 0, 0),)}, "colors must be 2, one a class, got 1"),
     ],
 )

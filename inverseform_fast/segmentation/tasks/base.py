@@ -50,7 +50,7 @@ class Task(ABC):
 
     Attributes:
         name: key of the target in a sample and of the prediction in what a model returns. It is an identifier other
-            than ``image``, ``boundary`` and ``total``.
+            than ``image``, ``boundary``, ``total`` and what ``nn.ModuleDict`` has, such as ``train``.
         void: value of target pixels that have no truth; padding gets it, and losses and metrics must leave it out.
         kind: what augmentation does to a target. All are resized to the nearest pixel; ``"depth"`` is also divided by
             the scale of a resize, and ``"normals"`` (3, H, W; x to the right comes first) have x negated by a flip.
@@ -69,8 +69,12 @@ class Task(ABC):
     note: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in RESERVED:
-            raise ValueError(f"name must be an identifier other than {', '.join(RESERVED)}, got {self.name!r}")
+        # Tasks name the modules of an nn.ModuleDict, which refuses the names of its own attributes.
+        if not self.name.isidentifier() or self.name in RESERVED or hasattr(nn.ModuleDict(), self.name):
+            raise ValueError(
+                f"name must be an identifier other than {', '.join(RESERVED)} and the attributes of nn.ModuleDict, "
+                f"got {self.name!r}"
+            )
 
     @property
     @abstractmethod
