@@ -75,7 +75,7 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     """
     check_labels(labels)
     check_radius(radius)
-    return ops.boundary_map(labels, radius, ignore_index, release)
+    return ops.boundary_map(labels, radius, ignore_index, bool(release))
 
 
 def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:

@@ -72,3 +72,10 @@ def test_a_model_that_predicts_too_little_is_told(logits: Tensor, labels: Tensor
     criterion = Criterion(tiny_config(Path(), net), {"semantic": TASK})
     with pytest.raises(ValueError, match="the model must predict semantic, got segmentation, boundary"):
         criterion({"segmentation": logits, "boundary": logits[:, :1]}, {"semantic": labels}, 0)
+
+
+def test_a_loss_without_a_total_is_told(logits: Tensor, labels: Tensor, net: str) -> None:
+    criterion = Criterion(tiny_config(Path(), net), {"semantic": TASK})
+    criterion.losses["semantic"].forward = lambda *args: {"dice": logits.sum(), "focal": logits.sum()}
+    with pytest.raises(ValueError, match="the loss of the task semantic must have the term 'total', got dice, focal"):
+        criterion({"semantic": logits}, {"semantic": labels}, 0)

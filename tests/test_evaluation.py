@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
+from inverseform_fast.scenes.street import CLASSES
 from inverseform_fast.segmentation.datasets import Sample, Scenes
 from inverseform_fast.segmentation.evaluation import evaluate, predict
 from inverseform_fast.segmentation.models import SegmentationModel, build_model
@@ -86,3 +89,44 @@ def test_a_data_set_must_have_the_tasks_of_the_model(model: SegmentationModel) -
             evaluate(model, dataset, tasks={task.name: task})
     other_colors = SemanticTask(classes=tuple(dataset.tasks["semantic"].classes))  # type: ignore[attr-defined]
     assert evaluate(model, dataset, tasks={"semantic": other_colors})
+
+
+class _Computes(Metric):
+    """A metric that computes whatever it is given."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Sees nothing."""
+
+    def compute(self) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([torch.ones(())], "the metric of the task a must compute a dict of scalars, got Tensor"),
+        ([{"iou": torch.ones(3)}], "the metric iou of the task a must be a scalar, got 3 values"),
+        ([{"b/iou": 1.0}, {"iou": 1.0}], "metrics must have names of their own, but two are called b/iou"),
+    ],
+)
+def test_a_metric_that_is_no_dict_of_scalars_is_named(results: list[Any], message: str) -> None:
+    class Computing(SemanticTask):
+        def metrics(self) -> Metric:  # type: ignore[override]
+            return _Computes(results["ab".index(self.name)])
+
+    class Twice(Scenes):
+        def __init__(self) -> None:
+            super().__init__("val", size=(16, 16), length=1)
+            self.tasks = {name: Computing(name=name, classes=tuple(CLASSES)) for name in "ab"[: len(results)]}
+
+        def read(self, index: int) -> Sample:
+            sample = super().read(index)
+            return {"image": sample["image"], **dict.fromkeys(self.tasks, sample["semantic"])}
+
+    dataset = Twice()
+    with pytest.raises(ValueError, match=message):
+        evaluate(build_model("pyramid", "test_resnet", dataset.tasks), dataset)

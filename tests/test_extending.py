@@ -22,7 +22,7 @@ from training_runs import assert_same_end, run, scalars
 
 from inverseform_fast import cli
 from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.datasets import DATASETS, Sample
+from inverseform_fast.segmentation.datasets import DATASETS, Sample, SegmentationDataset
 from inverseform_fast.segmentation.models import MODELS
 from inverseform_fast.segmentation.tasks import TASKS, SemanticTask, Task
 
@@ -201,3 +201,37 @@ def test_what_a_data_set_or_a_model_lacks_is_named(tmp_path: Path) -> None:
         run(config(tmp_path, model="with-sonar"))
     with pytest.raises(ValueError, match=r"tasks must be tasks of the data set \(semantic, brightness\), got depth"):
         run(config(tmp_path / "other", data="lit-clouds", tasks={"depth": 1.0}))
+
+
+class Given(SegmentationDataset):
+    """One sample, as it is given."""
+
+    def __init__(self, sample: Sample, *tasks: str) -> None:
+        super().__init__("train", [SemanticTask(name=name, classes=("a", "b")) for name in tasks], ["0"])
+        self.sample = sample
+
+    def read(self, index: int) -> Sample:
+        return self.sample
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"image": (3, 4, 6), "masks": (4, 6)}, "read(0) must give semantic, got image, masks"),
+        ({"semantic": (4, 6)}, "read(0) must give image, got semantic"),
+        (
+            {"image": (3, 4, 6), "semantic": (2, 3)},
+            "read(0) must give semantic of the image's size (4, 6), got shape (2, 3)",
+        ),
+    ],
+)
+def test_a_sample_that_breaks_the_contract_is_told(sample: dict[str, tuple[int, ...]], message: str) -> None:
+    dataset = Given({name: torch.zeros(shape, dtype=torch.uint8) for name, shape in sample.items()}, "semantic")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataset[0]
+
+
+@pytest.mark.parametrize("tasks", [[], ["semantic", "semantic"]])
+def test_tasks_must_have_different_names(tasks: list[str]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"tasks must be one or more of different names, got {tasks}")):
+        Given({}, *tasks)

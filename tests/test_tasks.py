@@ -10,6 +10,7 @@ import torch
 from inverseform_fast.segmentation.tasks import SemanticTask, choose_tasks, task_from_dict, task_to_dict
 from inverseform_fast.segmentation.tasks.base import Headline
 
+NAME = "name must be an identifier other than image, boundary, total and the attributes of nn.ModuleDict"
 TASK = SemanticTask(classes=("sky", "road"), colors=((1, 2, 3), (4, 5, 6)), void=7)
 
 
@@ -30,8 +31,9 @@ def test_tasks_that_differ_in_their_colors_alone_are_equal() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "image"}, "name must be an identifier other than image, boundary, total, got 'image'"),
-        ({"name": "a/b"}, "name must be an identifier other than image, boundary, total, got 'a/b'"),
+        ({"name": "image"}, f"{NAME}, got 'image'"),
+        ({"name": "a/b"}, f"{NAME}, got 'a/b'"),
+        ({"name": "train"}, f"{NAME}, got 'train'"),
         ({"colors": ((0, 0, 0),)}, "colors must be 2, one for each class, got 1"),
     ],
 )
@@ -52,3 +54,11 @@ def test_a_metric_in_print() -> None:
     assert Headline("m").text(0.12345) == "0.123"
     assert Headline("m", scale=100, digits=1).text(0.12345) == "12.3"
     assert Headline("m").text(torch.nan) == "-"
+
+
+def test_an_unknown_kind_is_named() -> None:
+    class Heat(SemanticTask):
+        kind = "heat"  # type: ignore[assignment]
+
+    with pytest.raises(ValueError, match="kind of Heat must be one of labels, depth, normals, map, got 'heat'"):
+        Heat(classes=("a", "b"))

@@ -9,18 +9,22 @@ import multiprocessing
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from training_runs import assert_same_end, interrupted_scenes, run, scalars, tiny_config
 
 from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes
-from inverseform_fast.segmentation.models import build_model
+from inverseform_fast.segmentation.models import MODELS, build_model
+from inverseform_fast.segmentation.models.pyramid import PyramidSegmenter
 from inverseform_fast.segmentation.tasks import SemanticTask
 
 
@@ -66,6 +70,23 @@ def test_a_killed_training_resumes_to_the_very_same_weights(config: TrainConfig,
     straight = dataclasses.replace(config, out=str(tmp_path / "straight"))
     run(straight)
     assert_same_end(config, straight)
+
+
+def test_a_resumed_training_repeats_the_randomness_of_the_model(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithDropout(PyramidSegmenter):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: F.dropout(x, 0.5, self.training) for name, x in super().forward(inputs).items()}
+
+    monkeypatch.setitem(MODELS, "dropout", WithDropout)
+    stopped = dataclasses.replace(config, model="dropout", checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, datasets=interrupted_scenes(stopped, batches=2))
+    run(stopped, resume=True)
+    straight = dataclasses.replace(stopped, out=str(tmp_path / "straight"))
+    run(straight)
+    assert_same_end(stopped, straight)
 
 
 def test_the_number_of_workers_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:

@@ -102,9 +102,23 @@ def evaluate(
         for name, metric in metrics.items():
             metric.update(maps[name], batch[name].to(maps[name].device))
         on_images(len(images))
-    prefixes = metric_prefixes(tasks)
-    values = {name: metric.compute() for name, metric in metrics.items()}
-    return {f"{prefixes[name]}{key}": float(value) for name in tasks for key, value in values[name].items()}
+    values: dict[str, float] = {}
+    for name, prefix in metric_prefixes(tasks).items():
+        for key, value in _scalars(name, metrics[name].compute()).items():
+            if f"{prefix}{key}" in values:
+                raise ValueError(f"metrics must have names of their own, but two are called {prefix}{key}")
+            values[f"{prefix}{key}"] = value
+    return values
+
+
+def _scalars(task: str, metrics: object) -> dict[str, float]:
+    """Checks what a task's metric computed, and turns it into numbers."""
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"the metric of the task {task} must compute a dict of scalars, got {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if (size := torch.as_tensor(value).numel()) != 1:
+            raise ValueError(f"the metric {name} of the task {task} must be a scalar, got {size} values")
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _batches_of_one_size(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:
@@ -126,8 +140,10 @@ def check_tasks(dataset: SegmentationDataset, tasks: Mapping[str, Task]) -> None
     """
     for name, task in tasks.items():
         found = dataset.tasks.get(name)
-        if type(found) is not type(task):
+        if found is None:
             raise ValueError(f"the data set must have the task {name}, got {', '.join(dataset.tasks)}")
+        if type(found) is not type(task):
+            raise ValueError(f"the task {name} must be a {type(task).__name__}, got {type(found).__name__}")
         for field in dataclasses.fields(task):
             expected, actual = getattr(task, field.name), getattr(found, field.name)
             if field.compare and expected != actual:

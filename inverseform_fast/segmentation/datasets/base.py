@@ -34,7 +34,7 @@ class SegmentationDataset(Dataset[Sample]):
         needs_root: whether it reads files below a folder ``root``.
 
     Raises:
-        ValueError: the split is unknown.
+        ValueError: the split is unknown, there is no task, or two tasks have one name.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
@@ -46,17 +46,32 @@ class SegmentationDataset(Dataset[Sample]):
         if split not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {split!r}")
         self.tasks = {task.name: task for task in tasks}
+        if not tasks or len(self.tasks) < len(tasks):
+            raise ValueError(f"tasks must be one or more of different names, got {[task.name for task in tasks]}")
         self.names, self.transform = list(names), transform
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns what ``read`` gives, image and targets as tv_tensors, after the transform if there is one."""
+        """Returns what ``read`` gives, image and targets as tv_tensors, after the transform if there is one.
+
+        Raises:
+            ValueError: ``read`` left out the image or a target, or gave a target that is not of the image's size.
+        """
         sample = self.read(index)
+        self._check(sample, index)
         sample = sample | {"image": tv_tensors.Image(sample["image"])}
         sample |= {name: tv_tensors.Mask(sample[name]) for name in self.tasks}
         return sample if self.transform is None else self.transform(sample)
+
+    def _check(self, sample: Sample, index: int) -> None:
+        if missing := [name for name in ("image", *self.tasks) if name not in sample]:
+            raise ValueError(f"read({index}) must give {', '.join(missing)}, got {', '.join(sample)}")
+        size = tuple(sample["image"].shape[-2:])
+        for name in self.tasks:
+            if (found := tuple(sample[name].shape))[-2:] != size:
+                raise ValueError(f"read({index}) must give {name} of the image's size {size}, got shape {found}")
 
     def read(self, index: int) -> Sample:
         """Reads a sample: ``"image"`` uint8 (3, H, W) RGB, and the target of each task by the task's name.

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -52,7 +52,7 @@ class Task(ABC):
 
     Attributes:
         name: key of the target in a sample, and of the prediction in what a model returns. It is an identifier other
-            than ``image``, ``boundary`` and ``total``.
+            than ``image``, ``boundary``, ``total`` and the attributes of ``nn.ModuleDict``, such as ``train``.
         void: value of target pixels without a truth. Padding has this value, and losses and metrics must ignore it.
         kind: how augmentation treats a target. Every kind is resized to the nearest pixel; ``"depth"`` is also divided
             by the scale of a resize, and a flip negates the x of ``"normals"``, which are (3, H, W) with x, to the
@@ -62,7 +62,7 @@ class Task(ABC):
         note: a sentence for the report on how to read the metrics.
 
     Raises:
-        ValueError: the name is no identifier, or it is reserved.
+        ValueError: the name is no identifier or is reserved, or the class says no known ``kind``.
     """
 
     name: str
@@ -72,8 +72,14 @@ class Task(ABC):
     note: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in RESERVED:
-            raise ValueError(f"name must be an identifier other than {', '.join(RESERVED)}, got {self.name!r}")
+        # Tasks name the modules of an nn.ModuleDict, which refuses the names of its own attributes.
+        if not self.name.isidentifier() or self.name in RESERVED or hasattr(nn.ModuleDict(), self.name):
+            raise ValueError(
+                f"name must be an identifier other than {', '.join(RESERVED)} and the attributes of nn.ModuleDict, "
+                f"got {self.name!r}"
+            )
+        if (kind := getattr(self, "kind", None)) not in get_args(Kind):
+            raise ValueError(f"kind of {type(self).__name__} must be one of {', '.join(get_args(Kind))}, got {kind!r}")
 
     @property
     @abstractmethod

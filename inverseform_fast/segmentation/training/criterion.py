@@ -31,12 +31,15 @@ class Criterion(nn.Module):
             Scalars: ``"total"``, which is minimized, and every term of every task's loss as ``"task/term"``.
 
         Raises:
-            ValueError: the model does not predict every task.
+            ValueError: the model does not predict every task, or a task's loss has no term ``"total"``.
         """
         if missing := [name for name in self.losses if name not in predictions]:
             raise ValueError(f"the model must predict {', '.join(missing)}, got {', '.join(predictions)}")
         terms: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
-            terms |= {f"{name}/{term}": value for term, value in loss(predictions, targets, step).items()}
+            own = loss(predictions, targets, step)
+            if "total" not in own:
+                raise ValueError(f"the loss of the task {name} must have the term 'total', got {', '.join(own)}")
+            terms |= {f"{name}/{term}": value for term, value in own.items()}
         weighted = [weight * terms[f"{name}/total"] for name, weight in self.weights.items()]
         return {"total": torch.stack(weighted).sum(), **terms}
