@@ -32,7 +32,7 @@ class TrainConfig:
     ] = field(default_factory=dict)
     model: Annotated[str, "Model of the registry."] = "pyramid"
     backbone: Annotated[str, "Any timm backbone with a feature at stride 4, e.g. hrnet_w18."] = "test_resnet"
-    pretrained: Annotated[bool, "Start from timm's ImageNet weights."] = False
+    pretrained: Annotated[bool, "Start from ImageNet weights."] = False
     boundary_head: Annotated[bool, "Predict boundaries by a 1x1 convolution; without it the loss is headless."] = True
 
     loss: Annotated[
