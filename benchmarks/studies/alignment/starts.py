@@ -63,7 +63,8 @@ def warped(squares: Tensor, a: Tensor) -> Tensor:
 def distances(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Of pixels outside a mask ``(N, 1, H, W)`` from it, and of those inside from the ground; 0 where there is none."""
     fields = [
-        [distance_transform_edt(side) * bool(mask.any()) for side in (~mask, mask)] for mask in masks.bool().numpy()
+        [distance_transform_edt(side) * bool(mask.any() and not mask.all()) for side in (~mask, mask)]
+        for mask in masks.bool().numpy()
     ]
     outside, inside = torch.from_numpy(np.array(fields, dtype=np.float32)).unbind(1)
     return outside, inside
