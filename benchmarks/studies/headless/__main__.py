@@ -18,7 +18,7 @@ from benchmarks.common.machine import machine
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.runs import load, write
 from benchmarks.studies.headless.arms import ARMS
-from benchmarks.studies.headless.study import SCHEMA, SEEDS, Study
+from benchmarks.studies.headless.study import FEATURES, SCHEMA, SEEDS, Study
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "headless_study.json", help="JSON file, which is added to"
     )
-    parser.add_argument("--runs", type=Path, default=Study.runs, help="folder of the cached features")
+    parser.add_argument("--runs", type=Path, default=FEATURES, help="folder of the cached features")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="of the main arms; none: only the choices")
     parser.add_argument("--threads", type=int, default=1)

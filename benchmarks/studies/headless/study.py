@@ -19,6 +19,7 @@ from inverseform_fast.segmentation.tasks import Task
 
 SCHEMA = "inverseform_fast/headless_study/1"
 CHOOSE, TEST = "choose", "test"
+FEATURES = Path("runs/headless")
 SEEDS = tuple(range(12))  # of the main arms on test frames
 SCHEDULE: Json = {"backbone": LITE0, "pretrained": True, "crop": (224, 288), "steps": 300, "batch_size": 8}
 
@@ -53,7 +54,7 @@ class Study:
     """
 
     root: Path | None = None
-    runs: Path = Path("runs/headless")
+    runs: Path = FEATURES
     schedule: Json = field(default_factory=lambda: SCHEDULE)
     arms: Sequence[str] = tuple(ARMS)
     seeds: Sequence[int] = SEEDS
