@@ -133,7 +133,9 @@ def test_weights_are_chosen_on_held_out_frames(small: Study) -> None:
 
 def test_jobs_are_every_choice_and_then_every_seed(small: Study) -> None:
     pretend_choices(small)
-    stages = [job.stage for job in small.jobs()]
+    jobs = list(small.jobs())
+    assert [job.arm for job in jobs[: len(ARMS)]] == list(ARMS)
+    stages = [job.stage for job in jobs]
     assert stages == sorted(stages)
     main = sum(arm.main for arm in ARMS.values())
     assert stages.count(CHOOSE) == sum(len(arm.weights) for arm in ARMS.values())

@@ -84,7 +84,7 @@ def each(*values: float) -> tuple[Weights, ...]:
     return tuple((value,) for value in values)
 
 
-# In the order in which their weights are chosen.
+# In the order in which they are trained, quick ones first.
 ARMS = {
     "ce": Arm("cross-entropy", "CE", ((),), added(), main=True),
     "dice-per-class": Arm(

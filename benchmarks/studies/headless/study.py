@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.common.results import Json
@@ -65,9 +66,12 @@ class Study:
     finished: list[Json] = field(default_factory=list)
 
     def jobs(self) -> Iterator[Job]:
-        """In the order in which they are to be done: first every choice, by which those on test frames have weights."""
-        for name in self.arms:
-            yield from (self.candidate(name, weights) for weights in ARMS[name].weights)
+        """In the order in which they are to be done: first every choice, by which those on test frames have weights.
+
+        Of the choices, the first try of every arm comes first.
+        """
+        for tries in zip_longest(*([(name, weights) for weights in ARMS[name].weights] for name in self.arms)):
+            yield from (self.candidate(*each) for each in tries if each)
         for seed in self.seeds:
             for name in self.arms:
                 if ARMS[name].main or seed == self.seeds[0]:
