@@ -27,7 +27,7 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     first i pixels were the wrong ones: 1 - (|y| - wrong y) / (|y| + wrong others).
     """
     valid = labels != VOID
-    predicted = probabilities(logits, labels).movedim(1, 0)[:, valid]
+    predicted = probabilities(logits, labels).movedim(1, 0)[:, valid].unbind()
     terms = []
     for c in classes_present(labels):
         true = (labels[valid] == c).float()

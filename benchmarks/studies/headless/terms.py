@@ -44,10 +44,11 @@ def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
 
     A class's soft boundary is that of two classes, it and all others together. Void stays void.
     """
-    predicted = probabilities(logits, labels).clamp(EPS, 1 - EPS)
+    # Not sliced below: the gradient of a slice is as large as the whole.
+    predicted = probabilities(logits, labels).clamp(EPS, 1 - EPS).unbind(1)
     terms = []
     for c in classes_present(labels):
-        mine = predicted[:, c : c + 1]
+        mine = predicted[c][:, None]
         soft = soft_boundary_map(torch.cat((mine.log(), (1 - mine).log()), 1))
         target = torch.where(labels == VOID, labels, (labels == c).to(labels.dtype))
         terms.append(boundary_loss(soft.logit(eps=EPS), target))
