@@ -193,6 +193,44 @@ def test_relaxed_cross_entropy(radius: int, logits: Tensor, labels: Tensor) -> N
     assert rivals.relaxed_cross_entropy(logits, labels, radius).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_active_boundary(logits: Tensor, labels: Tensor) -> None:
+    log_p, total, count = logits.log_softmax(1), 0.0, 0
+    height, width = SIZE
+
+    def divergence(n: int, y: int, x: int, v: int, u: int) -> float:
+        here, there = log_p[n, :, y, x], log_p[n, :, v, u]
+        return float((here.exp() * (here - there)).sum())
+
+    for n in range(2):
+        strength, edge = torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.bool)
+        for y, x in np.ndindex(*SIZE):
+            for v, u in ((y, x + 1), (y + 1, x)):
+                if v < height and u < width:
+                    strength[y, x] = max(strength[y, x].item(), divergence(n, y, x, v, u))
+                    pair = {int(labels[n, y, x]), int(labels[n, v, u])}
+                    edge[y, x] |= len(pair) == 2 and VOID not in pair
+        chosen = strength.flatten().argsort(descending=True)[: int(0.3 * strength.numel())].tolist()
+        for y, x in (divmod(place, width) for place in chosen):
+            if labels[n, y, x] != VOID and 0 < y < height - 1 and 0 < x < width - 1:
+                around = [(v, u) for v in range(y - 1, y + 2) for u in range(x - 1, x + 2) if (v, u) != (y, x)]
+                best = min(range(8), key=lambda i: distance_by_definition(edge, *around[i]))
+                target = torch.full((8,), 0.2 / 7)
+                target[best] = 0.8
+                moves = torch.tensor([divergence(n, y, x, v, u) for v, u in around]).log_softmax(0)
+                total -= min(distance_by_definition(edge, y, x), 1.2) / 1.2 * float(target @ moves)
+                count += 1
+    assert count > 10
+    assert rivals.active_boundary(logits, labels, share=0.3, reach=1.2).item() == pytest.approx(total / count, rel=1e-4)
+
+
+def test_active_boundary_moves_predicted_boundary_pixels_only(logits: Tensor, labels: Tensor) -> None:
+    leaf = logits.requires_grad_()
+    rivals.active_boundary(leaf, labels, share=0.05).backward()
+    moved = leaf_gradient(leaf).abs().sum(1) > 0
+    assert 0 < moved.sum() <= 2 * int(0.05 * moved[0].numel())
+    assert rivals.active_boundary(leaf, torch.zeros_like(labels)).item() == 0
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_prefers_the_truth_and_has_a_finite_gradient(name: str, labels: Tensor) -> None:
     arm, known = ARMS[name], labels.masked_fill(labels == VOID, 0)

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from benchmarks.studies.headless.rivals import (
+    active_boundary,
     boundary_f1,
     hausdorff,
     lovasz_softmax,
@@ -110,6 +111,10 @@ ARMS = {
         with_head, main=True, boundary_head=True,
     ),
     "lovasz": Arm("+ Lovász-softmax", "CE + w Lovász", each(1, 0.5, 2), added(lovasz_softmax), main=True),
+    "active": Arm(
+        "+ Lovász-softmax + active boundary loss", "CE + w1 Lovász + w2 ABL", ((1, 1), (1, 0.5), (1, 2)),
+        added(lovasz_softmax, active_boundary), main=True,
+    ),
     "distance": Arm(
         "+ boundary loss (Kervadec)", "CE + w sum_c phi_c p_c", each(0.01, 0.003, 0.03), added(signed_distance),
         main=True,

@@ -19,6 +19,8 @@ from benchmarks.studies.headless.terms import (
     truth_of,
 )
 
+AROUND = torch.tensor([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)])
+
 
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     """Berman, Triki and Blaschko, CVPR 2018: the Lovász extension of each class's Jaccard loss, over the batch.
@@ -103,3 +105,52 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, radius: int = 1) -> Te
     likelihood = log_p.masked_fill(~near, -torch.inf).logsumexp(1)
     valid = labels != VOID
     return -likelihood[valid].sum() / valid.sum().clamp(min=1)
+
+
+def active_boundary(logits: Tensor, labels: Tensor, share: float = 0.01, reach: float = 20) -> Tensor:
+    """Wang et al., Active boundary loss, AAAI 2022: predicted boundary pixels shall move towards the true boundary.
+
+    A pixel is predicted boundary if its Kullback-Leibler divergence from its right or lower neighbour is among the
+    image's ``share`` of largest ones. Of its eight neighbours, the one nearest to the true boundary is the answer, with
+    0.8 for it and 0.2 / 7 for the others; its divergences from them are the logits, and they get no gradient.
+    Each such cross-entropy weighs min(distance from the true boundary, ``reach``) / ``reach``. Void and the image's
+    frame are left out.
+    """
+    log_p = log_probabilities(logits, labels)
+    away = distances(_true_edges(labels)[:, None])[0][:, 0]
+    n, y, x = (_predicted_edges(log_p.detach(), share) & _inside(labels)).nonzero(as_tuple=True)
+    neighbours = (n[:, None], y[:, None] + AROUND[:, 0], x[:, None] + AROUND[:, 1])  # each (K, 8)
+    mine, theirs = log_p[n, :, y, x][:, None], log_p.detach()[neighbours[0], :, neighbours[1], neighbours[2]]
+    answer = away[neighbours].argmin(1)
+    terms = F.cross_entropy(_divergence(mine, theirs, 2), answer, reduction="none", label_smoothing=0.2 * 8 / 7)
+    return (terms * away[n, y, x].clamp(max=reach) / reach).sum() / max(1, len(n))
+
+
+def _divergence(log_p: Tensor, log_q: Tensor, dim: int) -> Tensor:
+    """Kullback-Leibler divergence of p from q."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim)
+
+
+def _predicted_edges(log_p: Tensor, share: float) -> Tensor:
+    """(N, H, W) bool: at most this share of an image's pixels."""
+    right = F.pad(_divergence(log_p[..., :-1], log_p[..., 1:], 1), (0, 1))
+    down = F.pad(_divergence(log_p[..., :-1, :], log_p[..., 1:, :], 1), (0, 0, 0, 1))
+    strength = torch.maximum(right, down)
+    allowed = int(share * strength[0].numel())
+    return strength > strength.flatten(1).topk(allowed + 1).values[:, -1, None, None]
+
+
+def _true_edges(labels: Tensor) -> Tensor:
+    """(N, H, W) bool: the right or the lower neighbour is of another class, void being none."""
+    right = F.pad(_differ(labels[..., :-1], labels[..., 1:]), (0, 1))
+    down = F.pad(_differ(labels[..., :-1, :], labels[..., 1:, :]), (0, 0, 0, 1))
+    return right | down
+
+
+def _differ(here: Tensor, there: Tensor) -> Tensor:
+    return (here != there) & (here != VOID) & (there != VOID)
+
+
+def _inside(labels: Tensor) -> Tensor:
+    """(N, H, W) bool: valid, and not on the image's frame."""
+    return F.pad((labels != VOID)[:, 1:-1, 1:-1], (1, 1, 1, 1))
