@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inverseform_fast.files import write_atomically
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.evaluation import Transformed, open_dataset
-from inverseform_fast.segmentation.models import PyramidSegmenter, build_model
+from inverseform_fast.segmentation.models import PyramidSegmenter
 from inverseform_fast.segmentation.models.backbones import TimmBackbone
 from inverseform_fast.segmentation.models.heads import STRIDE
 from inverseform_fast.segmentation.tasks import Task
@@ -70,8 +70,7 @@ class FrozenModel(nn.Module):
     def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
         super().__init__()
         torch.manual_seed(config.seed)
-        self.model = build_model("pyramid", config.backbone, tasks, boundary_head=config.boundary_head)
-        assert isinstance(self.model, PyramidSegmenter)
+        self.model = PyramidSegmenter(config.backbone, tasks, boundary_head=config.boundary_head)
         self.model.backbone = self.known = Known()  # type: ignore[assignment]
         self.size = config.crop
 
