@@ -165,7 +165,7 @@ def write(root: Path, finished: list[Json]) -> dict[str, str]:
 def test_page_of_nothing_and_of_little(small: Study, tmp_path: Path) -> None:
     parts = page.parts(tmp_path)
     assert "**0 of 43 trainings" in parts["state"]
-    assert "not decided yet" in parts["state"]
+    assert "no result yet. Which of our losses is compared with the rivals is not decided yet." in parts["state"]
     assert parts["choices"] == parts["scores"] == parts["against-ce"] == parts["against-rivals"] == page.NOTHING
     parts = write(tmp_path, [pretended(small.candidate("dice", (1,)), miou=0.25)])
     assert "| + Dice: 1 | 50.00 | 50.00 | 50.00 | 25.00 | 50.00 | 41.67 | 10.00 |" in parts["choices"]
@@ -182,6 +182,7 @@ def test_page_says_what_the_results_say(small: Study, tmp_path: Path) -> None:
     parts = write(tmp_path, small.finished)
     assert "**43 of 43 trainings to choose weights and 9 of 169 on test frames are finished.**" in parts["state"]
     assert "*+ headless BCE per class*" in parts["state"]
+    assert "no result yet" not in parts["state"]
     assert "| + headless BCE per class: 1 | 50.00 | 50.00 | 50.00 | 50.00 | 90.00 | **63.33** |" in parts["choices"]
     assert "| + headless BCE per class | 1 | 3 | 50.00 ± 0.00 |" in parts["scores"]
     (line,) = (x for x in parts["against-ce"].splitlines() if x.startswith("| + headless BCE per class minus"))

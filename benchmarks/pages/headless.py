@@ -55,6 +55,8 @@ def state(tried: Mapping[str, Runs], tested: Mapping[str, Runs], ours: str | Non
     text = (
         f"**{done[0]} of {choices} trainings to choose weights and {done[1]} of {tests} on test frames are finished.**"
     )
+    if not done[1]:
+        text += " One training each on held-out frames ranks no losses; this page has no result yet."
     if ours is None:
         return f"{text} Which of our losses is compared with the rivals is not decided yet.\n"
     return f"{text} The rule chose *{ARMS[ours].name}* as the one of ours to compare with the rivals.\n"
