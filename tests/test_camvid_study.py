@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import results
+from benchmarks.common import results, runs
 from benchmarks.common.results import Json
 from benchmarks.pages import worth
 from benchmarks.pages.worth_pictures import pictures
 from benchmarks.studies import camvid_study
-from benchmarks.studies.camvid_study import ARMS, CHOICES, Job, Study
+from benchmarks.studies.camvid_study import ARMS, CHOICES, SCHEMA, Job, Study
 from inverseform_fast.bench import release
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -131,7 +131,7 @@ def test_program_trains_what_is_missing(tmp_path: Path, study: Study, monkeypatc
     trained = []
 
     def pretend(self: Study, job: Job, device: str) -> None:
-        if job.key not in map(camvid_study.key_of, self.finished):
+        if job.key not in map(runs.key_of, self.finished):
             trained.append(job.key)
             self.finished.append(pretended(job))
 
@@ -141,7 +141,7 @@ def test_program_trains_what_is_missing(tmp_path: Path, study: Study, monkeypatc
     monkeypatch.setattr("sys.argv", [*arguments, "--schedule", "cpu"])
     camvid_study.main()
     assert [key for key in trained if key[0] == "test"] == [("test", "ce", 0), ("test", "log", 0)]
-    assert {camvid_study.key_of(run) for run in camvid_study.load(out)} == set(trained)
+    assert {runs.key_of(run) for run in runs.load(out)} == set(trained)
     trained.clear()
     monkeypatch.setattr("sys.argv", [*arguments, "--schedule", "gpu", "--choices", str(out), "--seeds", "0", "1"])
     camvid_study.main()
@@ -158,7 +158,7 @@ def test_jobs_are_every_choice_and_every_arm(study: Study) -> None:
     jobs = []
     for job in study.jobs():
         jobs.append(job)
-        if job.key not in map(camvid_study.key_of, study.finished):
+        if job.key not in map(runs.key_of, study.finished):
             study.finished.append(pretended(job))
     keys = {job.key for job in jobs}
     choices = {key for key in keys if key[0] == "choose"}
@@ -171,14 +171,14 @@ def test_jobs_are_every_choice_and_every_arm(study: Study) -> None:
 def test_results_of_two_processes_are_merged(tmp_path: Path, study: Study) -> None:
     path = tmp_path / "results.json"
     first, second = (pretended(study.candidate(host, camvid_study.START)) for host in CHOICES)
-    camvid_study.write(path, [first], {})
-    camvid_study.write(path, [second], {"device": "x"})
-    assert camvid_study.load(path) == [first, second]
+    runs.write(path, SCHEMA, [first], {})
+    runs.write(path, SCHEMA, [second], {"device": "x"})
+    assert runs.load(path) == [first, second]
     assert json.loads(path.read_text())["machine"] == {"device": "x"}
     changed = copy.deepcopy(first)
     changed["metrics"]["miou"] = 0.75
-    camvid_study.write(path, [changed], {})
-    assert camvid_study.load(path) == [changed, second]
+    runs.write(path, SCHEMA, [changed], {})
+    assert runs.load(path) == [changed, second]
 
 
 def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
@@ -189,7 +189,7 @@ def test_page_says_what_the_results_say(tmp_path: Path, study: Study) -> None:
         study.finished.append(pretended(study.test("boundary", seed), miou=share + 0.1 * (seed + 1)))
     path = results.path_of(tmp_path, "camvid_study", "cpu")
     path.parent.mkdir(parents=True)
-    camvid_study.write(path, study.finished, {"versions": {"torch": "2"}})
+    runs.write(path, SCHEMA, study.finished, {"versions": {"torch": "2"}})
     row: Json = dict.fromkeys(("as_predicted", "by_estimate", "by_best", "head_cosine", "headless_cosine"), 0.25)
     row |= dict.fromkeys(("estimated_px", "best_px", "head_ratio", "headless_ratio"), 2.0)
     row |= {"size": [448, 896], "tiles": 9}

@@ -10,10 +10,11 @@ from pathlib import Path
 from benchmarks.common import results
 from benchmarks.common.markdown import table
 from benchmarks.common.results import Json
+from benchmarks.common.runs import key_of, score
 from benchmarks.common.scores import COLUMNS, per_cent
 from benchmarks.pages.cost import GENERATED
 from benchmarks.studies.camvid_errors import NEAR
-from benchmarks.studies.camvid_study import ARMS, key_of, score
+from benchmarks.studies.camvid_study import ARMS
 
 Runs = list[Json]
 SHOWN = {name: COLUMNS[name] for name in ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "boundary_iou")}

@@ -9,9 +9,6 @@ trained. ``make docs`` turns the results into docs/measured/results.md.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +22,9 @@ from benchmarks.common import results
 from benchmarks.common.machine import ON_GPU, machine
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.results import Json
+from benchmarks.common.runs import key_of, load, rounded, score, write
 from benchmarks.studies import ablation
 from inverseform_fast.bench import release
-from inverseform_fast.files import write_atomically
 from inverseform_fast.functional import boundary_map
 from inverseform_fast.losses import nearest_multiples
 from inverseform_fast.segmentation.checkpoint import CHECKPOINT
@@ -220,15 +217,6 @@ class Study:
         self.finished.append(result(job, device))
 
 
-def key_of(run: Json) -> tuple[str, str, int]:
-    return run["stage"], run["label"], run["seed"]
-
-
-def score(run: Json) -> float:
-    """Score a run for the choices: the mean of mIoU, mBA and boundary F at 3 px."""
-    return statistics.mean(run["metrics"][name] for name in ("miou", "mba", "boundary_f_3px"))
-
-
 def result(job: Job, device: str) -> Json:
     """Read the folder of a finished training: its metrics, and its curves from the TensorBoard logs."""
     out = Path(job.config.out)
@@ -247,25 +235,6 @@ def result(job: Job, device: str) -> Json:
         "stage": stage, "label": label, "seed": seed, "device": device, "config": config, "metrics": metrics,
         "curves": curves,
     }  # fmt: skip
-
-
-def rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
-
-
-def load(path: Path) -> list[Json]:
-    return results.read(path)["runs"] if path.exists() else []
-
-
-def write(path: Path, runs: list[Json], machine: Json) -> None:
-    """Add the runs to what the file has, for another process may have added to it.
-
-    Each run has a line of its own, so a diff shows the new ones.
-    """
-    merged = {key_of(run): run for run in [*load(path), *runs]}
-    lines = ",\n".join(json.dumps(merged[key]) for key in sorted(merged))
-    text = f'{{"schema": "{SCHEMA}", "machine": {json.dumps(machine)}, "runs": [\n{lines}\n]}}\n'
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def main() -> None:
@@ -292,7 +261,7 @@ def main() -> None:
         finished=load(out), chosen=load(choices) if choices else [],
     )  # fmt: skip
     about = machine()
-    save = partial(write, out, study.finished, about)
+    save = partial(write, out, SCHEMA, study.finished, about)
     if options.root:
         for job in study.jobs():
             study.run(job, about["device"])

@@ -41,7 +41,11 @@ class TrainConfig:
         "Backbone: for pyramid, any timm model with a feature at stride 4, such as hrnet_w18; "
         "for segformer, mit_b0 to mit_b5.",
     ] = "test_resnet"
-    pretrained: Annotated[bool, "Start from a backbone trained on ImageNet; its weights are downloaded."] = False
+    pretrained: Annotated[
+        bool,
+        "Start from a backbone trained on ImageNet. Its weights are downloaded; those of tf_efficientnet_lite0 come "
+        "from the extra [lite0].",
+    ] = False
     boundary_head: Annotated[
         bool, "Predict boundaries by a head of their own, or headless: take them from the class logits."
     ] = True

@@ -66,7 +66,8 @@ def distances(masks: Tensor) -> tuple[Tensor, Tensor]:
     Both are 0 where they do not apply, and everywhere if the mask is empty.
     """
     fields = [
-        [distance_transform_edt(side) * bool(mask.any()) for side in (~mask, mask)] for mask in masks.bool().numpy()
+        [distance_transform_edt(side) * bool(mask.any() and not mask.all()) for side in (~mask, mask)]
+        for mask in masks.bool().numpy()
     ]
     outside, inside = torch.from_numpy(np.array(fields, dtype=np.float32)).unbind(1)
     return outside, inside

@@ -1,0 +1,129 @@
+"""The tables of losses without a boundary head and their rivals, from ``benchmarks/results/headless_study.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.common.markdown import rows_table, table
+from benchmarks.common.paired import holm, sign_flip_p, t_interval
+from benchmarks.common.results import Json
+from benchmarks.common.runs import load, score
+from benchmarks.common.scores import COLUMNS, per_cent
+from benchmarks.studies.headless.arms import ARMS, Weights
+from benchmarks.studies.headless.study import CHOOSE, SEEDS, TEST
+
+ENDPOINTS = ("boundary_f_1px", "boundary_f_3px", "boundary_iou", "miou", "mba")
+TITLES = [COLUMNS[name] for name in ENDPOINTS]
+NOTHING = "No training of this table is finished.\n"
+Runs = list[Json]
+
+
+def parts(root: Path) -> dict[str, str]:
+    """The parts of docs/measured/headless.md."""
+    runs = load(root / "benchmarks/results/headless_study.json")
+    tried, tested = (by_arm(runs, stage) for stage in (CHOOSE, TEST))
+    ours = proposed(tried)
+    return {
+        "state": state(tried, tested, ours),
+        "arms": arms(),
+        "choices": choices(tried),
+        "scores": scores(tested),
+        "against-ce": paired(tested, [(name, "ce") for name in ARMS if name != "ce"]),
+        "against-rivals": paired(tested, [(ours, name) for name in ARMS if not ARMS[name].ours]) if ours else NOTHING,
+    }
+
+
+def by_arm(runs: Runs, stage: str) -> dict[str, Runs]:
+    """The stage's runs, in the order of ARMS, then as the file has them: by label and seed."""
+    found = {name: [run for run in runs if (run["stage"], run["arm"]) == (stage, name)] for name in ARMS}
+    return {name: each for name, each in found.items() if each}
+
+
+def proposed(tried: Mapping[str, Runs]) -> str | None:
+    """Our arm with the best score on the held-out frames; None before all of ours have been tried with all weights."""
+    ours = [name for name, arm in ARMS.items() if arm.ours]
+    if any(len(tried.get(name, [])) < len(ARMS[name].weights) for name in ours):
+        return None
+    return max(ours, key=lambda name: max(map(score, tried[name])))
+
+
+def state(tried: Mapping[str, Runs], tested: Mapping[str, Runs], ours: str | None) -> str:
+    done = [sum(map(len, each.values())) for each in (tried, tested)]
+    choices = sum(len(arm.weights) for arm in ARMS.values())
+    tests = sum(len(SEEDS) if arm.main else 1 for arm in ARMS.values())
+    text = (
+        f"**{done[0]} of {choices} trainings to choose weights and {done[1]} of {tests} on test frames are finished.**"
+    )
+    if not done[1]:
+        text += " One training each on held-out frames ranks no losses; this page has no result yet."
+    if ours is None:
+        return f"{text} Which of our losses is compared with the rivals is not decided yet.\n"
+    return f"{text} The rule chose *{ARMS[ours].name}* as the one of ours to compare with the rivals.\n"
+
+
+def arms() -> str:
+    rows = [
+        [
+            arm.name,
+            arm.formula,
+            "; ".join(map(spelled, arm.weights)),
+            "ours" if arm.ours else "rival",
+            str(len(SEEDS) if arm.main else 1),
+        ]
+        for arm in ARMS.values()
+    ]
+    return rows_table(["loss", "formula", "weights tried", "whose", "seeds on test"], rows, names=4)
+
+
+def spelled(weights: Weights | Sequence[float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights) or "-"
+
+
+def choices(tried: Mapping[str, Runs]) -> str:
+    """The scores on the held-out frames; the best of an arm, once all of its weights were tried, is marked."""
+    rows = {}
+    for name, runs in tried.items():
+        best = max(runs, key=score) if len(runs) == len(ARMS[name].weights) else None
+        for run in runs:
+            title = f"{ARMS[name].name}: {spelled(run['weights'])}"
+            mark = f"**{100 * score(run):.2f}**" if run is best else f"{100 * score(run):.2f}"
+            rows[title] = [*cells([run]), mark, f"{run['cpu_seconds'] / run['config']['steps']:.2f}"]
+    return table(["loss: weights", *TITLES, "score", "CPU s a step"], rows) if rows else NOTHING
+
+
+def scores(tested: Mapping[str, Runs]) -> str:
+    rows = {
+        ARMS[name].name: [spelled(runs[0]["weights"]), str(len(runs)), *cells(runs)] for name, runs in tested.items()
+    }
+    return table(["loss", "weights", "seeds", *TITLES], rows) if rows else NOTHING
+
+
+def cells(runs: Runs) -> list[str]:
+    return [per_cent([run["metrics"].get(name) for run in runs]) for name in ENDPOINTS]
+
+
+def paired(tested: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> str:
+    """Of each pair of arms that share seeds: mean difference in points, its 95 % interval, and p over all the pairs."""
+    found = {pair: differences(tested, *pair) for pair in pairs}
+    found = {pair: each for pair, each in found.items() if each[ENDPOINTS[0]]}
+    corrected = {name: holm([sign_flip_p(each[name]) for each in found.values()]) for name in ENDPOINTS}
+    rows = {}
+    for i, ((mine, theirs), each) in enumerate(found.items()):
+        texts = [difference_cell(each[name], corrected[name][i]) for name in ENDPOINTS]
+        rows[f"{ARMS[mine].name} minus {ARMS[theirs].name}"] = [str(len(each[ENDPOINTS[0]])), *texts]
+    return table(["difference", "pairs", *TITLES], rows) if rows else NOTHING
+
+
+def differences(tested: Mapping[str, Runs], mine: str, theirs: str) -> dict[str, list[float]]:
+    """Points by endpoint, for each seed that both arms have."""
+    a, b = ({run["seed"]: run["metrics"] for run in tested.get(name, [])} for name in (mine, theirs))
+    return {name: [100 * (a[seed][name] - b[seed][name]) for seed in sorted(a.keys() & b.keys())] for name in ENDPOINTS}
+
+
+def difference_cell(points: Sequence[float], p: float) -> str:
+    mean = f"{sum(points) / len(points):+.2f}"
+    if len(points) == 1:
+        return mean
+    low, high = t_interval(points)
+    return f"{mean} [{low:+.2f}, {high:+.2f}], p {p:.2g}"

@@ -1,0 +1,70 @@
+"""Terms of a loss that need no boundary head: scalars of logits (N, C, h, w) and labels (N, H, W), 255 for void."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inverseform_fast.functional import boundary_loss, boundary_map, segmentation_loss, soft_boundary_map
+
+VOID = 255
+EPS = 1e-6  # probabilities keep so far away from 0 and 1 where their logit is taken
+
+
+def log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N, C, H, W) at the labels' resolution."""
+    return F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False).log_softmax(1)
+
+
+def probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    return log_probabilities(logits, labels).exp()
+
+
+def truth_of(labels: Tensor, classes: int) -> Tensor:
+    """(N, C, H, W) bool, where each class is; void is no class."""
+    return labels[:, None] == torch.arange(classes)[:, None, None]
+
+
+def classes_present(labels: Tensor) -> list[int]:
+    return [c for c in labels.unique().tolist() if c != VOID]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return segmentation_loss(logits, labels, ignore_index=VOID)
+
+
+def headless(logits: Tensor, labels: Tensor) -> Tensor:
+    """Balanced BCE of the soft boundary of all classes together: the package's boundary term without a head."""
+    return boundary_loss(soft_boundary_map(logits, labels.shape[-2:]).logit(eps=EPS), labels)
+
+
+def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Balanced BCE of each class's own soft boundary against the boundary of its mask, mean over the classes present.
+
+    A class's soft boundary is that of two classes, it and all others together. Void stays void.
+    """
+    # Not sliced below: the gradient of a slice is as large as the whole.
+    predicted = probabilities(logits, labels).clamp(EPS, 1 - EPS).unbind(1)
+    terms = []
+    for c in classes_present(labels):
+        mine = predicted[c][:, None]
+        soft = soft_boundary_map(torch.cat((mine.log(), (1 - mine).log()), 1))
+        target = torch.where(labels == VOID, labels, (labels == c).to(labels.dtype))
+        terms.append(boundary_loss(soft.logit(eps=EPS), target))
+    return torch.stack(terms).mean()
+
+
+def dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - 2 sum p y / (sum p + sum y) over the batch's valid pixels, mean over the classes present."""
+    predicted = probabilities(logits, labels) * (labels != VOID)[:, None]
+    true = truth_of(labels, logits.shape[1])
+    both, sizes = ((predicted * true).sum((0, 2, 3)), (predicted + true).sum((0, 2, 3)))
+    return (1 - 2 * both / sizes.clamp(min=EPS))[classes_present(labels)].mean()
+
+
+def boundary_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """Dice of the soft boundary of all classes together with the true boundary, over the batch's valid pixels."""
+    true = boundary_map(labels)
+    predicted = soft_boundary_map(logits, labels.shape[-2:])[:, 0] * (true != VOID)
+    return 1 - 2 * predicted[true == 1].sum() / (predicted.sum() + (true == 1).sum()).clamp(min=EPS)

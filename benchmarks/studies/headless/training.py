@@ -1,0 +1,51 @@
+"""Training the head on known features, and scoring it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.studies.headless.arms import Loss
+from benchmarks.studies.headless.features import Frames, FrozenModel
+from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.tasks import Task
+from inverseform_fast.segmentation.training.optim import build_optimizer, learning_rate
+from inverseform_fast.segmentation.training.sampling import StepBatches
+
+
+def train_head(config: TrainConfig, tasks: Mapping[str, Task], frames: Frames, loss: Loss) -> tuple[FrozenModel, float]:
+    """A trained model, and the CPU seconds of its steps. Batches, mirroring and weights are those of ``config.seed``.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    model = FrozenModel(config, tasks).train()
+    optimizer = build_optimizer(model, config)
+    begin = time.process_time()
+    for step, batch in enumerate(StepBatches(len(frames.labels), config)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        features, labels = frames.batch([index for index, _ in batch], [bool(seed & 1) for _, seed in batch])
+        total = loss(model(features), labels)
+        if not total.isfinite():
+            raise FloatingPointError(f"the loss is not finite at step {step}: {total.item()}")
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return model, time.process_time() - begin
+
+
+@torch.no_grad()
+def scored(model: FrozenModel, task: Task, frames: Frames, batch_size: int) -> dict[str, float]:
+    """The task's metrics over all frames, none mirrored."""
+    model.eval()
+    metric = task.metrics()
+    for indices in torch.arange(len(frames.labels)).split(batch_size):
+        features, labels = frames.batch(indices.tolist(), [False] * len(indices))
+        prediction: Tensor = model(features)[task.name]
+        metric.update(task.decode(prediction, model.size), labels.long())
+    values: dict[str, float] = metric.compute()
+    return values
