@@ -28,3 +28,9 @@ def filled(page: str, name: str, text: str) -> str:
     if not found:
         raise ValueError(f"the page must hold {begin} and {end}")
     return f"{before}{begin}\n{text}{end}{after}"
+
+
+def appendix(title: str, page: str, page_title: str, *texts: str) -> str:
+    """Return a generated page of the long tables that another page, given by its file and title, explains."""
+    link = f"This is the appendix of [{page_title}]({page}), which explains it. `make docs` generates it.\n"
+    return "\n".join((f"# {title}\n", link, *texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.common import results
+from benchmarks.common import markdown, results
 from benchmarks.common.markdown import rows_table, table
 from benchmarks.common.results import Json
 from benchmarks.training.goals import fitted, goals
@@ -19,7 +19,6 @@ AXES = {
     "tiles": "tiles an image",
 }
 NO_GPU = "**No GPU has been measured yet**; `python -m benchmarks.gpu --out DIR` measures one.\n"
-GENERATED = "This is the appendix of [{title}]({page}), which explains it. `make docs` generates it.\n"
 MORE = "This is the first setting. [The appendix](benchmarks_tables.md#{anchor}) has all of them.\n"
 OURS = ("reference", "compiled", "fused")
 
@@ -60,13 +59,7 @@ def appendix(root: Path) -> str:
     }
     found = results.by_kind(root, "training").values()
     texts = [f"## {title}\n\n" + "\n".join(make(each) for each in found) for title, make in sections.items()]
-    return "\n".join(
-        [
-            "# What the loss costs: every setting\n",
-            GENERATED.format(title="What the loss costs", page="benchmarks.md"),
-            *texts,
-        ]
-    )
+    return markdown.appendix("What the loss costs: every setting", "benchmarks.md", "What the loss costs", *texts)
 
 
 def conditions(result: Json) -> str:

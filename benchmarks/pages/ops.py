@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common import results
+from benchmarks.common import markdown, results
 from benchmarks.common.markdown import rows_table
 from benchmarks.common.results import Json
-from benchmarks.pages.cost import GENERATED, NO_GPU, heading
+from benchmarks.pages.cost import NO_GPU, heading
 
 PROVIDERS = ("release", "reference", "compiled", "fused")
 HEAD = ["op", "case", "release or stock, ms", *(f"{name}, ms" for name in PROVIDERS[1:]), "reference / fused"]
@@ -23,10 +23,7 @@ def parts(root: Path) -> dict[str, str]:
 
 def appendix(root: Path) -> str:
     texts = [heading(each) + op_table(each) for each in results.by_kind(root, "ops").values()]
-    return (
-        f"# What each op costs: every case\n\n{GENERATED.format(title='What each op costs', page='ops.md')}\n"
-        + "\n".join(texts)
-    )
+    return markdown.appendix("What each op costs: every case", "ops.md", "What each op costs", *texts)
 
 
 def op_table(summary: Json, first_only: bool = False) -> str:

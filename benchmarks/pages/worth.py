@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.common import results
+from benchmarks.common import markdown, results
 from benchmarks.common.markdown import table
 from benchmarks.common.results import Json
 from benchmarks.common.runs import key_of, score
 from benchmarks.common.scores import COLUMNS, per_cent
-from benchmarks.pages.cost import GENERATED
 from benchmarks.studies.camvid_errors import NEAR
 from benchmarks.studies.camvid_study import ARMS
 
@@ -68,12 +67,8 @@ def appendix(root: Path) -> str:
     }
     found = results.by_kind(root, "camvid_study").values()
     texts = [f"## {title}\n\n" + "\n".join(make(each) for each in found) for title, make in made.items()]
-    return "\n".join(
-        [
-            "# CamVid: every run, class and choice\n",
-            GENERATED.format(title="CamVid: what the loss brings", page="results.md"),
-            *texts,
-        ]
+    return markdown.appendix(
+        "CamVid: every run, class and choice", "results.md", "CamVid: what the loss brings", *texts
     )
 
 
