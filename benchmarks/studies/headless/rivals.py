@@ -1,4 +1,6 @@
-"""What others propose, each from its paper's formula: scalars of logits (N, C, h, w) and labels (N, H, W).
+"""What others propose, as scalars of logits (N, C, h, w) and labels (N, H, W).
+
+Each is written from its paper's formula, but for the active boundary loss, which follows notes on its paper.
 
 Where a paper speaks of one object, the term is the mean over the classes present, or as its docstring says.
 """
@@ -65,7 +67,7 @@ def hausdorff(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_distances(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """``distances`` of masks (N, C, H, W)."""
+    """Apply ``distances`` to each class of masks (N, C, H, W)."""
     outside, inside = distances(masks.flatten(0, 1)[:, None])
     return outside.view(masks.shape), inside.view(masks.shape)
 

@@ -44,7 +44,7 @@ def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
 
     A class's soft boundary is that of two classes, it and all others together. Void stays void.
     """
-    # Not sliced below: the gradient of a slice is as large as the whole.
+    # The maps are not sliced below, because the gradient of a slice is as large as the whole.
     predicted = probabilities(logits, labels).clamp(EPS, 1 - EPS).unbind(1)
     terms = []
     for c in classes_present(labels):
