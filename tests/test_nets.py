@@ -161,3 +161,18 @@ def test_an_empty_batch(net: Align) -> None:
     none = torch.zeros(0, 1, TILE, TILE)
     assert net.algebra(none, none).shape == (0, 8)
     assert net.pair(none, none).shape == (0, 3, 3)
+
+
+def test_a_networks_noise_is_in_its_file(tmp_path: Path) -> None:
+    net = iff.InverseTransformNet.compact()
+    assert net.noise is None
+    net.noise = 0.025
+    net.save(tmp_path / "net.safetensors")
+    assert iff.InverseTransformNet.from_file(tmp_path / "net.safetensors").noise == 0.025
+
+
+@pytest.mark.parametrize("noise", ["much", "nan", "inf", "0", "-1"])
+def test_a_noise_that_is_none_is_refused(tmp_path: Path, noise: str) -> None:
+    iff.InverseTransformNet.compact().save(tmp_path / "net.safetensors", noise=noise)
+    with pytest.raises(ValueError, match=f"must be a positive number of half tiles, got '{noise}'"):
+        iff.InverseTransformNet.from_file(tmp_path / "net.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class InverseTransformNet(nn.Module):
         tile: edge in pixels of the tiles that the network reads.
         sizes: names of the attributes, all integers, that the network is constructed from.
         antisymmetric: whether swapped maps give exactly the inverse, for any weights.
+        noise: ``|a|`` in half tiles that the network reads off a model's predictions where nothing is displaced;
+            ``inverseform-fast tune-net`` measures it. None: nobody measured it.
 
     Example:
         >>> net = iff.InverseTransformNet.compact()
@@ -32,6 +35,7 @@ class InverseTransformNet(nn.Module):
     architecture: str
     sizes: tuple[str, ...] = ("tile",)
     antisymmetric: bool = False
+    noise: float | None = None
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Lie-algebra coefficients ``(N, 8)``, in half tiles, of the homography between two batches of tiles.
@@ -55,7 +59,8 @@ class InverseTransformNet(nn.Module):
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
         """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the network."""
         sizes = {name: str(getattr(self, name)) for name in self.sizes}
-        write_weights(Path(path), self, {"architecture": self.architecture, **sizes, **metadata})
+        noise = {} if self.noise is None else {"noise": repr(self.noise)}
+        write_weights(Path(path), self, {"architecture": self.architecture, **sizes, **noise, **metadata})
 
     @staticmethod
     def compact() -> InverseTransformNet:
@@ -99,8 +104,8 @@ class InverseTransformNet(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not a complete safetensors file (but a pickle, say), names no known architecture, or its
-                tensors do not fit.
+            ValueError: it is not a complete safetensors file (but a pickle, say), names no known architecture, its
+                noise is no positive number, or its tensors do not fit.
         """
         path = Path(path)
         header, weights = read_weights(path, "net")
@@ -112,4 +117,15 @@ class InverseTransformNet(nn.Module):
             )
         net = kind(**{name: int(header[name]) for name in kind.sizes})
         load_strictly(net, weights, path, "net")
+        net.noise = _noise(header["noise"], path) if "noise" in header else None
         return net.eval()
+
+
+def _noise(text: str, path: Path) -> float:
+    try:
+        noise = float(text)
+    except ValueError:
+        noise = math.nan
+    if not 0 < noise < math.inf:
+        raise ValueError(f"net: the noise of {path} must be a positive number of half tiles, got {text!r}")
+    return noise
