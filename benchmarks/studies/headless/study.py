@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
@@ -19,6 +19,7 @@ from inverseform_fast.segmentation.models.lite0 import LITE0
 from inverseform_fast.segmentation.tasks import Task
 
 SCHEMA = "inverseform_fast/headless_study/1"
+WEIGHTS = {name: arm.weights for name, arm in ARMS.items()}
 CHOOSE, TEST = "choose", "test"
 FEATURES = Path("runs/headless")
 SEEDS = tuple(range(12))  # of the main arms on test frames
@@ -47,22 +48,24 @@ class Study:
     Attributes:
         root: folder of the data set ``data``.
         runs: folder of the cached features.
-        arms: names of those to train.
+        tried: the weights to choose from, of each arm to train.
         seeds: of the main arms on test frames; the others have the first.
         held_out: splits to train and to score on where weights are chosen.
         tested: the same for the result.
+        threads: of the CPU.
         finished: what became of each training.
     """
 
     root: Path | None = None
     runs: Path = FEATURES
     schedule: Json = field(default_factory=lambda: SCHEDULE)
-    arms: Sequence[str] = tuple(ARMS)
+    tried: Mapping[str, tuple[Weights, ...]] = field(default_factory=lambda: WEIGHTS)
     seeds: Sequence[int] = SEEDS
     data: str = "camvid"
     data_options: Json = field(default_factory=dict)
     held_out: tuple[str, str] = ("fit", "holdout")
     tested: tuple[str, str] = ("train", "test")
+    threads: int = 1
     finished: list[Json] = field(default_factory=list)
 
     def jobs(self) -> Iterator[Job]:
@@ -70,10 +73,10 @@ class Study:
 
         Of the choices, the first try of every arm comes first.
         """
-        for tries in zip_longest(*([(name, weights) for weights in ARMS[name].weights] for name in self.arms)):
+        for tries in zip_longest(*([(name, weights) for weights in each] for name, each in self.tried.items())):
             yield from (self.candidate(*each) for each in tries if each)
         for seed in self.seeds:
-            for name in self.arms:
+            for name in self.tried:
                 if ARMS[name].main or seed == self.seeds[0]:
                     yield self.test(name, seed)
 
@@ -90,13 +93,13 @@ class Study:
             KeyError: one of them was not tried yet.
         """
         scores = {key_of(run): score(run) for run in self.finished}
-        return max(ARMS[name].weights, key=lambda weights: scores[self.candidate(name, weights).key])
+        return max(self.tried[name], key=lambda weights: scores[self.candidate(name, weights).key])
 
     def _config(self, name: str, seed: int, train_split: str, eval_split: str) -> TrainConfig:
         return TrainConfig(
             data=self.data, data_options=self.data_options, root=str(self.root) if self.root else None, seed=seed,
-            loss="ce", boundary_head=ARMS[name].boundary_head, train_split=train_split, eval_split=eval_split,
-            **self.schedule,
+            threads=self.threads, loss="ce", boundary_head=ARMS[name].boundary_head, train_split=train_split,
+            eval_split=eval_split, **self.schedule,
         )  # fmt: skip
 
     def run(self, job: Job, device: str) -> None:
@@ -116,16 +119,20 @@ class Study:
         self.finished.append(self.result(job, device))
 
     def result(self, job: Job, device: str) -> Json:
-        config = job.config
-        train_frames, eval_frames = (self.frames(split) for split in (config.train_split, config.eval_split))
-        model, seconds = train_head(config, self.tasks, train_frames, ARMS[job.arm].make(job.weights))
-        metrics = scored(model, self.tasks["semantic"], eval_frames, config.batch_size)
+        config, (metrics, seconds) = job.config, self.measured(job)
         no_paths = {"root": None}  # of this machine
         return {
             "stage": job.stage, "label": job.label, "seed": config.seed, "arm": job.arm, "weights": list(job.weights),
             "device": device, "config": config.to_dict() | no_paths, "cpu_seconds": rounded(seconds),
             "metrics": {name: rounded(value) for name, value in metrics.items()},
         }  # fmt: skip
+
+    def measured(self, job: Job) -> tuple[dict[str, float], float]:
+        """Train; returns the metrics, and the CPU seconds of the steps."""
+        config = job.config
+        train_frames, eval_frames = (self.frames(split) for split in (config.train_split, config.eval_split))
+        model, seconds = train_head(config, self.tasks, train_frames, ARMS[job.arm].make(job.weights))
+        return scored(model, self.tasks["semantic"], eval_frames, config.batch_size), seconds
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
