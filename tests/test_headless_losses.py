@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import boundary_map_by_definition, leaf_grad, some_labels
+from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.studies.headless import rivals, terms
 from benchmarks.studies.headless.arms import ARMS
 from benchmarks.studies.headless.terms import VOID
+from inverseform_fast import BoundaryAwareLoss
 
 SIZE, CLASSES = (9, 12), 4
 
@@ -75,6 +77,34 @@ def test_headless_per_class_is_the_mean_over_the_classes_present(logits: Tensor,
         soft = soft_boundary(torch.stack((p[:, c], 1 - p[:, c]), 1))
         expected.append(balanced_bce(soft, boundary_map_by_definition(mine, 2)))
     assert terms.headless_per_class(logits, labels).item() == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+def test_boundary_cross_entropy(logits: Tensor, labels: Tensor) -> None:
+    log_p, edge = logits.log_softmax(1), boundary_map_by_definition(labels, 2)
+    expected = [-log_p[n, labels[n, y, x].long(), y, x].item() for n, y, x in pixels(labels) if edge[n, y, x] == 1]
+    assert terms.boundary_cross_entropy(logits, labels).item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_inverseform_is_that_of_the_soft_boundary(logits: Tensor, labels: Tensor) -> None:
+    expected = BoundaryAwareLoss(gamma=1)(logits, labels).inverseform
+    torch.testing.assert_close(terms.inverseform(logits, labels), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_probability_gradient_is_one_minus_the_cosine_of_sobels_gradients(logits: Tensor, labels: Tensor) -> None:
+    def gradients(maps: Tensor) -> np.ndarray:
+        """By scipy: (N, C, H, W, 2)."""
+        each = [[ndimage.sobel(map, axis, mode="nearest") for axis in (0, 1)] for map in maps.flatten(0, 1).double()]
+        return np.moveaxis(np.reshape(each, (*maps.shape[:2], 2, *SIZE)), 2, -1)
+
+    true, ours = gradients(terms.truth_of(labels, CLASSES)), gradients(logits.softmax(1))
+    void, cosines = labels == VOID, []
+    for n, c, y, x in np.ndindex(true.shape[:-1]):
+        window = void[n, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        if true[n, c, y, x].any() and not window.any():
+            a, b = true[n, c, y, x], ours[n, c, y, x]
+            cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert len(cosines) > 20
+    assert rivals.probability_gradient(logits, labels).item() == pytest.approx(1 - np.mean(cosines), rel=1e-4)
 
 
 def test_dice(logits: Tensor, labels: Tensor) -> None:

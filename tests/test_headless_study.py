@@ -164,7 +164,7 @@ def write(root: Path, finished: list[Json]) -> dict[str, str]:
 
 def test_page_of_nothing_and_of_little(small: Study, tmp_path: Path) -> None:
     parts = page.parts(tmp_path)
-    assert "**0 of 43 trainings" in parts["state"]
+    assert "**0 of 58 trainings" in parts["state"]
     assert "no result yet. Which of our losses is compared with the rivals is not decided yet." in parts["state"]
     assert parts["choices"] == parts["scores"] == parts["against-ce"] == parts["against-rivals"] == page.NOTHING
     parts = write(tmp_path, [pretended(small.candidate("dice", (1,)), miou=0.25)])
@@ -180,7 +180,7 @@ def test_page_says_what_the_results_say(small: Study, tmp_path: Path) -> None:
         small.finished.append(pretended(small.test("per-class", seed), miou=ours))
         small.finished.append(pretended(small.test("dice", seed), miou=0.65))
     parts = write(tmp_path, small.finished)
-    assert "**43 of 43 trainings to choose weights and 9 of 169 on test frames are finished.**" in parts["state"]
+    assert "**58 of 58 trainings to choose weights and 9 of 229 on test frames are finished.**" in parts["state"]
     assert "*+ headless BCE per class*" in parts["state"]
     assert "no result yet" not in parts["state"]
     assert "| + headless BCE per class: 1 | 50.00 | 50.00 | 50.00 | 50.00 | 90.00 | **63.33** |" in parts["choices"]

@@ -13,15 +13,18 @@ from benchmarks.studies.headless.rivals import (
     boundary_f1,
     hausdorff,
     lovasz_softmax,
+    probability_gradient,
     relaxed_cross_entropy,
     signed_distance,
 )
 from benchmarks.studies.headless.terms import (
+    boundary_cross_entropy,
     boundary_dice,
     cross_entropy,
     dice,
     headless,
     headless_per_class,
+    inverseform,
 )
 from inverseform_fast import BoundaryAwareLoss
 
@@ -81,6 +84,10 @@ def with_head(weights: Weights) -> Loss:
     return lambda predictions, labels: whole(predictions["semantic"], labels, predictions["boundary"]).total
 
 
+def with_inverseform(weights: Weights) -> Loss:
+    return added(dice, boundary_cross_entropy, headless, inverseform)((1, 1, 1, *weights))
+
+
 def each(*values: float) -> tuple[Weights, ...]:
     return tuple((value,) for value in values)
 
@@ -92,6 +99,10 @@ ARMS = {
         "+ Dice + headless BCE per class", "CE + w1 Dice + w2 BCE_c", ((1, 3), (1, 1), (1, 6)),
         added(dice, headless_per_class), ours=True, main=True,
     ),
+    "dice-edge-headless": Arm(
+        "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 0.5, 1), (1, 2, 2)),
+        added(dice, boundary_cross_entropy, headless), ours=True, main=True,
+    ),
     "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2), added(dice), main=True),
     "dice-headless": Arm(
         "+ Dice + headless BCE", "CE + w1 Dice + w2 BCE", ((1, 1), (1, 0.3), (1, 3)), added(dice, headless),
@@ -101,6 +112,15 @@ ARMS = {
         "+ headless BCE per class", "CE + w BCE_c", each(3, 1, 6), added(headless_per_class), ours=True, main=True
     ),
     "headless": Arm("+ headless BCE", "CE + w BCE", each(1, 0.3, 3), added(headless), ours=True, main=True),
+    "edge": Arm("+ boundary CE", "CE + w CE_b", each(1, 0.5, 2), added(boundary_cross_entropy), main=True),
+    "dice-edge": Arm(
+        "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2)),
+        added(dice, boundary_cross_entropy), main=True,
+    ),
+    "with-inverseform": Arm(
+        "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + BCE + w IF", each(0.3, 0.1, 1),
+        with_inverseform, main=True,
+    ),
     "relaxed": Arm("boundary label relaxation", "relaxed CE, w px", each(1, 2, 3), relaxed, main=True),
     "head": Arm(
         "+ boundary head, BCE", "CE + w BCE of the head", each(10, 3, 30), with_head, main=True, boundary_head=True
@@ -114,6 +134,10 @@ ARMS = {
     "active": Arm(
         "+ Lovász-softmax + active boundary loss", "CE + w1 Lovász + w2 ABL", ((1, 1), (1, 0.5), (1, 2)),
         added(lovasz_softmax, active_boundary), main=True,
+    ),
+    "cpg": Arm(
+        "+ probability gradient", "CE + w (1 - cos of gradients)", each(1, 0.3, 3), added(probability_gradient),
+        main=True,
     ),
     "distance": Arm(
         "+ boundary loss (Kervadec)", "CE + w sum_c phi_c p_c", each(0.01, 0.003, 0.03), added(signed_distance),

@@ -1,6 +1,7 @@
 """What others propose, as scalars of logits (N, C, h, w) and labels (N, H, W).
 
-Each is written from its paper's formula, but for the active boundary loss, which follows notes on its paper.
+Each is written from its paper's formula, but for two: the active boundary loss follows notes on its paper, and the
+probability-gradient loss its paper's abstract.
 
 Where a paper speaks of one object, the term is the mean over the classes present, or as its docstring says.
 """
@@ -107,6 +108,26 @@ def relaxed_cross_entropy(logits: Tensor, labels: Tensor, radius: int = 1) -> Te
     likelihood = log_p.masked_fill(~near, -torch.inf).logsumexp(1)
     valid = labels != VOID
     return -likelihood[valid].sum() / valid.sum().clamp(min=1)
+
+
+def probability_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """Shan and Jia, Convolution-based probability gradient loss, 2024: gradients of p shall be like those of the truth.
+
+    Both gradients are Sobel's, and their likeness is the cosine of the angle between them. The loss is one minus its
+    mean over the pixels and classes where the true gradient is not 0. Where Sobel's window touches void, none counts.
+    """
+    truth, predicted = truth_of(labels, logits.shape[1]).float(), probabilities(logits, labels)
+    true, ours = _sobel(truth), _sobel(predicted)
+    known = _pool((labels == VOID).float()[:, None], 3) == 0
+    counted = (true != 0).any(2) & known
+    return 1 - F.cosine_similarity(true, ours, dim=2, eps=EPS)[counted].sum() / counted.sum().clamp(min=1)
+
+
+def _sobel(maps: Tensor) -> Tensor:
+    """(N, C, 2, H, W): the gradients by y and x of maps (N, C, H, W)."""
+    across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, torch.stack((across.T, across))[:, None]).unflatten(0, maps.shape[:2])
 
 
 def active_boundary(logits: Tensor, labels: Tensor, share: float = 0.01, reach: float = 20) -> Tensor:

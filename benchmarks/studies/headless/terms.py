@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inverseform_fast import InverseFormLoss
 from inverseform_fast.functional import boundary_loss, boundary_map, segmentation_loss, soft_boundary_map
 
 VOID = 255
@@ -34,9 +37,25 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return segmentation_loss(logits, labels, ignore_index=VOID)
 
 
+def boundary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the pixels of the true boundary alone."""
+    return cross_entropy(logits, torch.where(boundary_map(labels) == 1, labels, VOID))
+
+
 def headless(logits: Tensor, labels: Tensor) -> Tensor:
     """Balanced BCE of the soft boundary of all classes together: the package's boundary term without a head."""
     return boundary_loss(soft_boundary_map(logits, labels.shape[-2:]).logit(eps=EPS), labels)
+
+
+def inverseform(logits: Tensor, labels: Tensor) -> Tensor:
+    """InverseForm of the soft boundary of all classes together, with the shipped network."""
+    soft = soft_boundary_map(logits, labels.shape[-2:])
+    return _inverseform()(soft, boundary_map(labels)[:, None])
+
+
+@cache
+def _inverseform() -> InverseFormLoss:
+    return InverseFormLoss(activation=None)
 
 
 def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
