@@ -143,7 +143,7 @@ def test_jobs_are_every_choice_and_then_every_seed(small: Study) -> None:
 
 
 def test_program_trains_what_is_missing(small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "Study", lambda *_, **options: replace(small, **options))
+    monkeypatch.setitem(program.STUDIES, "study", lambda *_, **options: replace(small, **options))
     out = tmp_path / "results.json"
     arguments = ["headless", "--root", str(tmp_path), "--out", str(out), "--arms", "ce", "--seeds"]
     monkeypatch.setattr("sys.argv", arguments)

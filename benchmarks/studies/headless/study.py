@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.common.results import Json
 from benchmarks.common.runs import key_of, rounded, score
-from benchmarks.studies.headless.arms import ARMS, Weights
+from benchmarks.studies.headless.arms import ARMS, Arm, Weights
 from benchmarks.studies.headless.features import Frames, frames_of
 from benchmarks.studies.headless.training import scored, train_head
 from inverseform_fast.segmentation.config import TrainConfig
@@ -19,7 +19,6 @@ from inverseform_fast.segmentation.models.lite0 import LITE0
 from inverseform_fast.segmentation.tasks import Task
 
 SCHEMA = "inverseform_fast/headless_study/1"
-WEIGHTS = {name: arm.weights for name, arm in ARMS.items()}
 CHOOSE, TEST = "choose", "test"
 FEATURES = Path("runs/headless")
 SEEDS = tuple(range(12))  # of the main arms on test frames
@@ -48,7 +47,7 @@ class Study:
     Attributes:
         root: folder of the data set ``data``.
         runs: folder of the cached features.
-        tried: the weights to choose from, of each arm to train.
+        arms: those to train.
         seeds: of the main arms on test frames; the others have the first.
         held_out: splits to train and to score on where weights are chosen.
         tested: the same for the result.
@@ -59,7 +58,7 @@ class Study:
     root: Path | None = None
     runs: Path = FEATURES
     schedule: Json = field(default_factory=lambda: SCHEDULE)
-    tried: Mapping[str, tuple[Weights, ...]] = field(default_factory=lambda: WEIGHTS)
+    arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
     seeds: Sequence[int] = SEEDS
     data: str = "camvid"
     data_options: Json = field(default_factory=dict)
@@ -73,11 +72,11 @@ class Study:
 
         Of the choices, the first try of every arm comes first.
         """
-        for tries in zip_longest(*([(name, weights) for weights in each] for name, each in self.tried.items())):
+        for tries in zip_longest(*([(name, weights) for weights in arm.weights] for name, arm in self.arms.items())):
             yield from (self.candidate(*each) for each in tries if each)
         for seed in self.seeds:
-            for name in self.tried:
-                if ARMS[name].main or seed == self.seeds[0]:
+            for name, arm in self.arms.items():
+                if arm.main or seed == self.seeds[0]:
                     yield self.test(name, seed)
 
     def candidate(self, name: str, weights: Weights) -> Job:
@@ -93,12 +92,12 @@ class Study:
             KeyError: one of them was not tried yet.
         """
         scores = {key_of(run): score(run) for run in self.finished}
-        return max(self.tried[name], key=lambda weights: scores[self.candidate(name, weights).key])
+        return max(self.arms[name].weights, key=lambda weights: scores[self.candidate(name, weights).key])
 
     def _config(self, name: str, seed: int, train_split: str, eval_split: str) -> TrainConfig:
         return TrainConfig(
             data=self.data, data_options=self.data_options, root=str(self.root) if self.root else None, seed=seed,
-            threads=self.threads, loss="ce", boundary_head=ARMS[name].boundary_head, train_split=train_split,
+            threads=self.threads, loss="ce", boundary_head=self.arms[name].boundary_head, train_split=train_split,
             eval_split=eval_split, **self.schedule,
         )  # fmt: skip
 
@@ -131,15 +130,15 @@ class Study:
         """Train; returns the metrics, and the CPU seconds of the steps."""
         config = job.config
         train_frames, eval_frames = (self.frames(split) for split in (config.train_split, config.eval_split))
-        model, seconds = train_head(config, self.tasks, train_frames, ARMS[job.arm].make(job.weights))
+        model, seconds = train_head(config, self.tasks, train_frames, self.arms[job.arm].make(job.weights))
         return scored(model, self.tasks["semantic"], eval_frames, config.batch_size), seconds
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
-        return open_dataset(self._config("ce", 0, *self.tested), self.tested[0]).tasks
+        return open_dataset(self._config(next(iter(self.arms)), 0, *self.tested), self.tested[0]).tasks
 
     def frames(self, split: str) -> Frames:
-        return frames_of(self._config("ce", 0, *self.tested), split, self.runs / f"{split}.pt")
+        return frames_of(self._config(next(iter(self.arms)), 0, *self.tested), split, self.runs / f"{split}.pt")
 
 
 def label(name: str, weights: Weights) -> str:

@@ -37,14 +37,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return segmentation_loss(logits, labels, ignore_index=VOID)
 
 
-def boundary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def boundary_cross_entropy(logits: Tensor, labels: Tensor, radius: int = 2) -> Tensor:
     """Cross-entropy of the pixels of the true boundary alone."""
-    return cross_entropy(logits, torch.where(boundary_map(labels) == 1, labels, VOID))
+    return cross_entropy(logits, torch.where(boundary_map(labels, radius) == 1, labels, VOID))
 
 
-def headless(logits: Tensor, labels: Tensor) -> Tensor:
+def headless(logits: Tensor, labels: Tensor, radius: int = 2) -> Tensor:
     """Balanced BCE of the soft boundary of all classes together: the package's boundary term without a head."""
-    return boundary_loss(soft_boundary_map(logits, labels.shape[-2:]).logit(eps=EPS), labels)
+    return boundary_loss(soft_boundary_map(logits, labels.shape[-2:], radius).logit(eps=EPS), labels, radius)
 
 
 def inverseform(logits: Tensor, labels: Tensor) -> Tensor:

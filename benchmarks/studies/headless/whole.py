@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from benchmarks.common.results import Json
-from benchmarks.studies.headless.arms import ARMS, Loss, Weights, each
+from benchmarks.studies.headless import arms as frozen
+from benchmarks.studies.headless.arms import Arm, Loss, each
 from benchmarks.studies.headless.study import Job, Study
 from inverseform_fast.segmentation.checkpoint import CHECKPOINT
 from inverseform_fast.segmentation.models.lite0 import LITE0
@@ -21,15 +22,20 @@ SCHEDULE: Json = {
     "backbone": LITE0, "pretrained": True, "crop": (224, 224), "steps": 500, "batch_size": 8, "amp": "bf16",
     "checkpoint_every": 50,
 }  # fmt: skip
-WEIGHTS: dict[str, tuple[Weights, ...]] = {
-    "ce": ((),),
-    "dice-headless": ((1, 0.3), (1, 1)),
-    "dice-per-class": ((1, 1), (1, 3)),
-    "headless": each(0.3, 1),
-    "dice": each(1, 0.5),
-    "per-class": each(1, 3),
-    "lovasz": each(1, 0.5),
-    "boundary-f1": each(1, 0.5),
+ARMS = {
+    name: replace(frozen.ARMS[name], weights=weights, main=True)
+    for name, weights in {
+        "ce": ((),),
+        "dice-edge-headless": ((1, 1, 1), (1, 0.5, 0.3)),
+        "headless": each(0.3, 1),
+        "dice": each(1, 0.5),
+        "dice-headless": ((1, 0.3), (1, 1)),
+        "dice-edge": ((1, 1), (1, 0.5)),
+        "dice-per-class": ((1, 1), (1, 3)),
+        "lovasz": each(1, 0.5),
+        "boundary-f1": each(1, 0.5),
+        "with-inverseform": each(0.3, 0.1),
+    }.items()
 }
 
 
@@ -53,7 +59,7 @@ class WholeStudy(Study):
 
     runs: Path = Path("runs/headless_whole")
     schedule: Json = field(default_factory=lambda: SCHEDULE)
-    tried: Mapping[str, tuple[Weights, ...]] = field(default_factory=lambda: WEIGHTS)
+    arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
     seeds: Sequence[int] = SEEDS
     data_options: Json = field(default_factory=lambda: {"cache": True})
 
@@ -63,7 +69,7 @@ class WholeStudy(Study):
         metrics = train(
             config,
             resume=(out / CHECKPOINT).exists(),
-            criterion=lambda *_: Criterion(ARMS[job.arm].make(job.weights)),
+            criterion=lambda *_: Criterion(self.arms[job.arm].make(job.weights)),
         )
         del metrics["seconds_per_step"]
         return metrics, math.nan  # of a training that may go on in another process, nobody knows the time
