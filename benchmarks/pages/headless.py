@@ -1,4 +1,4 @@
-"""The tables of losses without a boundary head and their rivals, from ``benchmarks/results/headless_study.json``."""
+"""The tables of losses without a boundary head and their rivals, from ``benchmarks/results/headless_*.json``."""
 
 from __future__ import annotations
 
@@ -10,40 +10,50 @@ from benchmarks.common.paired import holm, sign_flip_p, t_interval
 from benchmarks.common.results import Json
 from benchmarks.common.runs import load, score
 from benchmarks.common.scores import COLUMNS, per_cent
-from benchmarks.studies.headless.arms import ARMS, Weights
+from benchmarks.studies.headless.arms import ARMS, Arm, Weights
 from benchmarks.studies.headless.study import CHOOSE, SEEDS, TEST
+from benchmarks.studies.headless.variants import VARIANTS
+from benchmarks.studies.headless.whole import ARMS as WHOLE
 
 ENDPOINTS = ("boundary_f_1px", "boundary_f_3px", "boundary_iou", "miou", "mba")
 TITLES = [COLUMNS[name] for name in ENDPOINTS]
 NOTHING = "No training of this table is finished.\n"
+STUDIES = ("study", "whole", "variants")
 Runs = list[Json]
+Arms = Mapping[str, Arm]
 
 
 def parts(root: Path) -> dict[str, str]:
     """The parts of docs/measured/headless.md."""
-    runs = load(root / "benchmarks/results/headless_study.json")
-    tried, tested = (by_arm(runs, stage) for stage in (CHOOSE, TEST))
-    ours = proposed(tried)
+    heads, whole, variants = (load(root / f"benchmarks/results/headless_{name}.json") for name in STUDIES)
+    tried, tested = (by_arm(heads, stage, ARMS) for stage in (CHOOSE, TEST))
+    tried_whole, tested_whole = (by_arm(whole, stage, WHOLE) for stage in (CHOOSE, TEST))
+    ours, ours_whole = proposed(tried, ARMS), proposed(tried_whole, WHOLE)
     return {
         "state": state(tried, tested, ours),
         "arms": arms(),
-        "choices": choices(tried),
-        "scores": scores(tested),
-        "against-ce": paired(tested, [(name, "ce") for name in ARMS if name != "ce"]),
-        "against-rivals": paired(tested, [(ours, name) for name in ARMS if not ARMS[name].ours]) if ours else NOTHING,
+        "variants": choices(by_arm(variants, CHOOSE, VARIANTS), VARIANTS),
+        "choices": choices(tried, ARMS),
+        "scores": scores(tested, ARMS),
+        "against-ce": against_cross_entropy(tested, ARMS),
+        "against-rivals": against_rivals(tested, ARMS, ours),
+        "whole-choices": choices(tried_whole, WHOLE),
+        "whole-scores": scores(tested_whole, WHOLE),
+        "whole-against-ce": against_cross_entropy(tested_whole, WHOLE),
+        "whole-against-rivals": against_rivals(tested_whole, WHOLE, ours_whole),
     }
 
 
-def by_arm(runs: Runs, stage: str) -> dict[str, Runs]:
-    """The stage's runs, in the order of ARMS, then as the file has them: by label and seed."""
-    found = {name: [run for run in runs if (run["stage"], run["arm"]) == (stage, name)] for name in ARMS}
+def by_arm(runs: Runs, stage: str, arms: Arms) -> dict[str, Runs]:
+    """The stage's runs, in the order of ``arms``, then as the file has them: by label and seed."""
+    found = {name: [run for run in runs if (run["stage"], run["arm"]) == (stage, name)] for name in arms}
     return {name: each for name, each in found.items() if each}
 
 
-def proposed(tried: Mapping[str, Runs]) -> str | None:
+def proposed(tried: Mapping[str, Runs], arms: Arms) -> str | None:
     """Our arm with the best score on the held-out frames; None before all of ours have been tried with all weights."""
-    ours = [name for name, arm in ARMS.items() if arm.ours]
-    if any(len(tried.get(name, [])) < len(ARMS[name].weights) for name in ours):
+    ours = [name for name, arm in arms.items() if arm.ours]
+    if any(len(tried.get(name, [])) < len(arms[name].weights) for name in ours):
         return None
     return max(ours, key=lambda name: max(map(score, tried[name])))
 
@@ -80,21 +90,26 @@ def spelled(weights: Weights | Sequence[float]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights) or "-"
 
 
-def choices(tried: Mapping[str, Runs]) -> str:
-    """The scores on the held-out frames; the best of an arm, once all of its weights were tried, is marked."""
+def choices(tried: Mapping[str, Runs], arms: Arms) -> str:
+    """The scores on the held-out frames; the best of several tries of an arm, once all were made, is marked."""
     rows = {}
     for name, runs in tried.items():
-        best = max(runs, key=score) if len(runs) == len(ARMS[name].weights) else None
+        weights = arms[name].weights
+        best = max(runs, key=score) if len(runs) == len(weights) > 1 else None
         for run in runs:
-            title = f"{ARMS[name].name}: {spelled(run['weights'])}"
+            title = f"{arms[name].name}: {spelled(run['weights'])}" if len(weights) > 1 else arms[name].name
             mark = f"**{100 * score(run):.2f}**" if run is best else f"{100 * score(run):.2f}"
-            rows[title] = [*cells([run]), mark, f"{run['cpu_seconds'] / run['config']['steps']:.2f}"]
+            rows[title] = [*cells([run]), mark, step_seconds(run)]
     return table(["loss: weights", *TITLES, "score", "CPU s a step"], rows) if rows else NOTHING
 
 
-def scores(tested: Mapping[str, Runs]) -> str:
+def step_seconds(run: Json) -> str:
+    return "-" if run["cpu_seconds"] is None else f"{run['cpu_seconds'] / run['config']['steps']:.2f}"
+
+
+def scores(tested: Mapping[str, Runs], arms: Arms) -> str:
     rows = {
-        ARMS[name].name: [spelled(runs[0]["weights"]), str(len(runs)), *cells(runs)] for name, runs in tested.items()
+        arms[name].name: [spelled(runs[0]["weights"]), str(len(runs)), *cells(runs)] for name, runs in tested.items()
     }
     return table(["loss", "weights", "seeds", *TITLES], rows) if rows else NOTHING
 
@@ -103,7 +118,15 @@ def cells(runs: Runs) -> list[str]:
     return [per_cent([run["metrics"].get(name) for run in runs]) for name in ENDPOINTS]
 
 
-def paired(tested: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> str:
+def against_cross_entropy(tested: Mapping[str, Runs], arms: Arms) -> str:
+    return paired(tested, [(name, "ce") for name in arms if name != "ce"], arms)
+
+
+def against_rivals(tested: Mapping[str, Runs], arms: Arms, ours: str | None) -> str:
+    return paired(tested, [(ours, name) for name in arms if not arms[name].ours], arms) if ours else NOTHING
+
+
+def paired(tested: Mapping[str, Runs], pairs: Sequence[tuple[str, str]], arms: Arms) -> str:
     """Of each pair of arms that share seeds: mean difference in points, its 95 % interval, and p over all the pairs."""
     found = {pair: differences(tested, *pair) for pair in pairs}
     found = {pair: each for pair, each in found.items() if each[ENDPOINTS[0]]}
@@ -111,7 +134,7 @@ def paired(tested: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> str:
     rows = {}
     for i, ((mine, theirs), each) in enumerate(found.items()):
         texts = [difference_cell(each[name], corrected[name][i]) for name in ENDPOINTS]
-        rows[f"{ARMS[mine].name} minus {ARMS[theirs].name}"] = [str(len(each[ENDPOINTS[0]])), *texts]
+        rows[f"{arms[mine].name} minus {arms[theirs].name}"] = [str(len(each[ENDPOINTS[0]])), *texts]
     return table(["difference", "pairs", *TITLES], rows) if rows else NOTHING
 
 

@@ -108,7 +108,7 @@ TERMS: dict[str, Term] = {
     "CE_b, class mean": class_mean_boundary_cross_entropy,
 }
 _BASE: dict[str, float] = {"Dice": 1, "BCE": 1}
-VARIANTS: tuple[dict[str, float], ...] = (
+_WEIGHTS: tuple[dict[str, float], ...] = (
     # the target and the comparison of the headless term
     _BASE,
     {"Dice": 1, "BCE, radius 1": 1},
@@ -145,9 +145,12 @@ def variant(weights: dict[str, float]) -> Arm:
     return Arm(name, f"CE + {name}", (tuple(weights.values()),), added(*(TERMS[term] for term in weights)), ours=True)
 
 
+VARIANTS = {arm.name: arm for arm in map(variant, _WEIGHTS)}
+
+
 @dataclass
 class VariantStudy(Study):
     """Of every variant one training, scored on held-out frames."""
 
-    arms: Mapping[str, Arm] = field(default_factory=lambda: {arm.name: arm for arm in map(variant, VARIANTS)})
+    arms: Mapping[str, Arm] = field(default_factory=lambda: VARIANTS)
     seeds: Sequence[int] = ()
