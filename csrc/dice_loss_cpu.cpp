@@ -52,10 +52,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, i
   double total = 0;
   for (int64_t c = 0; c < classes; ++c) {
     if (!sums[c].counts()) continue;
-    const double size = sums[c].predicted + sums[c].truth, twice = 2 * sums[c].both;
-    total += (size - twice) / size / count;
-    slope[c] = static_cast<float>(twice / (size * size) / count);
-    slope[classes + c] = static_cast<float>(-2 / size / count);
+    const double both = sums[c].both, size = sums[c].predicted + sums[c].truth;
+    total += (size - 2 * both) / size / count;
+    slope[c] = static_cast<float>(2 * (both / size) / size / count);
+    slope[classes + c] = static_cast<float>(2 * (both / size - 1) / size / count);
   }
   torch::stable::fill_(loss, total);
   return {loss, slopes};

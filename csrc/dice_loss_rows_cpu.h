@@ -2,8 +2,9 @@
 // instruction set.
 //
 // With p the softmax of a pixel's logits z, and y the one-hot label, a class has the sums I = sum p y, P = sum p and
-// Y = sum y over the valid pixels. A pixel of label l has the gradient g_c = a_c + b_c [c = l] by its p_c, and
-// p_c (g_c - sum_k p_k g_k) by its z_c. The *slopes* a and b depend on the sums of the whole batch.
+// Y = sum y over the valid pixels. The derivative g_c by a pixel's p_c takes two values, one where y_c = 0 and one
+// where y_c = 1: these are the *slopes*, which depend on the sums of the whole batch. That by z_c is p_c (g_c - sum_k
+// p_k g_k).
 
 #include <cstdint>
 
@@ -17,7 +18,7 @@ namespace dice_loss {
 struct Arguments {
   softmax::Maps maps;
   double* sums;         // forward: [N, h, C, 3], zero: I, P and Y
-  const float* slopes;  // backward: [2, C], a and b
+  const float* slopes;  // backward: [2, C]: of pixels with y = 0, and with y = 1
 };
 
 }  // namespace dice_loss
@@ -60,14 +61,14 @@ inline void add_sums(Block& block, double* sums) {  // sums: [C, 3]
 inline void add_gradients(Block& block, const float* slopes) {
   alignas(64) float scale[BLOCK], dot[BLOCK] = {};  // dot: sum_k p_k g_k
   for (int64_t c = 0; c < block.classes; ++c) {
-    const float a = slopes[c], b = slopes[block.classes + c];
+    const float others = slopes[c], own = slopes[block.classes + c];
     const float* __restrict channel = block.channels.data() + c * BLOCK;
-    for (int64_t x = 0; x < block.count; ++x) dot[x] += (a + (block.label[x] == c ? b : 0)) * channel[x];
+    for (int64_t x = 0; x < block.count; ++x) dot[x] += (block.label[x] == c ? own : others) * channel[x];
   }
   for (int64_t x = 0; x < block.count; ++x) scale[x] = block.weight[x] / block.total[x], dot[x] *= scale[x];
   for (int64_t c = 0; c < block.classes; ++c)
-    block.send_back(c, [&, a = slopes[c], b = slopes[block.classes + c]](int64_t x, float exp) {
-      return exp * scale[x] * (a + (block.label[x] == c ? b : 0) - dot[x]);
+    block.send_back(c, [&, others = slopes[c], own = slopes[block.classes + c]](int64_t x, float exp) {
+      return exp * scale[x] * ((block.label[x] == c ? own : others) - dot[x]);
     });
 }
 

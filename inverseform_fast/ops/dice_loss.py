@@ -19,8 +19,8 @@ def _dice_loss(
     labels: Tensor,  # [N, H, W]
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:  # [], [2, C]
-    """The loss, and its slopes: its derivatives by a class's probability where the class is not, and what its label
-    adds to that where it is."""
+    """The loss, and its derivatives by the probability of a class at a pixel that is not of the class, and at one that
+    is."""
     return logits.new_empty((), dtype=torch.float32), logits.new_empty(2, logits.shape[1], dtype=torch.float32)
 
 
