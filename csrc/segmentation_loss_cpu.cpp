@@ -22,30 +22,21 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor, Tensor> segmentation_loss(const Tensor& logits, const Tensor& labels,
                                                      const std::optional<Tensor>& class_weights, int64_t ignore_index,
                                                      bool wants_grad) {
-  STD_TORCH_CHECK(logits.dim() == 4 && labels.dim() == 3 && labels.size(0) == logits.size(0),
-                  "logits must be (N, C, h, w) and labels (N, H, W)");
-  const int64_t n = logits.size(0), classes = logits.size(1), height = logits.size(2), width = logits.size(3);
-  STD_TORCH_CHECK(classes > 0 && height > 0 && width > 0, "logits must have classes, height and width");
+  const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
+  const Tensor weights = class_weights ? dense(*class_weights, ScalarType::Float) : dense_logits;
+  softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
+  const int64_t n = logits.size(0), classes = maps.classes, height = maps.rows.size, width = maps.columns.size;
   STD_TORCH_CHECK(!class_weights || class_weights->numel() == classes, "class_weights must be one per class");
-  const Tensor maps = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
-  const Tensor weights = class_weights ? dense(*class_weights, ScalarType::Float) : maps;
-  const Tensor grad_logits = torch::stable::new_zeros(maps, {wants_grad ? n : 0, classes, height, width});
+  const Tensor grad_logits = torch::stable::new_zeros(dense_logits, {wants_grad ? n : 0, classes, height, width});
+  maps.grad_logits = results<float>(grad_logits);
   std::vector<double> sums(2 * n * height);
-  const Arguments args = {numbers<float>(maps),
-                          numbers<int64_t>(ids),
-                          class_weights ? numbers<float>(weights) : nullptr,
-                          results<float>(grad_logits),
-                          sums.data(),
-                          classes,
-                          ignore_index,
-                          Axis(height, labels.size(1)),
-                          Axis(width, labels.size(2))};
+  const Arguments args = {maps, class_weights ? numbers<float>(weights) : nullptr, sums.data()};
   for_cells(n, height,
             [&](int64_t begin, int64_t end, int64_t parity) { SIMD_BEST(add_cells)(args, begin, end, parity); });
   double loss = 0, weight = 0;
   for (int64_t i = 0; i < n * height; ++i) loss += sums[2 * i], weight += sums[2 * i + 1];
   if (weight == 0) weight = 1;  // without a valid pixel the loss is 0
-  const Tensor outputs[] = {torch::stable::new_empty(maps, {}), torch::stable::new_empty(maps, {})};
+  const Tensor outputs[] = {torch::stable::new_empty(dense_logits, {}), torch::stable::new_empty(dense_logits, {})};
   torch::stable::fill_(outputs[0], loss / weight);
   torch::stable::fill_(outputs[1], weight);
   return {outputs[0], outputs[1], grad_logits};

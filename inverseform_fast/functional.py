@@ -35,6 +35,7 @@ __all__ = [
     "align",
     "boundary_loss",
     "boundary_map",
+    "dice_loss",
     "extract_tiles",
     "geodesic_distance",
     "homography_exp",
@@ -350,6 +351,37 @@ def segmentation_loss(
     """
     check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
+
+
+def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Dice loss of the predicted classes (Milletari et al., V-Net, 2016), mean over the classes present.
+
+    The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels, and y is
+    the one-hot label. A class has the loss ``1 - 2 sum(p y) / (sum(p) + sum(y))``, with sums over all valid pixels of
+    the batch. Classes that no valid pixel has are left out of the mean. So a small class counts as much as a large one,
+    which it does not in a mean over pixels. The loss is 0 with zero gradients if no pixel is valid.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
+        ignore_index: the id that marks void.
+
+    Returns:
+        Scalar in [0, 1], float32 (float64 for float64 logits). It is NaN, and so is its gradient, if the logits of a
+        valid pixel hold NaN or infinity; a class may have the logit minus infinity, which means that it is impossible.
+
+    Raises:
+        TypeError: ``labels`` is not of an integer dtype.
+        ValueError: shapes or devices are wrong, or a class id lies outside [0, C). The ids are checked as
+            :func:`segmentation_loss` checks them.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.uint8)
+        >>> iff.functional.dice_loss(logits, labels)  # p = 1/4 of the one class present: 1 - 2/4 / (1/4 + 1)
+        tensor(0.6000)
+    """
+    check_segmentation_loss(logits, labels, None, ignore_index)
+    return ops.dice_loss(logits, labels, ignore_index)
 
 
 def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:

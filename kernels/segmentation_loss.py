@@ -28,8 +28,7 @@ from .resize import (
     upsample,
     upsample_backward,
 )
-
-VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)  # stand for a void label, and for one that is no class
+from .softmax import UNKNOWN, VOID, labels_at, largest_and_chosen, sum_of_exponentials
 
 
 def segmentation_loss(
@@ -80,26 +79,12 @@ def _segmentation_loss(
     x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
     corners = corner_offsets(cell_y, cell_x, height, width, logits_y, logits_x)
 
-    inside = inside_y[:, None, :] & inside_x[None, :, :]
-    label = gather(labels + n * labels_n, (y * labels_y)[:, None, :] + (x * labels_x)[None, :, :], inside)
-    label = label.to(tl.int64)
-    valid = inside & (label != ignore_index)
-    known = (label >= 0) & (label < classes)
-    label = tl.where(valid, tl.where(known, label, UNKNOWN), VOID).to(tl.int32)
+    labels += n * labels_n
+    label = labels_at(labels, y, x, inside_y, inside_x, labels_y, labels_x, classes, ignore_index)
 
     channel = logits + n * logits_n
-    largest = tl.full(label.shape, float("-inf"), tl.float32)
-    chosen = tl.zeros(label.shape, tl.float32)
-    for c in range(classes):
-        logit = upsample(channel, corners, share_y, share_x, RESIZED)
-        largest = tl.maximum(largest, logit)
-        chosen = tl.where(label == c, logit, chosen)
-        channel += logits_c
-    channel = logits + n * logits_n
-    sum_exp = tl.zeros(label.shape, tl.float32)
-    for _ in range(classes):
-        sum_exp += exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest)
-        channel += logits_c
+    largest, chosen = largest_and_chosen(channel, logits_c, classes, label, corners, share_y, share_x, RESIZED)
+    sum_exp = sum_of_exponentials(channel, logits_c, classes, largest, corners, share_y, share_x, RESIZED)
     log_sum = log(sum_exp)
     if class_weights is None:
         weight = (label >= 0).to(tl.float32)
@@ -117,7 +102,6 @@ def _segmentation_loss(
     # A full pixel's loss is weight * (log sum_k e^z_k - z_label). Its derivative by the pixel's logit z_c is
     # weight * (softmax_c - [c = label]): softmax minus one-hot. Upsampling is linear, so its adjoint takes the gradient
     # back to the logits that were given.
-    channel = logits + n * logits_n
     owned = owns_pixel(cell_y, cell_x, height, width)
     grad_logits += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
     for c in range(classes):

@@ -30,6 +30,7 @@ from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.align import align, align_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
+from inverseform_fast.kernels.dice_loss import dice_loss, dice_loss_backward
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
 from inverseform_fast.kernels.homography_exp import homography_exp, homography_exp_backward
 from inverseform_fast.kernels.homography_warp import homography_warp, homography_warp_backward
@@ -110,6 +111,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         with recorded(f"{dtype}", launches):
             segmentation_loss(logits, labels, None, 255, True)
             boundary_loss(boundary_logits, labels, 2, 255, True)
+            _, slopes = dice_loss(logits, labels, 255)
+            dice_loss_backward(logits, labels, slopes, 255)
             tiles, _, valid = extract_tiles(boundary_logits, target, TILED, 224, True)
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
             _, logarithm = soft_boundary_map(logits, FULL, 2)
@@ -120,6 +123,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         segmentation_loss(logits, labels, None, 255, False)
     with recorded("same size", launches):
         segmentation_loss(torch.empty(1, 19, *FULL), labels[:1], None, 255, True)
+        _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255)
+        dice_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255)
     with recorded("radius 3", launches):
         _, logarithm = soft_boundary_map(logits, FULL, 3)
         soft_boundary_map_backward(logarithm, logarithm, logits, 3)

@@ -40,6 +40,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
         "boundary_map": (labels, 1, 255, False),
         "segmentation_loss": (logits, labels, None, 255, True),
         "boundary_loss": (boundary_logits, labels, 1, 255, True),
+        "dice_loss": (logits, labels, 255),
         "extract_tiles": (boundary_logits, target, [8, 16], 8, True),
         "homography_exp": (coefficients,),
         "homography_warp": (image, theta, [4, 5], False, True),

@@ -1,0 +1,22 @@
+"""dice_loss, plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .boundary_map import is_valid
+from .segmentation_loss import upsample
+
+
+def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """See :func:`inverseform_fast.functional.dice_loss`."""
+    valid = is_valid(labels, ignore_index)[:, None]
+    probability = torch.where(valid, upsample(logits, labels.shape[-2:]).softmax(1), 0)
+    target = torch.where(valid, labels[:, None], 0).long()
+    true = torch.zeros_like(probability, dtype=torch.bool).scatter(1, target, valid)
+    both = torch.where(true, probability, 0).sum((0, 2, 3))
+    predicted, pixels = probability.sum((0, 2, 3)), true.sum((0, 2, 3))
+    present = pixels > 0
+    loss = 1 - 2 * both / (predicted + pixels).clamp(min=1)  # no class that is present has a smaller sum
+    return torch.where(present, loss, 0).sum() / present.sum().clamp(min=1)
