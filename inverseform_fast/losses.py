@@ -13,7 +13,7 @@ from . import functional, homography
 from .checks import check_activation, check_radius
 from .nets import InverseTransformNet
 
-_BETA, _HEADLESS_BETA = 10.0, 0.3
+_BETA, _HEADLESS_BETA = 10.0, 1.0
 
 
 class InverseFormLoss(nn.Module):
@@ -126,12 +126,14 @@ class InverseFormLoss(nn.Module):
 
 
 class LossTerms(NamedTuple):
-    """Scalars; the terms are unweighted: ``total = segmentation + beta boundary + gamma inverseform``.
+    """Scalars. The terms are unweighted, and one whose weight is 0 is 0, since it is not computed.
+
+    ``total = segmentation + edge_weight edge + dice_weight dice + beta boundary + gamma inverseform``.
 
     Example:
         >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
-        >>> terms = iff.BoundaryAwareLoss(beta=2, gamma=3)(torch.zeros(2, 4, 8, 8), labels)
-        >>> torch.allclose(terms.total, terms.segmentation + 2 * terms.boundary + 3 * terms.inverseform)
+        >>> terms = iff.BoundaryAwareLoss(beta=2, edge=0, dice=3)(torch.zeros(2, 4, 8, 8), labels)
+        >>> torch.allclose(terms.total, terms.segmentation + 2 * terms.boundary + 3 * terms.dice)
         True
     """
 
@@ -139,20 +141,30 @@ class LossTerms(NamedTuple):
     segmentation: Tensor
     boundary: Tensor
     inverseform: Tensor
+    edge: Tensor
+    dice: Tensor
 
 
 class BoundaryAwareLoss(nn.Module):
-    """``L = L_xe + beta L_bxe + gamma L_if``: cross-entropy, balanced boundary BCE, InverseForm (paper, section 3.5).
+    """Cross-entropy, and terms that care for boundaries and for rare classes.
+
+    ``L = L_xe + edge L_edge + dice L_dice + beta L_bxe + gamma L_if``: cross-entropy, cross-entropy of the true
+    boundary's pixels alone, Dice averaged over the classes present, balanced boundary BCE and InverseForm. The default
+    weights are those that did best on held-out frames (docs/measured/headless.md). The paper's loss (section 3.5) is
+    ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
 
     Args:
-        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 0.3 without one, where
-            this term acts on the class logits themselves (chosen on CamVid: docs/measured/results.md).
-        gamma: weight of InverseForm; 0 leaves it out (its term is then 0).
+        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 1 without one, where
+            this term acts on the class logits themselves.
+        gamma: weight of InverseForm. The default leaves it out, because it added nothing where labels are exact
+            (docs/measured/headless.md).
         radius: radius of the boundary target in pixels.
         ignore_index: the label that marks void.
-        class_weights: ``(C,)`` weights of the classes in the cross-entropy.
+        class_weights: ``(C,)`` weights of the classes in both cross-entropies.
         inverseform: the InverseForm term; None makes ``InverseFormLoss()``.
         check_finite: raise ValueError if logits are not finite. This is off by default, because it waits for the GPU.
+        edge: weight of the cross-entropy of the boundary's pixels.
+        dice: weight of the Dice loss.
 
     Example:
         >>> criterion = iff.BoundaryAwareLoss()
@@ -161,7 +173,7 @@ class BoundaryAwareLoss(nn.Module):
         >>> terms = criterion(logits, labels)
         >>> terms.total.backward()
         >>> terms._fields
-        ('total', 'segmentation', 'boundary', 'inverseform')
+        ('total', 'segmentation', 'boundary', 'inverseform', 'edge', 'dice')
     """
 
     class_weights: Tensor | None
@@ -169,20 +181,22 @@ class BoundaryAwareLoss(nn.Module):
     def __init__(
         self,
         beta: float | None = None,
-        gamma: float = 0.3,
+        gamma: float = 0.0,
         radius: int = 2,
         ignore_index: int = 255,
         class_weights: Tensor | None = None,
         inverseform: InverseFormLoss | None = None,
         check_finite: bool = False,
+        *,
+        edge: float = 1.0,
+        dice: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("beta", beta), ("gamma", gamma)):
+        for name, value in (("beta", beta), ("gamma", gamma), ("edge", edge), ("dice", dice)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
         check_radius(radius)
-        self.beta = beta
-        self.gamma = gamma
+        self.beta, self.gamma, self.edge, self.dice = beta, gamma, edge, dice
         self.radius = radius
         self.ignore_index = ignore_index
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -207,22 +221,37 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         with torch.autocast(segmentation_logits.device.type, enabled=False):
-            segmentation = functional.segmentation_loss(
-                segmentation_logits, labels, self.class_weights, self.ignore_index
-            )
-            if boundary_logits is None:
+            segmentation = self._cross_entropy(segmentation_logits, labels)
+            edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
+            if self.edge:
+                edge = self._cross_entropy(segmentation_logits, self._edge_labels(labels))
+            if self.dice:
+                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index)
+            if boundary_logits is None and (beta or self.gamma):
                 soft = functional.soft_boundary_map(segmentation_logits, labels.shape[-2:], self.radius)
                 boundary_logits = soft.logit(eps=1e-6)
-            boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
-            inverseform = torch.zeros_like(segmentation)
-            if self.gamma:
-                target = functional.boundary_map(labels, self.radius, self.ignore_index)
-                inverseform = self.inverseform(boundary_logits, target[:, None])
-            total = segmentation + beta * boundary + self.gamma * inverseform
-        return LossTerms(total, segmentation, boundary, inverseform)
+            if beta and boundary_logits is not None:
+                boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
+            if self.gamma and boundary_logits is not None:
+                inverseform = self.inverseform(boundary_logits, self._boundary_map(labels)[:, None])
+            total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
+        return LossTerms(total, segmentation, boundary, inverseform, edge, dice)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.segmentation_loss(logits, labels, self.class_weights, self.ignore_index)
+
+    def _boundary_map(self, labels: Tensor) -> Tensor:
+        return functional.boundary_map(labels, self.radius, self.ignore_index)
+
+    def _edge_labels(self, labels: Tensor) -> Tensor:
+        """The labels of the true boundary's pixels; all others are void, which not every dtype of labels can hold."""
+        return torch.where(self._boundary_map(labels) == 1, labels.long(), self.ignore_index)
 
     def extra_repr(self) -> str:
-        return f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}"
+        return (
+            f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}, "
+            f"edge={self.edge}, dice={self.dice}"
+        )
 
 
 def require_finite(logits: Tensor, name: str) -> None:

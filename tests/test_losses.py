@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import inverseform_fast as iff
 
-TERMS = ("total", "segmentation", "boundary", "inverseform")
+TERMS = ("total", "segmentation", "boundary", "inverseform", "edge", "dice")
 
 
 def scene(batch: int = 2, height: int = 96, width: int = 128) -> Tensor:
@@ -33,7 +33,7 @@ def random_logits(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def criterion() -> iff.BoundaryAwareLoss:
-    return iff.BoundaryAwareLoss()
+    return iff.BoundaryAwareLoss(gamma=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,11 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
     terms = criterion(logits, labels, boundary)
     assert terms._fields == TERMS
-    expected = terms.segmentation + 10 * terms.boundary + criterion.gamma * terms.inverseform
+    expected = terms.segmentation + terms.edge + terms.dice + 10 * terms.boundary + 0.3 * terms.inverseform
     torch.testing.assert_close(terms.total, expected)
+    edge = torch.where(target_of(labels)[:, 0] == 1, labels, 255)
+    torch.testing.assert_close(terms.edge, iff.functional.segmentation_loss(logits, edge))
+    torch.testing.assert_close(terms.dice, iff.functional.dice_loss(logits, labels))
     torch.testing.assert_close(terms.segmentation, iff.functional.segmentation_loss(logits, labels))
     torch.testing.assert_close(terms.boundary, iff.functional.boundary_loss(boundary, labels))
     torch.testing.assert_close(terms.inverseform, criterion.inverseform(boundary, target_of(labels)))
@@ -87,14 +90,40 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     assert boundary.grad.abs().max() > 0
 
 
-def test_beta_is_another_without_a_boundary_head_unless_given(criterion: iff.BoundaryAwareLoss) -> None:
+def test_beta_is_another_without_a_boundary_head_unless_given() -> None:
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
-    for beta, headless in ((None, 0.3), (2.0, 2.0)):
-        criterion.beta = beta
+    for beta, headless in ((None, 1.0), (2.0, 2.0)):
+        criterion = iff.BoundaryAwareLoss(beta)
         for arguments, weight in (((), headless), ((boundary,), beta or 10.0)):
             terms = criterion(logits, scene(), *arguments)
-            rest = terms.segmentation + criterion.gamma * terms.inverseform
+            rest = terms.segmentation + terms.edge + terms.dice
             torch.testing.assert_close(terms.total, rest + weight * terms.boundary)
+
+
+def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = random_logits(2, 3, 24, 32), scene()
+    expected = iff.functional.segmentation_loss(logits, labels)
+    for name in ("dice_loss", "boundary_loss", "soft_boundary_map", "boundary_map"):
+        monkeypatch.setattr(iff.functional, name, lambda *_: pytest.fail("computed"))
+    terms = iff.BoundaryAwareLoss(beta=0, edge=0, dice=0)(logits, labels)
+    assert terms == (expected, expected, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("ignore_index", [255, -100])
+def test_the_edge_is_that_of_any_labels(ignore_index: int) -> None:
+    """Also where their dtype cannot hold the mark of void."""
+    labels = scene().clamp(max=2).to(torch.uint8)
+    logits = random_logits(2, 3, 24, 32)
+    found = iff.BoundaryAwareLoss(ignore_index=ignore_index)(logits, labels)
+    assert found.edge == iff.BoundaryAwareLoss()(logits, labels.long()).edge > 0
+
+
+def test_without_a_boundary_there_is_no_edge() -> None:
+    logits = random_logits(2, 3, 24, 32)
+    terms = iff.BoundaryAwareLoss()(logits, torch.ones(2, 96, 128, dtype=torch.uint8))
+    terms.total.backward()
+    assert terms.edge == 0
+    assert leaf_grad(logits).isfinite().all()
 
 
 def test_headless_boundary_terms_reach_the_segmentation(criterion: iff.BoundaryAwareLoss) -> None:
@@ -303,6 +332,8 @@ def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Except
         (lambda: iff.InverseFormLoss(activation="relu"), "activation must be 'sigmoid' or None, got 'relu'"),
         (lambda: iff.InverseFormLoss(resize=(200, 224)), r"resize must be multiples of .* 224, got \(200, 224\)"),
         (lambda: iff.BoundaryAwareLoss(beta=-1.0), "beta must be at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(edge=-1.0), "edge must be at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(dice=-1.0), "dice must be at least 0, got -1.0"),
         (lambda: iff.BoundaryAwareLoss(gamma=float("nan")), "gamma must be at least 0, got nan"),
         (lambda: iff.BoundaryAwareLoss(radius=0), "radius must be a whole number of pixels, at least 1, got 0"),
     ],

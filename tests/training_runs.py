@@ -22,6 +22,8 @@ def tiny_config(out: Path, net: str, **changes: Any) -> TrainConfig:
     config = TrainConfig(
         data_options={"size": [48, 64], "length": 3},
         backbone="test_resnet",
+        boundary_head=True,
+        loss="inverseform",
         net=net,
         crop=(32, 48),
         steps=4,

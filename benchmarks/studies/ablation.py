@@ -46,7 +46,10 @@ RECIPES: dict[str, Json] = {
     "dense": {"steps": 1000, "batch_size": 128, "lr": 1e-4, "damage_every": 0},
     "aet": {"steps": 1500, "batch_size": 64, "lr": 1e-3, "damage_every": 0},
 }
-SHORT: Json = {"steps": 300, "batch_size": 4, "crop": (224, 448), "gamma": 0.3, "device": "cpu"}
+SHORT: Json = {
+    "steps": 300, "batch_size": 4, "crop": (224, 448), "device": "cpu",
+    "boundary_head": True, "gamma": 0.3, "edge": 0.0, "dice": 0.0,
+}  # fmt: skip
 RESULT = "result.json"
 SHIPPED, WHOLE, SEGMENTATION = "shipped", "align-whole", "segmentation"
 
@@ -161,10 +164,10 @@ class Study:
         if name == "boundary":
             options = {"loss": "boundary"}
         elif name.startswith(SHIPPED):
-            options = {"distance": name.removeprefix(f"{SHIPPED}-")}
+            options = {"loss": "inverseform", "distance": name.removeprefix(f"{SHIPPED}-")}
         else:
             whole = (self.tiles[-1], self.tiles[-1]) if name == WHOLE else None
-            options = {"net": str(self.weights(name)), "resize": whole}
+            options = {"loss": "inverseform", "net": str(self.weights(name)), "resize": whole}
         return TrainConfig(
             data=self.data, root=str(self.root) if self.root else None, eval_split="test", seed=seed,
             out=str(self.runs / SEGMENTATION / f"{name}-{seed}"), **options, **self.short,

@@ -47,6 +47,7 @@ CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.3, 1.0)},
     "headless": {"beta": (0.3, 1.0, 3.0), "gamma": (0.3, 1.0)},
 }
+ALONE: Json = {"edge": 0.0, "dice": 0.0}  # the terms that this study is not about; its first runs did not know them
 START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
 
 
@@ -192,7 +193,10 @@ class Study:
 
     def _config(self, stage: str, label: str, seed: int, options: Json) -> TrainConfig:
         out = self.runs / stage / f"{label.replace(', ', '-').replace(' ', '')}-{seed}"
-        common: Json = {"data": self.data, "data_options": self.data_options, "amp": "bf16", "checkpoint_every": 100}
+        common: Json = {
+            "data": self.data, "data_options": self.data_options, "amp": "bf16", "checkpoint_every": 100,
+            "loss": "inverseform", "boundary_head": True, **ALONE,
+        }  # fmt: skip
         return TrainConfig(
             root=str(self.root) if self.root else None, out=str(out), seed=seed, **common | self.schedule | options
         )
@@ -205,7 +209,7 @@ class Study:
         """
         for run in self.finished:
             if key_of(run) == job.key:
-                if changed := TrainConfig.from_dict(run["config"]).difference(job.config):
+                if changed := TrainConfig.from_dict(ALONE | run["config"]).difference(job.config):
                     raise ValueError(f"the results have {job.key} with another {', '.join(changed)}: move them away")
                 return
         print(f"{job.stage}: {job.label}, seed {job.seed}", flush=True)

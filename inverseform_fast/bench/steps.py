@@ -56,7 +56,8 @@ class Loss:
             return release.segmentation_loss
         if self.provider == "release":
             return release.Release().to(device)
-        criterion = iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(resize=self.setting.resize)).to(device)
+        inverseform = iff.InverseFormLoss(resize=self.setting.resize)
+        criterion = iff.BoundaryAwareLoss(gamma=0.3, inverseform=inverseform, edge=0, dice=0).to(device)
 
         def total(logits: Tensor, labels: Tensor, *boundary_logits: Tensor) -> Tensor:
             return criterion(logits, labels, *boundary_logits).total

@@ -13,7 +13,8 @@ from .config import TrainConfig
 from .tasks import Task, task_from_dict, task_to_dict
 
 CHECKPOINT = "last.pt"
-_FORMAT = 2  # format 1 held class names in place of tasks
+_FORMAT = 3
+_READ = (2, 3)  # format 1 held class names in place of tasks
 
 
 @dataclass
@@ -68,11 +69,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} must be a complete checkpoint, but cannot be read: {reason}") from error
     found = values.pop("format", None) if isinstance(values, dict) else None
-    if found is None or (found == _FORMAT and values.keys() != {field.name for field in fields(Checkpoint)}):
+    if found is None or (found in _READ and values.keys() != {field.name for field in fields(Checkpoint)}):
         raise ValueError(f"{path} must be a checkpoint of inverseform-fast train (format {_FORMAT}), and is not")
-    if found != _FORMAT:
+    if found not in _READ:
         raise ValueError(
             f"{path} must be a checkpoint of format {_FORMAT}, got format {found} of another version: train anew"
         )
+    config = values["config"] if found == _FORMAT else _upgraded(values["config"])
     tasks = {task.name: task for task in map(task_from_dict, values["tasks"])}
-    return Checkpoint(**values | {"config": TrainConfig.from_dict(values["config"]), "tasks": tasks})
+    return Checkpoint(**values | {"config": TrainConfig.from_dict(config), "tasks": tasks})
+
+
+def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration of format 2, which knew no edge and no Dice and had another headless beta, in today's."""
+    beta = 0.3 if config["beta"] is None and not config["boundary_head"] else config["beta"]
+    return config | {"edge": 0.0, "dice": 0.0, "beta": beta}

@@ -48,13 +48,16 @@ class TrainConfig:
     ] = False
     boundary_head: Annotated[
         bool, "Predict boundaries by a head of their own, or headless: take them from the class logits."
-    ] = True
+    ] = False
 
     loss: Annotated[
         Literal["ce", "boundary", "inverseform"],
-        "ce: cross-entropy; boundary: cross-entropy and boundary BCE; inverseform: these two and InverseForm.",
-    ] = "inverseform"
-    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 0.3 headless if not given."] = (
+        "ce: cross-entropy; boundary: cross-entropy, that of boundary pixels alone, Dice and boundary BCE; "
+        "inverseform: all these and InverseForm.",
+    ] = "boundary"
+    edge: Annotated[float, "Weight of the cross-entropy of boundary pixels alone."] = 1.0
+    dice: Annotated[float, "Weight of the Dice loss."] = 1.0
+    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 1 headless if not given."] = (
         None
     )
     gamma: Annotated[float | None, "Weight of InverseForm; 0.3 if not given."] = None
@@ -99,7 +102,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every"):
             self._require(name, lambda value: value > 0, "positive")
-        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every", "inverseform_start"):
+        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every", "inverseform_start", "edge", "dice"):
             self._require(name, lambda value: value >= 0, "at least 0")
         for name in ("beta", "gamma"):
             self._require(name, lambda value: value is None or value >= 0, "at least 0")

@@ -1,4 +1,4 @@
-"""``python -m inverseform_fast.segmentation.demo`` trains one small model without and with the InverseForm loss."""
+"""``python -m inverseform_fast.segmentation.demo`` trains one small model with cross-entropy and with our loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .report import comparison_table, draw_rows, predict_rows
 from .training.run import open_datasets, train
 
 PICTURE = "demo.png"
-_RUNS: dict[str, Literal["ce", "inverseform"]] = {"cross-entropy": "ce", "with InverseForm": "inverseform"}
+_RUNS: dict[str, Literal["ce", "boundary"]] = {"cross-entropy": "ce", "BoundaryAwareLoss": "boundary"}
 _COLUMNS = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "seconds_per_step")
 
 
@@ -27,7 +27,7 @@ def run_demo(config: TrainConfig, console: Console) -> Path:
         datasets = open_datasets(config)
     for name, loss in _RUNS.items():
         console.rule(name)
-        run = dataclasses.replace(config, loss=loss, boundary_head=loss != "ce", out=str(out / loss))
+        run = dataclasses.replace(config, loss=loss, out=str(out / loss))
         metrics[name] = train(run, overwrite=True, datasets=datasets, console=console)
         models[name] = load_model(out / loss)[0]
     dataset = datasets[1]

@@ -80,7 +80,7 @@ def relaxed(weights: Weights) -> Loss:
 def with_head(weights: Weights) -> Loss:
     """The package's loss; without a second weight it has no InverseForm."""
     beta, gamma = weights if len(weights) == 2 else (*weights, 0.0)
-    whole = BoundaryAwareLoss(beta=beta, gamma=gamma)
+    whole = BoundaryAwareLoss(beta=beta, gamma=gamma, edge=0, dice=0)
     return lambda predictions, labels: whole(predictions["semantic"], labels, predictions["boundary"]).total
 
 

@@ -20,6 +20,7 @@ from ..metrics.boundary import class_boundaries, dilate, disk_half_widths
 from .base import RGB, Headline, Kind, Task
 
 VOID = 255
+GAMMA = 0.3  # the weight of InverseForm where it is asked for without one
 # Orange red and blue are far apart for every common kind of colour blindness.
 MISSING, FALSE = (230, 60, 20), (30, 90, 230)
 
@@ -96,8 +97,8 @@ class SemanticTask(Task):
 class SemanticLoss(nn.Module):
     """Computes the loss that a configuration chooses, of the logits and labels of the task ``name``.
 
-    Its terms are ``total`` and ``segmentation`` and, unless the loss is cross-entropy alone, ``boundary`` and
-    ``inverseform``. InverseForm counts from the step ``config.inverseform_start`` on.
+    Its terms are ``total`` and ``segmentation`` and, unless the loss is cross-entropy alone, those of
+    :class:`inverseform_fast.losses.LossTerms`. InverseForm counts from the step ``config.inverseform_start`` on.
     """
 
     def __init__(self, config: TrainConfig, name: str, void: int) -> None:
@@ -117,10 +118,12 @@ class SemanticLoss(nn.Module):
 
 def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLoss:
     term = iff.InverseFormLoss(net=config.net, distance=config.distance, resize=config.resize)
-    given = {name: value for name in ("beta", "gamma") if (value := getattr(config, name)) is not None}
+    gamma = GAMMA if config.gamma is None else config.gamma
     if config.loss == "boundary":
-        given["gamma"] = 0.0
-    return iff.BoundaryAwareLoss(**given, radius=config.radius, ignore_index=void, inverseform=term)
+        gamma = 0.0
+    return iff.BoundaryAwareLoss(
+        config.beta, gamma, config.radius, void, inverseform=term, edge=config.edge, dice=config.dice
+    )
 
 
 def colorize(labels: Tensor, colors: Sequence[RGB]) -> Tensor:
