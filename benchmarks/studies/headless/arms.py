@@ -100,7 +100,7 @@ ARMS = {
         added(dice, headless_per_class), ours=True, main=True,
     ),
     "dice-edge-headless": Arm(
-        "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 0.5, 1), (1, 2, 2)),
+        "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 1, 2), (1, 2, 2)),
         added(dice, boundary_cross_entropy, headless), ours=True, main=True,
     ),
     "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2), added(dice), main=True),
