@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .tasks import Task
 
-_PANEL = 3.4  # inches wide
+_PANEL = 3.6  # inches wide
 _ARROWS = 16  # along the width
+_LONGER = 3  # times as long as the displacement are the arrows
 
 
 class MovedLabels(NamedTuple):
@@ -44,7 +45,7 @@ def draw_moved(rows: Sequence[MovedLabels], task: Task) -> Figure:
         line[0].imshow(picture.numpy())
         line[0].set_title(row.name)
         for axis, labels, title in ((line[1], row.before, "labels as given"), (line[2], row.after, "labels moved")):
-            axis.imshow((picture // 3 + task.draw(labels.cpu()) // 3 * 2).numpy(), interpolation="nearest")
+            axis.imshow((picture // 2 + task.draw(labels.cpu()) // 2).numpy(), interpolation="nearest")
             axis.set_title(title)
         _draw_displacement(line[3], row.displacement.cpu())
         for axis in line:
@@ -53,7 +54,7 @@ def draw_moved(rows: Sequence[MovedLabels], task: Task) -> Figure:
 
 
 def _draw_displacement(axis: Axes, displacement: Tensor) -> None:
-    """Draws how far each label moved as a colour, and whence and whither as arrows."""
+    """Draws how far labels moved as a colour, and in which direction as arrows."""
     height, width = displacement.shape[-2:]
     length = displacement.norm(dim=0)
     shades = axis.imshow(length.numpy(), cmap="Blues", vmin=0, vmax=max(1.0, length.max().item()))
@@ -61,5 +62,5 @@ def _draw_displacement(axis: Axes, displacement: Tensor) -> None:
     step = max(1, width // _ARROWS)
     y, x = np.mgrid[step // 2 : height : step, step // 2 : width : step]
     dx, dy = displacement.numpy()[:, y, x]
-    axis.quiver(x + dx, y + dy, -dx, -dy, angles="xy", scale_units="xy", scale=1, width=0.004)
-    axis.set_title(f"moved by {length.mean():.1f} px on average")
+    axis.quiver(x, y, -_LONGER * dx, -_LONGER * dy, angles="xy", scale_units="xy", scale=1, width=0.004, pivot="mid")
+    axis.set_title(f"mean {length.mean():.1f} px; arrows {_LONGER} times as long")
