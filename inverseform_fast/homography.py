@@ -122,6 +122,24 @@ def _coefficients(algebra: Tensor) -> Tensor:
     return (algebra[..., None, :, :] * generators).sum((-2, -1)) / generators.square().sum((-2, -1))
 
 
+def adjoint(theta: Tensor) -> Tensor:
+    """``(..., 8, 8)``: takes coefficients of A to those of ``theta A theta^-1``, that is, to other coordinates.
+
+    If ``theta (..., 3, 3)`` maps points to new coordinates, the motion ``exp(a)`` is ``exp(adjoint(theta) @ a)`` there.
+    It is computed in float64.
+
+    Example:
+        >>> theta = torch.diag(torch.tensor([0.5, 0.5, 1.0]))  # two tiles are one image
+        >>> shift = torch.tensor([0.5, 0, 0, 0, 0, 0, 0, 0])
+        >>> (iff.homography.adjoint(theta) @ shift)[0]
+        tensor(0.2500)
+    """
+    check_matrices(theta, "theta")
+    wide = theta.double()[..., None, :, :]
+    generators = constant(basis, torch.float64, theta.device)
+    return _coefficients(wide @ generators @ inverse(wide)).mT.to(theta.dtype)
+
+
 def determinant(matrix: Tensor) -> Tensor:
     """Determinant ``(...)`` of ``(..., 3, 3)``, by a triple product; torch.linalg would factorise it and sync on a GPU.
 

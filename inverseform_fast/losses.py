@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import functional, homography
 from .checks import check_activation, check_radius
-from .nets import InverseTransformNet
+from .nets.frozen import WithFrozenNet, nearest_multiples
 
 _BETA, _HEADLESS_BETA = 10.0, 1.0
 
 
-class InverseFormLoss(nn.Module):
+class InverseFormLoss(WithFrozenNet):
     """How far a predicted boundary is from the true one: the distance from the identity of the homography between them.
 
     Prediction and target are resized, cut into tiles, and a frozen inverse-transformation network estimates each tile's
@@ -54,8 +53,6 @@ class InverseFormLoss(nn.Module):
         8
     """
 
-    net: InverseTransformNet
-
     def __init__(
         self,
         net: str | os.PathLike[str] | nn.Module = "compact",
@@ -65,19 +62,13 @@ class InverseFormLoss(nn.Module):
         reduction: str = "mean",
         check_finite: bool = False,
     ) -> None:
-        super().__init__()
         homography.check_distance(distance)
         check_activation(activation)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        if isinstance(net, nn.Module):
-            frozen = cast(InverseTransformNet, net)
-        else:
-            frozen = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
-        if resize is not None and any(edge < 1 or edge % frozen.tile for edge in resize):
-            raise ValueError(f"resize must be multiples of the network's tile, {frozen.tile}, got {resize}")
-        # This bypasses nn.Module.__setattr__, so that the frozen network is not registered.
-        object.__setattr__(self, "net", frozen.requires_grad_(False).eval())
+        super().__init__(net)
+        if resize is not None and any(edge < 1 or edge % self.net.tile for edge in resize):
+            raise ValueError(f"resize must be multiples of the network's tile, {self.net.tile}, got {resize}")
         self.distance = distance
         self.resize = resize
         self.activation = activation
@@ -109,17 +100,6 @@ class InverseFormLoss(nn.Module):
         if self.distance == "log":
             return torch.linalg.vector_norm(self.net.algebra(predicted, true), dim=1)
         return homography.distance(self.net.pair(predicted, true), kind=self.distance)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InverseFormLoss:
-        """Let the unregistered network follow ``.to()``, ``.cuda()`` and the like, except into half precision."""
-
-        def in_full_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved.float() if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        super()._apply(fn, recurse)
-        self.net._apply(in_full_precision)
-        return self
 
     def extra_repr(self) -> str:
         return f"net={type(self.net).__name__}, distance={self.distance!r}, reduction={self.reduction!r}"
@@ -259,8 +239,3 @@ def require_finite(logits: Tensor, name: str) -> None:
     bad = logits.numel() - int(logits.isfinite().sum())
     if bad:
         raise ValueError(f"{name} must be finite, but {bad} of {logits.numel()} values are NaN or infinite")
-
-
-def nearest_multiples(target: Tensor, tile: int) -> tuple[int, int]:
-    height, width = target.shape[-2:]
-    return max(1, (2 * height + tile) // (2 * tile)) * tile, max(1, (2 * width + tile) // (2 * tile)) * tile

@@ -45,6 +45,7 @@ COMMANDS: Any = typer.main.get_command(app)
 NOTHING_THERE = {
     "train": ["--data", "folder", "--root", "nowhere"],
     "evaluate": ["nowhere"],
+    "align": ["nowhere", "--out", "out"],
     "train-net": ["--data", "folder", "--root", "nowhere"],
     "train-stn": ["--data", "folder", "--root", "nowhere"],
     "calibrate": ["--labels", "nowhere"],
@@ -124,6 +125,7 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["train", "--data-option", "=3"], "data-option must be NAME=VALUE, got '=3'"),
         (["train", "--config", "nowhere.json"], "config must be a JSON file: no file nowhere.json"),
         (["evaluate", "nowhere"], "no checkpoint at nowhere"),
+        (["align", "nowhere", "--out", "out"], "no checkpoint at nowhere"),
         (["convert", "nowhere.pth", "net.safetensors"], "release: no weight file at nowhere.pth"),
         (["convert", __file__, "net.safetensors"], "must be a complete file of nothing but tensors"),
         (["convert", "nowhere.pth", __file__], "out must be a new file, but"),

@@ -10,6 +10,7 @@ import typer
 from . import DEBUG
 from .bench import bench
 from .doctor import doctor
+from .labels import align
 from .networks import calibrate, convert, train_net, train_stn
 from .segmentation import evaluate, train
 
@@ -23,5 +24,5 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
         os.environ[DEBUG] = "1"
 
 
-for command in (train, evaluate, train_net, train_stn, convert, calibrate, bench, doctor):
+for command in (train, evaluate, align, train_net, train_stn, convert, calibrate, bench, doctor):
     app.command()(command)

@@ -72,6 +72,15 @@ class TrainConfig:
         "Height and width to which InverseForm resizes boundaries; the nearest multiples of its tile if not given.",
     ] = None
 
+    align_labels: Annotated[
+        bool,
+        "Move the training labels to where the model sees their boundaries, or train on them as they are. --net says "
+        "by which network.",
+    ] = False
+    align_start: Annotated[int | None, "First step in which labels are moved; a quarter of the steps if not given."] = (
+        None
+    )
+
     crop: Annotated[tuple[int, int], "Height and width of the training crop, in pixels."] = (144, 192)
     scale: Annotated[tuple[float, float], "Smallest and largest factor of the random resizing before the crop."] = (
         0.5,
@@ -113,6 +122,11 @@ class TrainConfig:
                 name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
             )
         self._require("inverseform_start", lambda value: value < self.steps, f"below steps, {self.steps}")
+        self._require(
+            "align_start",
+            lambda value: value is None or 0 <= value < self.steps,
+            f"at least 0 and below steps, {self.steps}",
+        )
         self._require(
             "tasks",
             lambda value: isinstance(value, dict) and all(weight > 0 for weight in value.values()),

@@ -163,6 +163,13 @@ def open_dataset(config: TrainConfig, split: str) -> SegmentationDataset:
         raise ValueError(f"data_options must be arguments of the data set {config.data!r}: {error}") from error
 
 
+def with_data(config: TrainConfig, data: str | None, root: str | None) -> TrainConfig:
+    """The configuration with another data set, or with the same one in another place; None keeps what it has."""
+    if data not in (None, config.data):
+        return dataclasses.replace(config, data=data, data_options={}, root=root)
+    return dataclasses.replace(config, root=root) if root else config
+
+
 def load_model(path: Path) -> tuple[SegmentationModel, Checkpoint]:
     """Loads a checkpoint (a file, or the folder of a run); returns its model, on the CPU, and the checkpoint.
 
@@ -201,11 +208,7 @@ def evaluate_checkpoint(
         FileNotFoundError: the data are missing.
         ValueError: the data set has other tasks or classes, or this machine has no such device.
     """
-    config = checkpoint.config
-    if data not in (None, config.data):
-        config = dataclasses.replace(config, data=data, data_options={}, root=root)
-    elif root:
-        config = dataclasses.replace(config, root=root)
+    config = with_data(checkpoint.config, data, root)
     dataset = open_dataset(config, split or config.eval_split)
     return evaluate(
         restore_model(checkpoint).to(choose_device(device)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -81,3 +82,7 @@ class SegmentationDataset(Dataset[Sample]):
         target of kind ``"map"``.
         """
         raise NotImplementedError
+
+    def label_file(self, index: int) -> Path | None:
+        """Returns the file, below ``root``, that a sample's labels are read from; None, the default: there is none."""
+        return None

@@ -69,6 +69,9 @@ class FileDataset(SegmentationDataset):
     def read(self, index: int) -> Sample:
         return self._cache[index] or read_pair(*self.pairs[index], self._num_classes)
 
+    def label_file(self, index: int) -> Path:
+        return self.pairs[index][1]
+
 
 def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
     """Applies a function to each item, in a few threads: decoding an image releases the interpreter's lock."""

@@ -94,6 +94,15 @@ class Task(ABC):
         of maps by task; ``step`` counts from 0.
         """
 
+    def aligner(self, config: TrainConfig) -> nn.Module | None:
+        """Makes the module that moves displaced targets to where a model sees them; None, the default: there is none.
+
+        It is called as ``aligner(predictions, targets)``, with what the loss is given, and returns an
+        :class:`inverseform_fast.Alignment`. Its ``labels`` have the form of the target. It has no gradient and no
+        state, and its result depends on the arguments alone, so that a resumed run gives the same numbers.
+        """
+        return None
+
     @abstractmethod
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
         """Turns a model's prediction (N, channels, h, w) into maps (N, H, W) or (N, C, H, W) of ``size`` (H, W)."""

@@ -67,6 +67,9 @@ class SemanticTask(Task):
     def loss(self, config: TrainConfig) -> nn.Module:
         return SemanticLoss(config, self.name, self.void)
 
+    def aligner(self, config: TrainConfig) -> nn.Module:
+        return SemanticAligner(config, self.name, self.void)
+
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsamples logits (N, C, h, w) bilinearly to ``size``; returns their argmax, class ids (N, H, W) int64."""
         return F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
@@ -124,6 +127,18 @@ def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLos
     return iff.BoundaryAwareLoss(
         config.beta, gamma, config.radius, void, inverseform=term, edge=config.edge, dice=config.dice
     )
+
+
+class SemanticAligner(nn.Module):
+    """Moves the labels of the task ``name`` by an :class:`inverseform_fast.LabelAligner` with ``config.net``."""
+
+    def __init__(self, config: TrainConfig, name: str, void: int) -> None:
+        super().__init__()
+        self.name = name
+        self.aligner = iff.LabelAligner(config.net, config.radius, void)
+
+    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> iff.Alignment:
+        return self.aligner.align(predictions[self.name], targets[self.name], predictions.get("boundary"))
 
 
 def colorize(labels: Tensor, colors: Sequence[RGB]) -> Tensor:

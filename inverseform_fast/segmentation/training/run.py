@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from inverseform_fast import Alignment
+
 from ...devices import choose_device
 from ...files import write_atomically
 from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
@@ -28,9 +30,11 @@ from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
 from ..models import build_model
 from ..models.base import model_inputs
+from ..moved_labels import MovedLabels, draw_moved
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
 from ..tasks import Task, choose_tasks
-from ..transforms import TrainTransform
+from ..transforms import TrainTransform, denormalize
+from .alignment import TargetAligner, alignment_scalars
 from .criterion import Criterion
 from .optim import build_optimizer, learning_rate
 from .sampling import SeededSamples, StepBatches, derived_seed
@@ -39,6 +43,7 @@ Datasets = tuple[SegmentationDataset, SegmentationDataset]
 MakeCriterion = Callable[[TrainConfig, Mapping[str, Task]], nn.Module]
 
 _AMP_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PICTURED = 4  # images of a batch whose moved labels TensorBoard shows
 _RESULTS = (CHECKPOINT, METRICS, REPORT, PICTURE)
 
 
@@ -149,6 +154,7 @@ class _Run:
             pretrained=config.pretrained,
         ).to(self.device)
         self.criterion = criterion(config, self.tasks).to(self.device)
+        self.aligner = TargetAligner(config, self.tasks).to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.first_step = self.step = 0
@@ -176,7 +182,7 @@ class _Run:
         bar = progress.add_task(config.loss, total=config.steps, completed=self.step, status="")
         started = time.perf_counter()
         for batch in self._batches():
-            terms = self._take_step(batch)
+            terms, alignments = self._take_step(batch)
             saves = self._is_due(config.checkpoint_every)
             logs = saves or self._is_due(config.log_every)
             values = self._finite_values(terms) if logs else {}
@@ -184,9 +190,10 @@ class _Run:
             progress.update(bar, completed=self.step)
             if logs:
                 progress.update(bar, status=terms_text(values, self.tasks))
-                self._log(writer, values)
+                self._log(writer, values, alignments)
             if saves:
                 self._save()
+                self._draw_moved(writer, batch, alignments)
             if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
                 self._evaluate(writer, progress)
             started = time.perf_counter()
@@ -204,8 +211,8 @@ class _Run:
     def _is_due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.step == self.config.steps
 
-    def _take_step(self, batch: Sample) -> dict[str, Tensor]:
-        """Takes one step of the optimizer; returns the terms of the loss, still on the device."""
+    def _take_step(self, batch: Sample) -> tuple[dict[str, Tensor], dict[str, Alignment]]:
+        """Takes one step of the optimizer; returns the loss's terms and what was aligned, still on the device."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
@@ -214,7 +221,9 @@ class _Run:
         targets = {name: batch[name].to(self.device, non_blocking=True) for name in self.tasks}
         with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
             predictions = self.model(inputs)
-        terms = self.criterion(predictions, targets, self.step)
+        alignments = self.aligner(predictions, targets, self.step)
+        aligned = {name: alignment.labels for name, alignment in alignments.items()}
+        terms = self.criterion(predictions, targets | aligned, self.step)
         self.optimizer.zero_grad()
         self.scaler.scale(terms["total"]).backward()
         if config.clip:
@@ -223,7 +232,7 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        return terms
+        return terms, alignments
 
     def _finite_values(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Returns the terms as numbers. This waits for the device, so it is done only in steps that are logged."""
@@ -234,10 +243,12 @@ class _Run:
             )
         return values
 
-    def _log(self, writer: SummaryWriter, values: dict[str, float]) -> None:
+    def _log(self, writer: SummaryWriter, values: dict[str, float], alignments: dict[str, Alignment]) -> None:
         seconds = self._seconds_per_step()
         for name, value in values.items():
             writer.add_scalar(f"loss/{name}", value, self.step)
+        for name, value in alignment_scalars(alignments).items():
+            writer.add_scalar(f"align/{name}", value, self.step)
         writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], self.step)
         writer.add_scalar("train/seconds_per_step", seconds, self.step)
         writer.add_scalar("train/images_per_second", self.config.batch_size / seconds, self.step)
@@ -245,6 +256,13 @@ class _Run:
     def _save(self) -> None:
         states = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
         save_checkpoint(Path(self.config.out) / CHECKPOINT, Checkpoint(self.config, self.tasks, self.step, *states))
+
+    def _draw_moved(self, writer: SummaryWriter, batch: Sample, alignments: dict[str, Alignment]) -> None:
+        for name, alignment in alignments.items():
+            parts = denormalize(batch["image"]), batch[name], alignment.labels, alignment.displacement
+            titles = [f"image {position} of step {self.step}" for position in range(_PICTURED)]
+            rows = [MovedLabels(*row) for row in zip(titles, *parts, strict=False)]
+            writer.add_figure(f"align/{name}", draw_moved(rows, self.tasks[name]), self.step)
 
     def _evaluate(self, writer: SummaryWriter, progress: Progress) -> dict[str, float]:
         bar = progress.add_task("evaluating", total=len(self.eval_set), status="")
