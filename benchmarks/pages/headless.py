@@ -18,6 +18,7 @@ from benchmarks.studies.headless.whole import ARMS as WHOLE
 ENDPOINTS = ("boundary_f_1px", "boundary_f_3px", "boundary_iou", "miou", "mba")
 TITLES = [COLUMNS[name] for name in ENDPOINTS]
 NOTHING = "No training of this table is finished.\n"
+README_ARMS = ("ce", "dice", "lovasz", "boundary-f1", "headless", "dice-edge-headless")
 STUDIES = ("study", "whole", "variants")
 Runs = list[Json]
 Arms = Mapping[str, Arm]
@@ -42,6 +43,12 @@ def parts(root: Path) -> dict[str, str]:
         "whole-against-ce": against_cross_entropy(tested_whole, WHOLE),
         "whole-against-rivals": against_rivals(tested_whole, WHOLE, ours_whole),
     }
+
+
+def summary(root: Path) -> str:
+    """The table of the README."""
+    tested = by_arm(load(root / "benchmarks/results/headless_study.json"), TEST, ARMS)
+    return scores({name: tested[name] for name in README_ARMS if name in tested}, ARMS)
 
 
 def by_arm(runs: Runs, stage: str, arms: Arms) -> dict[str, Runs]:

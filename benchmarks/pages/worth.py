@@ -29,7 +29,6 @@ PAIRS = (
 )
 DEFAULT = (("log", "boundary"), ("headless-default", "headless-boundary"))  # the default gamma, in both hosts
 BOTH_HOSTS = "gain by InverseForm over boundary BCE (gamma 0.3, with a head and headless)"
-README_ARMS = ("ce", "headless-boundary", "boundary")
 
 
 def by_arm(runs: Runs) -> dict[str, Runs]:
@@ -161,20 +160,3 @@ def per_class(runs: dict[str, Runs]) -> str:
         for arm, each in runs.items()
     }
     return table(["IoU, %", *(name.removeprefix("iou/") for name in names)], rows)
-
-
-def summary(root: Path) -> str:
-    """README's table: what each term adds; of the GPU, if one was measured, else of the CPU."""
-    result = next(iter(results.by_kind(root, "camvid_study").values()))
-    runs = by_arm(result["runs"])
-    rows = {
-        ARMS[name].name: [
-            str(len(runs[name])),
-            *(per_cent([run["metrics"].get(c) for run in runs[name]]) for c in SHOWN),
-        ]
-        for name in README_ARMS
-        if name in runs
-    }
-    if cells := difference(runs, DEFAULT, SHOWN):
-        rows[BOTH_HOSTS] = cells
-    return table(["CamVid test, %", "runs", *SHOWN.values()], rows)
