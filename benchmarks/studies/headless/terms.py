@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inverseform_fast.functional import boundary_loss, boundary_map, segmentation_loss, soft_boundary_map
+from inverseform_fast.functional import boundary_loss, boundary_map, dice_loss, segmentation_loss, soft_boundary_map
 
 VOID = 255
 EPS = 1e-6  # probabilities keep so far away from 0 and 1 where their logit is taken
@@ -57,10 +57,7 @@ def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
 
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - 2 sum p y / (sum p + sum y) over the batch's valid pixels, mean over the classes present."""
-    predicted = probabilities(logits, labels) * (labels != VOID)[:, None]
-    true = truth_of(labels, logits.shape[1])
-    both, sizes = ((predicted * true).sum((0, 2, 3)), (predicted + true).sum((0, 2, 3)))
-    return (1 - 2 * both / sizes.clamp(min=EPS))[classes_present(labels)].mean()
+    return dice_loss(logits, labels, ignore_index=VOID)
 
 
 def boundary_dice(logits: Tensor, labels: Tensor) -> Tensor:
