@@ -25,7 +25,9 @@ from benchmarks.common.processes import execute
 from benchmarks.common.results import Json
 from benchmarks.ops.summary import SCHEMA, compared, table, write
 
-FIRST = ("segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "total_loss")
+FIRST = (
+    "segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "dice_loss", "total_loss"
+)  # fmt: skip
 STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # shares of the minutes
 TEST_SECONDS = 180
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"))

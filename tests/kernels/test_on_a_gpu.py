@@ -51,6 +51,12 @@ def segmentation_loss() -> Callable[[], Tensor]:
 
 
 @step
+def dice_loss() -> Callable[[], Tensor]:
+    logits, labels = some_logits(C), some_labels()
+    return lambda: torch.autograd.grad(functional.dice_loss(logits, labels), logits)[0]
+
+
+@step
 def boundary_loss() -> Callable[[], Tensor]:
     logits, labels = some_logits(1), some_labels()
     return lambda: torch.autograd.grad(functional.boundary_loss(logits, labels), logits)[0]
@@ -139,7 +145,7 @@ def test_a_cuda_graph_replays_it(name: str) -> None:
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["segmentation_loss", "boundary_loss", "soft_boundary_map"])
+@pytest.mark.parametrize("name", ["segmentation_loss", "dice_loss", "boundary_loss", "soft_boundary_map"])
 def test_memory_stays_far_below_the_full_resolution(name: str) -> None:
     run = STEPS[name]()
     run()
