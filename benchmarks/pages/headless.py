@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.common import results
 from benchmarks.common.markdown import rows_table, table
 from benchmarks.common.paired import holm, sign_flip_p, t_interval
 from benchmarks.common.results import Json
 from benchmarks.common.runs import load, score
 from benchmarks.common.scores import COLUMNS, per_cent
 from benchmarks.studies.headless.arms import ARMS, Arm, Weights
+from benchmarks.studies.headless.cost import STOCK
 from benchmarks.studies.headless.study import CHOOSE, SEEDS, TEST
 from benchmarks.studies.headless.variants import VARIANTS
 from benchmarks.studies.headless.whole import ARMS as WHOLE
@@ -38,6 +40,7 @@ def parts(root: Path) -> dict[str, str]:
         "scores": scores(tested, ARMS),
         "against-ce": against_cross_entropy(tested, ARMS),
         "against-rivals": against_rivals(tested, ARMS, ours),
+        "cost": cost(root),
         "whole-choices": choices(tried_whole, WHOLE),
         "whole-scores": scores(tested_whole, WHOLE),
         "whole-against-ce": against_cross_entropy(tested_whole, WHOLE),
@@ -49,6 +52,20 @@ def summary(root: Path) -> str:
     """The table of the README."""
     tested = by_arm(load(root / "benchmarks/results/headless_study.json"), TEST, ARMS)
     return scores({name: tested[name] for name in README_ARMS if name in tested}, ARMS)
+
+
+def cost(root: Path) -> str:
+    """CPU milliseconds of each loss, the cheapest ones first, and their ratio to plain cross-entropy."""
+    path = root / "benchmarks/results/headless_cost.json"
+    if not path.exists():
+        return NOTHING
+    ms = results.read(path)["ms"]
+    first, *_ = ms.values()
+    rows = {
+        name: [f"{each[name]:.0f} ({each[name] / each[STOCK]:.2f})" for each in ms.values()]
+        for name in sorted(first, key=lambda name: first[name])
+    }
+    return table(["loss, with its gradient", *(f"{size}, ms" for size in ms)], rows)
 
 
 def by_arm(runs: Runs, stage: str, arms: Arms) -> dict[str, Runs]:
