@@ -56,4 +56,4 @@ def test_the_program_says_what_moving_brings_and_costs(
         "with a head, aligner",
     ]
     with Image.open(tmp_path / "labels.png") as picture:
-        assert picture.width > 1000
+        assert picture.width > 800
