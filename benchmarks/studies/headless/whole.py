@@ -26,7 +26,7 @@ ARMS = {
     name: replace(frozen.ARMS[name], weights=weights, main=True)
     for name, weights in {
         "ce": ((),),
-        "dice-edge-headless": ((1, 1, 1), (1, 0.5, 0.3)),
+        "dice-edge-headless": ((1, 1, 1), (1, 1, 2), (1, 0.5, 0.3)),
         "headless": each(0.3, 1),
         "dice": each(1, 0.5),
         "dice-headless": ((1, 0.3), (1, 1)),
