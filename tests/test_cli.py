@@ -47,6 +47,7 @@ NOTHING_THERE = {
     "evaluate": ["nowhere"],
     "train-net": ["--data", "folder", "--root", "nowhere"],
     "train-stn": ["--data", "folder", "--root", "nowhere"],
+    "tune-net": ["nowhere"],
     "calibrate": ["--labels", "nowhere"],
     "bench": ["--backbone", "nowhere"],
 }

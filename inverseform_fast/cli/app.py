@@ -10,7 +10,7 @@ import typer
 from . import DEBUG
 from .bench import bench
 from .doctor import doctor
-from .networks import calibrate, convert, train_net, train_stn
+from .networks import calibrate, convert, train_net, train_stn, tune_net
 from .segmentation import evaluate, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -23,5 +23,5 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
         os.environ[DEBUG] = "1"
 
 
-for command in (train, evaluate, train_net, train_stn, convert, calibrate, bench, doctor):
+for command in (train, evaluate, train_net, tune_net, train_stn, convert, calibrate, bench, doctor):
     app.command()(command)
