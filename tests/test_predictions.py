@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 from training_runs import run, tiny_config
@@ -16,6 +17,8 @@ import inverseform_fast as iff
 from inverseform_fast import homography
 from inverseform_fast.inverse_net import training, tuning
 from inverseform_fast.inverse_net.config import NetConfig, TuneConfig
+from inverseform_fast.inverse_net.evaluation import degrade
+from inverseform_fast.inverse_net.noise import estimate_noise
 from inverseform_fast.inverse_net.pairs import Pairs, boundaries
 from inverseform_fast.inverse_net.predictions import (
     KINDS,
@@ -25,10 +28,11 @@ from inverseform_fast.inverse_net.predictions import (
     predicted_boundaries,
     prediction_pairs,
 )
-from inverseform_fast.inverse_net.training import train_net
+from inverseform_fast.inverse_net.training import train_net, training_history
 from inverseform_fast.inverse_net.tuning import beside, tune_net
 from inverseform_fast.nets import Align
 from inverseform_fast.scenes import street
+from inverseform_fast.segmentation.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = TuneConfig(steps=3, batch_size=4, max_pixels=4.0)
 
@@ -124,6 +128,43 @@ def test_a_run_predicts_a_split(folder: Path) -> None:
     assert torch.equal(predict_run(folder / "last.pt", limit=3).maps, whole.maps[::2])
     train = predict_run(folder, "train", size=(24, 32))
     assert train.labels.shape == (6, 24, 32)
+
+
+def test_a_run_that_predicts_no_numbers_is_named(folder: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    next(value for name, value in checkpoint.model.items() if "heads.semantic" in name)[:] = torch.nan
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    with pytest.raises(ValueError, match=r"run must predict finite numbers, but does not in .* for val_00000"):
+        predict_run(tmp_path)
+
+
+def test_the_noise_is_the_networks_and_not_the_labels(labels: Tensor, generator: torch.Generator) -> None:
+    """It is about the same where every image's labels are displaced by 8 px, and larger where predictions are worse."""
+    net = iff.InverseTransformNet.compact().requires_grad_(False)
+    a = F.normalize(torch.randn(len(labels), 8, generator=generator)) * 8 / 112
+    labels = labels[..., :240].contiguous()
+    size = (240, 240)
+    displaced = iff.functional.homography_warp(
+        labels[:, None], homography.exp(a), size, mode="nearest", padding="border"
+    )[:, 0]
+    maps = perfect(labels).maps
+    damaged = (degrade(maps[:, :1] / 255, generator) * 255).to(torch.uint8)
+    noises = [
+        estimate_noise(net, Predictions(predicted, given), count=12) * 112
+        for predicted, given in ((maps, labels), (maps, displaced), (damaged, labels))
+    ]
+    assert 0 < noises[0] < noises[2]
+    assert noises[1] < 3
+    with pytest.raises(ValueError, match="labels must show boundaries between two classes"):
+        estimate_noise(net, perfect(torch.ones(2, 240, 240, dtype=torch.uint8)), count=2)
+
+
+def test_a_training_resumes_with_predictions_only_if_it_began_with_them(labels: Tensor, tmp_path: Path) -> None:
+    config = NetConfig(tile=32, steps=1, batch_size=2, max_pixels=4.0)
+    train_net(labels, config, tmp_path, predictions=[perfect(labels)], console=quiet())
+    assert training_history(tmp_path / "align.safetensors")[0]["predicted_share"] == config.predicted_share
+    with pytest.raises(ValueError, match=r"predicted_share was 0\.66.*, now 0\.0"):
+        train_net(labels, config, tmp_path, resume=True, console=quiet())
 
 
 def test_a_share_of_the_pairs_are_predictions(labels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,8 @@ def predict_run(
 
     Raises:
         FileNotFoundError: there is no checkpoint, or a file of the data set is missing.
-        ValueError: the checkpoint is damaged, its model predicts no classes, or the data set is wrong.
+        ValueError: the checkpoint is damaged, the data set is wrong, or the model predicts no classes, or numbers that
+            are not finite.
     """
     model, checkpoint = load_model(run)
     if "semantic" not in checkpoint.tasks:
@@ -86,6 +87,8 @@ def predict_run(
     for index in range(0, len(samples), -(-len(samples) // limit)):
         sample = {name: value[None] for name, value in samples[index].items()}
         outputs = model(model_inputs(model, sample, torch.device(device)))
+        if not all(output.isfinite().all() for output in outputs.values()):
+            raise ValueError(f"run must predict finite numbers, but does not in {run} for {dataset.names[index]}")
         maps.append(predicted_boundaries(outputs, (height, width)).cpu())
         labels.append(sample["semantic"].to(torch.uint8))
     return Predictions(torch.cat(maps), torch.cat(labels))

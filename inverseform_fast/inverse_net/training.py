@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ def train_net(
     """
     class_ids(label_maps)
     check_out(out, resume)
+    if not predictions:
+        config = replace(config, predicted_share=0.0)
     console = console or Console()
     state = read_state(out, config) if resume else None
     training = _Training(label_maps, predictions, config, device)
@@ -137,7 +139,7 @@ class _Training:
     def pairs(self, count: int, seed: int) -> Pairs:
         config, generator = self.config, Generator(self.label_maps.device).manual_seed(seed)
         options = config.tile, config.max_displacement, generator
-        predicted = round(config.predicted_share * count) if self.predictions else 0
+        predicted = round(config.predicted_share * count)
         made = make_pairs(
             self.label_maps,
             count - predicted,
