@@ -357,8 +357,10 @@ def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
     curves = {kind: displacement_curves(net, label_maps, kind, count=4) for kind in MOTIONS}
     tables = "\n\n".join(curve_table(kind, curve) for kind, curve in curves.items())
     accuracy = accuracy_table(net, {"streets": label_maps, "cells": label_maps}, 16)
-    rows = [{"model": "SegFormer", "kind": "soft", "read": read, "left": 3.0, "better": 0.875} for read in (7.0, 2.5)]
-    predictions = predictions_table({"nets": {"before": {"rows": rows[:1]}, "compact": {"rows": rows[1:]}}})
+    readings = [
+        {"model": "SegFormer", "kind": "soft", "read": read, "left": 3.0, "better": 0.875} for read in (7.0, 2.5)
+    ]
+    predictions = predictions_table({"nets": {"before": {"rows": readings[:1]}, "compact": {"rows": readings[1:]}}})
     stages = [dataclasses.asdict(TINY), {**dataclasses.asdict(TINY), "max_pixels": 9.0}]
     calibration = calibrate(net, list(label_maps), views=4)
     text = card(net, stages, "it", accuracy, predictions, nothing_table(net, label_maps, 4), tables, 4, calibration)

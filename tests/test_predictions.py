@@ -220,6 +220,11 @@ def test_tuning_never_writes_over_a_file(folder: Path, net: str, tmp_path: Path)
     with pytest.raises(FileExistsError, match="out must be a new file, but"):
         tune_net(tmp_path / "run", TINY, out, console=quiet())
     assert out.read_text() == "mine"
+    (tmp_path / "card.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out must be a new file, but .*card\.md exists"):
+        tune_net(tmp_path / "run", TINY, tmp_path / "card.safetensors", console=quiet())
+    with pytest.raises(ValueError, match=r"out must be a file \.safetensors, got"):
+        tune_net(tmp_path / "run", TINY, tmp_path / "new", console=quiet())
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         tune_net(tmp_path / "nowhere", TINY, tmp_path / "new.safetensors", console=quiet())
     with pytest.raises(ValueError, match="must have at least two images, to tune on and to measure, got 1"):

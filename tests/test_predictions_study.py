@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,4 +26,4 @@ def test_a_row_for_each_kind(tmp_path: Path) -> None:
 def test_predictions_are_kept(tmp_path: Path) -> None:
     first, second = (Predictions(torch.full((1, 2, 3, 4), n, dtype=torch.uint8), torch.zeros(1, 3, 4)) for n in (1, 2))
     for predictions in (first, second):
-        assert torch.equal(kept(tmp_path / "new/model.pt", lambda p=predictions: p).maps, first.maps)
+        assert torch.equal(kept(tmp_path / "new/model.pt", partial(copy, predictions)).maps, first.maps)

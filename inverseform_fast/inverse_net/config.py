@@ -120,7 +120,7 @@ class TuneConfig:
 
     net: Annotated[str, "Network to start from: compact, or a weight file."] = "compact"
     split: Annotated[str | None, "Split to tune on; the one that the run was trained on if not given."] = None
-    images: Annotated[int, "Largest number of images, spread evenly over the split. Every fifth is held out."] = 256
+    images: Annotated[int, "Largest number of images, spread evenly over the split. The last fifth is held out."] = 256
     size: Annotated[
         tuple[int, int] | None, "Height and width of the images; the run's eval_size, or their own, if not given."
     ] = None

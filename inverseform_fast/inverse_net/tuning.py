@@ -22,7 +22,7 @@ from .training import train_net, training_history
 
 FILE = "tuned.safetensors"
 PREDICTED_SHARE = 3 / 4  # of the pairs; the others are made of the labels alone, so that crisp boundaries stay known
-HELD_OUT = 5  # one image in so many
+HELD_OUT = 5  # the last of so many parts; neighbors in a video would tell too much of each other
 PIXELS = 9.0  # the displacement of the card
 
 
@@ -61,13 +61,17 @@ def tune_net(
     Raises:
         FileExistsError: ``out``, or a tuning of this name, exists, and ``resume`` is not asked for.
         FileNotFoundError: the run, its data or the network is missing, or there is nothing to resume.
-        ValueError: there are fewer than two images, the labels show no boundary, or a file is damaged.
+        ValueError: ``out`` is no ``.safetensors``, a file is damaged, there are fewer than two images, or their labels
+            show no boundary.
         FloatingPointError: the error is no longer finite.
     """
-    folder = out.with_suffix("")
+    folder, card, picture = (out.with_suffix(suffix) for suffix in ("", ".md", ".png"))
+    if out.suffix != ".safetensors":
+        raise ValueError(f"out must be a file .safetensors, got {out}")
     check_out(folder, resume)
-    if out.exists() and not resume:
-        raise FileExistsError(f"out must be a new file, but {out} exists")
+    for path in (out, card, picture):
+        if path.exists() and not resume:
+            raise FileExistsError(f"out must be a new file, but {path} exists")
     init = WEIGHTS / "compact.safetensors" if config.net == "compact" else Path(config.net)
     before = InverseTransformNet.from_file(init).requires_grad_(False).to(device)
     split = config.split or load_checkpoint(run).config.train_split
@@ -83,21 +87,22 @@ def tune_net(
         device=device,
         console=console,
     ).requires_grad_(False)
-    net.noise = estimate_noise(net, held_out)
-    write_atomically(out.with_suffix(".png"), lambda file: _picture(net, held_out, config).savefig(file, format="png"))
-    text = _card(run, split, config, before, net, tuned_on, held_out)
-    write_atomically(out.with_suffix(".md"), lambda file: file.write(text.encode()))
+    net.noise = noise = estimate_noise(net, held_out)
+    write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
+    text = _card(run, split, config, before, net, noise * net.tile / 2, tuned_on, held_out)
+    write_atomically(card, lambda file: file.write(text.encode()))
     net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
     return net
 
 
 def _parted(predictions: Predictions) -> tuple[Predictions, Predictions]:
-    """Those of the images to tune on, and those of every fifth, which are held out."""
+    """Those of the images to tune on, and those of the last fifth, which are held out."""
     count = len(predictions.labels)
     if count < 2:
         raise ValueError(f"the split must have at least two images, to tune on and to measure, got {count}")
-    held_out = torch.arange(count) % HELD_OUT == 1
-    return predictions.of(~held_out), predictions.of(held_out)
+    images = torch.arange(count)
+    kept = count - max(1, count // HELD_OUT)
+    return predictions.of(images[:kept]), predictions.of(images[kept:])
 
 
 def _net_config(config: TuneConfig, net: InverseTransformNet, init: Path) -> NetConfig:
@@ -118,10 +123,11 @@ def _card(
     config: TuneConfig,
     before: InverseTransformNet,
     net: InverseTransformNet,
+    noise: float,
     tuned_on: Predictions,
     held_out: Predictions,
 ) -> str:
-    """Measures both networks on the images that were held out, and writes what was found as Markdown."""
+    """Measures both networks on the images that were held out; returns Markdown. ``noise`` is in pixels."""
     rows = []
     for kind in held_out.kinds:
         scores = [evaluate_predictions(each, held_out, kind, pixels=PIXELS) for each in (before, net)]
@@ -136,7 +142,7 @@ def _card(
 | the network before | `{config.net}` |
 | images | {len(tuned_on.labels)} of the split `{split}`, at {height} x {width} |
 | steps | {config.steps} of {config.batch_size} pairs, seed {config.seed} |
-| its noise | {net.noise * net.tile / 2:.1f} px |
+| its noise | {noise:.1f} px |
 
 Three quarters of the pairs show what the model predicts, against the labels as they are, moved by known homographies.
 The others are made of the labels alone.
