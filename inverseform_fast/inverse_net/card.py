@@ -114,8 +114,8 @@ def card(
     """
     parameters = sum(parameter.numel() for parameter in net.parameters())
     training = "\n".join(
-        f"| {s['steps']} | {s['batch_size']} | {s.get('predicted_share', 0):.0%} | {s['lr']} | {s['max_pixels']:g} px "
-        f"| {s['distance']} | {s['seed']} |"
+        f"| {s['steps']} | {s['batch_size']} | {s.get('predicted_share', 0):.0%} | {s.get('damage_every', 2)} "
+        f"| {s['lr']} | {s['max_pixels']:g} px | {s['distance']} | {s['seed']} |"
         for s in stages
     )
     return f"""# compact: the inverse-transformation network shipped with inverseform_fast
@@ -129,16 +129,16 @@ street scenes (`inverseform_fast.scenes.street`) and abstract shapes (`inversefo
 with AdamW, linear warm-up and cosine decay, in these stages ({len(stages)}). Each started from the weights of the one
 before it:
 
-| steps | pairs a step | of models' predictions | peak learning rate | largest displacement | distance | seed |
-|---:|---:|---:|---:|---:|---|---:|
+| steps | pairs a step | predictions | damaged, one in | peak learning rate | largest displacement | distance | seed |
+|---:|---:|---:|---:|---:|---:|---|---:|
 {training}
 
-The pairs of models' predictions show what small segmentation models, trained on procedural scenes, predict of other
-scenes: the boundary head's map, the soft boundary map, or the boundary of the classes. The labels were moved, 15 % of
-them by nothing. All other pairs are made of label maps alone. In these, the lines of the predicted side are thin or
-thick. Every other predicted tile is also broken, blurred, faded, overlaid with other lines and noisy. In 5 % of them
-the prediction says nothing (it is constant, or noise), and the answer to learn is "no displacement". These commands
-trained the network:
+*Predictions* is the share of the pairs that show what small segmentation models, trained on procedural scenes, predict
+of other scenes: the boundary head's map, the soft boundary map, or the boundary of the classes. The other pairs are
+made of label maps alone. In these, the lines of the predicted side are thin or thick, and one in so many predicted
+tiles is also broken, blurred, faded, overlaid with other lines and noisy. In 5 % of them the prediction says nothing
+(it is constant, or noise), and the answer to learn is "no displacement". These commands trained the
+network:
 
 ```
 {trained_by}
@@ -169,15 +169,14 @@ repository; `train-net` draws the same of its own pairs.
 ## What it reads off models' predictions
 
 All other readings of this card are of true boundaries, as they are or damaged by a formula. These are of what models
-predict of CamVid test frames, at 224 x 288, on tiles of {net.tile}. The models were trained on CamVid; no network of
-the table has seen any of them. *Read* is the displacement that the network reads where nothing is displaced. *Left* is
-what is left of 6.5 px after the labels were moved back by the estimate, and *better* is the share of tiles that are
-nearer after it. *Before* are the weights that the package had before it learned from predictions. All are means over
-the corners of the tiles, in their pixels (`python -m benchmarks.studies.predictions`).
+predict of CamVid test frames, at 224 x 288, on tiles of {net.tile}. The models were trained on CamVid, and the network
+has seen none of them. *Read* is the displacement that it reads where nothing is displaced. *Left* is what is left of
+6.5 px after the labels were moved back by the estimate, and *better* is the share of tiles that are nearer after it.
+All are means over the corners of the tiles, in their pixels (`python -m benchmarks.studies.predictions`).
 
 {predictions}
 
-A network that is tuned on the model itself reads much better: `inverseform-fast tune-net`.
+`inverseform-fast tune-net` tunes the network on a model of your own, which it then reads better.
 
 ## What the loss says of a prediction that says nothing
 
@@ -226,22 +225,17 @@ def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: 
 
 
 def predictions_table(result: dict[str, Any]) -> str:
-    """Shows the ``rows`` of the networks ``before`` and ``compact`` that the study of predictions measured."""
-    before, now = (result["nets"][name]["rows"] for name in ("before", "compact"))
+    """Shows what the study of predictions measured of the network ``compact``."""
     return "\n".join(
         [
-            "| model | predicted boundary | before: read, px | left, px | better | now: read, px | left, px | better |",
-            "|---|---|" + "---:|" * 6,
+            "| model | predicted boundary | read, px | left of 6.5 px | better |",
+            "|---|---|---:|---:|---:|",
             *(
-                f"| {row['model']} | {row['kind']} | " + " | ".join(map(_prediction_cells, (old, row))) + " |"
-                for old, row in zip(before, now, strict=True)
+                f"| {row['model']} | {row['kind']} | {row['read']:.1f} | {row['left']:.1f} | {row['better']:.0%} |"
+                for row in result["nets"]["compact"]["rows"]
             ),
         ]
     )
-
-
-def _prediction_cells(row: dict[str, float]) -> str:
-    return f"{row['read']:.1f} | {row['left']:.1f} | {row['better']:.0%}"
 
 
 def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256) -> str:
