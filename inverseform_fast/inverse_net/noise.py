@@ -23,8 +23,8 @@ def estimate_noise(net: InverseTransformNet, predictions: Predictions, *, count:
     network reads the white and the black squares alone. What is left of the labels' displacement is in both readings
     and drops out of their difference, if it is smooth over the tile. The errors differ, as far as they belong to a
     place: if they were independent, half the difference would be as large as the error of the whole tile. Errors that
-    reach across squares are in both. On predictions of CamVid models, whose labels are right, the errors were 1.4 to 1.9
-    times as large for five pairs of network and model, so half the difference is multiplied by 1.5.
+    reach across squares are in both. On predictions of CamVid models, whose labels are right, the errors were 1.4 to
+    1.9 times as large for five pairs of network and model, so half the difference is multiplied by 1.5.
 
     Args:
         net: the network, on the predictions' device.
