@@ -12,7 +12,7 @@ from . import functional, homography
 from .checks import check_activation, check_radius
 from .nets.frozen import WithFrozenNet, nearest_multiples
 
-_BETA, _HEADLESS_BETA = 10.0, 1.0
+_BETA, _HEADLESS_BETA = 10.0, 2.0
 
 
 class InverseFormLoss(WithFrozenNet):
@@ -134,7 +134,7 @@ class BoundaryAwareLoss(nn.Module):
     ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
 
     Args:
-        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 1 without one, where
+        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 2 without one, where
             this term acts on the class logits themselves.
         gamma: weight of InverseForm. The default leaves it out, because it added nothing where labels are exact
             (docs/measured/headless.md).

@@ -75,7 +75,11 @@ def test_gradients_are_compared_with_those_of_the_losses(true: torch.Tensor) -> 
 
 def test_a_trained_model_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: Json = {"size": [224, 224], "length": 2}
-    train(TrainConfig(out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce"))
+    train(
+        TrainConfig(
+            out=str(tmp_path), data_options=options, steps=2, batch_size=2, crop=(64, 64), loss="ce", boundary_head=True
+        )
+    )
     monkeypatch.setattr(camvid_errors, "SIZES", ((224, 224),))
     monkeypatch.setattr(camvid_errors, "build_dataset", lambda *_: build_dataset("scenes", "test", **options))
     result = camvid_errors.measure(tmp_path, None, "scenes", stride=1)

@@ -235,20 +235,20 @@ def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net
         device="cpu",
         out=str(tmp_path / "demo"),
     )
-    for loss in ("ce", "inverseform"):  # an earlier demo, which this one replaces
+    for loss in ("ce", "boundary"):  # an earlier demo, which this one replaces
         (tmp_path / "demo" / loss).mkdir(parents=True)
         (tmp_path / "demo" / loss / "last.pt").write_bytes(b"earlier")
     picture = run_demo(config, Console(file=printed, width=120))
     with Image.open(picture) as image:
         assert image.width > image.height > 100
-    for loss in ("ce", "inverseform"):
+    for loss in ("ce", "boundary"):
         metrics = json.loads((tmp_path / "demo" / loss / "metrics.json").read_text())
         for name in ("miou", "mba", "boundary_f_1px", "boundary_f_3px"):
             value = metrics[name]
             assert (f"{100 * value:.1f}" if value is not None and not math.isnan(value) else "-") in printed.getvalue()
         assert f"{metrics['seconds_per_step']:.3f}" in printed.getvalue()
-    ce, inverseform = (load_checkpoint(tmp_path / "demo" / loss / "last.pt") for loss in ("ce", "inverseform"))
-    assert set(ce.config.difference(inverseform.config)) == {"loss", "boundary_head"}
+    ce, ours = (load_checkpoint(tmp_path / "demo" / loss / "last.pt") for loss in ("ce", "boundary"))
+    assert set(ce.config.difference(ours.config)) == {"loss"}
 
 
 def test_train_net_trains_and_resumes_nothing_twice(call: Any, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_tune_net_tunes_on_a_run_and_writes_over_nothing(call: Any, tmp_path: Pa
     options = [str(run), "--net", net, "--steps", "1", "--batch-size", "2", "--max-pixels", "3", "--device", "cpu"]
     code, output, error = call("tune-net", *options)
     assert code == 0, error
-    assert "| boundary head |" in output
+    assert "| soft boundary map |" in output
     assert str(run / "tuned.safetensors") in output
     assert InverseTransformNet.from_file(run / "tuned.safetensors").noise
     code, _, error = call("tune-net", *options)

@@ -92,7 +92,7 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
 
 def test_beta_is_another_without_a_boundary_head_unless_given() -> None:
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
-    for beta, headless in ((None, 1.0), (2.0, 2.0)):
+    for beta, headless in ((None, 2.0), (3.0, 3.0)):
         criterion = iff.BoundaryAwareLoss(beta)
         for arguments, weight in (((), headless), ((boundary,), beta or 10.0)):
             terms = criterion(logits, scene(), *arguments)

@@ -57,7 +57,7 @@ class TrainConfig:
     ] = "boundary"
     edge: Annotated[float, "Weight of the cross-entropy of boundary pixels alone."] = 1.0
     dice: Annotated[float, "Weight of the Dice loss."] = 1.0
-    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 1 headless if not given."] = (
+    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 2 headless if not given."] = (
         None
     )
     gamma: Annotated[float | None, "Weight of InverseForm; 0.3 if not given."] = None

@@ -102,14 +102,14 @@ def homography_warp() -> Callable[[], Tensor]:
 
 @step
 def whole_loss() -> Callable[[], Tensor]:
-    criterion = iff.BoundaryAwareLoss().cuda()
+    criterion = iff.BoundaryAwareLoss(gamma=0.3).cuda()
     logits, head, labels = some_logits(C), some_logits(1), some_labels()
     return lambda: torch.autograd.grad(criterion(logits, labels, head).total, logits)[0]
 
 
 @step
 def whole_loss_headless() -> Callable[[], Tensor]:
-    criterion = iff.BoundaryAwareLoss().cuda()
+    criterion = iff.BoundaryAwareLoss(gamma=0.3).cuda()
     logits, labels = some_logits(C), some_labels()
     return lambda: torch.autograd.grad(criterion(logits, labels).total, logits)[0]
 

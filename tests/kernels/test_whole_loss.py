@@ -44,7 +44,7 @@ def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         ops.backend, "INTERPRETED", True
     )  # as if CPU tensors ran the kernels: the autograd engine needs that
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # labels on a GPU are not checked either
-    criterion = iff.BoundaryAwareLoss()
+    criterion = iff.BoundaryAwareLoss(gamma=0.3)
     with FakeTensorMode(allow_non_fake_inputs=True), iff.set_backend("triton"):
         logits = torch.empty(N, C, H // 4, W // 4, dtype=torch.bfloat16, requires_grad=True)
         head = torch.empty(N, 1, H // 4, W // 4, requires_grad=True)
@@ -57,7 +57,8 @@ def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @needs_triton
 def test_every_pixel_op_is_one_kernel(recorded: Recorder) -> None:
     ours = {name.split(".")[1] for name in recorded.names if name.startswith("inverseform_fast.")}
-    assert {"segmentation_loss", "boundary_loss", "boundary_map", "extract_tiles"} <= ours
+    assert {"segmentation_loss", "dice_loss", "boundary_loss", "boundary_map", "extract_tiles"} <= ours
+    assert "dice_loss_backward" in ours
     assert {"segmentation_loss_backward", "boundary_loss_backward", "extract_tiles_backward"} <= ours
 
 
@@ -80,26 +81,27 @@ def test_nothing_is_read_back_to_the_host(recorded: Recorder) -> None:
 )
 def test_after_the_first_step_nothing_comes_from_the_host(backend: str, runs: str, headless: bool) -> None:
     """A constant made of Python's numbers would be copied from the host, and the copy would wait for the GPU."""
-    names = names_of_the_second_step(backend, headless)
+    names = names_of_the_second_step(backend, headless, gamma=0.3)
     assert runs in names
     assert "aten.lift_fresh.default" not in names
 
 
 @pytest.mark.parametrize("headless", [False, True])
-def test_a_step_is_few_ops(headless: bool) -> None:
+@pytest.mark.parametrize(("weights", "most"), [({}, 60), ({"gamma": 0.3, "edge": 0, "dice": 0}, 100)])
+def test_a_step_is_few_ops(weights: dict[str, Any], most: int, headless: bool) -> None:
     """A fast GPU waits for the host to dispatch a step's ops, so there must be few of them."""
-    names = names_of_the_second_step("auto", headless)
-    assert "inverseform_fast.align_backward.default" in names
-    assert len(names) <= 100
+    names = names_of_the_second_step("auto", headless, **weights)
+    assert ("inverseform_fast.align_backward.default" in names) == bool(weights)
+    assert len(names) <= most
     assert "aten.zeros.default" not in names  # gradients of what only backward reads
 
 
-def names_of_the_second_step(backend: str, headless: bool) -> list[str]:
+def names_of_the_second_step(backend: str, headless: bool, **weights: Any) -> list[str]:
     """Returns the names of the ops of a second step, except views."""
     if backend == "auto" and ops.backend.MISSING["cpu"]:
         pytest.skip("the extension is not built")
     small = iff.InverseFormLoss(net=Align(tile=32), distance="log")
-    criterion = iff.BoundaryAwareLoss(inverseform=small)
+    criterion = iff.BoundaryAwareLoss(inverseform=small, **weights)
     logits, head = torch.randn(1, 4, 8, 16, requires_grad=True), torch.randn(1, 1, 8, 16, requires_grad=True)
     labels = torch.randint(4, (1, 32, 64))
     with iff.set_backend(backend):
@@ -113,7 +115,7 @@ def names_of_the_second_step(backend: str, headless: bool) -> list[str]:
 @pytest.mark.parametrize("headless", [False, True])
 def test_the_whole_loss_equals_the_reference(headless: bool) -> None:
     small = iff.InverseFormLoss(net=Align(tile=32))  # two tiles of 224 would take the interpreter a minute
-    criterion = iff.BoundaryAwareLoss(inverseform=small).to(DEVICE)
+    criterion = iff.BoundaryAwareLoss(gamma=0.3, inverseform=small).to(DEVICE)
     logits, head = random(1, 4, 8, 16).requires_grad_(), random(1, 1, 8, 16).requires_grad_()
     inputs = (logits, random_labels(4, 1, 32, 64), *(() if headless else (head,)))
     ours = terms_and_gradients(criterion, inputs)
