@@ -66,8 +66,9 @@ class LabelAligner(WithFrozenNet):
     here has a gradient.
 
     Args:
-        net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
-            frozen. It is treated as in :class:`inverseform_fast.InverseFormLoss`.
+        net: ``"predictions"`` (the package's network that has learned from models' predictions), ``"compact"``, a path
+            to a weight file, or an :class:`InverseTransformNet`, which is frozen. It is treated as in
+            :class:`inverseform_fast.InverseFormLoss`.
         radius: radius of the boundaries in pixels.
         ignore_index: the label that marks void.
 
@@ -90,7 +91,7 @@ class LabelAligner(WithFrozenNet):
     """
 
     def __init__(
-        self, net: str | os.PathLike[str] | nn.Module = "compact", radius: int = 2, ignore_index: int = 255
+        self, net: str | os.PathLike[str] | nn.Module = "predictions", radius: int = 2, ignore_index: int = 255
     ) -> None:
         check_radius(radius)
         super().__init__(net)

@@ -27,8 +27,8 @@ class InverseFormLoss(WithFrozenNet):
     follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast.
 
     Args:
-        net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
-            frozen.
+        net: ``"compact"`` or ``"predictions"`` (the package's own), a path to a weight file, or an
+            :class:`InverseTransformNet`, which is frozen.
         distance: ``"log"``, ``"euclidean"`` or ``"geodesic"`` (the paper's, which hardly sees scale, aspect and shear:
             docs/measured/alignment.md); see :func:`inverseform_fast.homography.distance`.
         resize: ``(H, W)`` that both maps are resized to, multiples of the network's tile. None takes the multiple of

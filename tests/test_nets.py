@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import inverseform_fast as iff
 from inverseform_fast.nets import WEIGHTS, Align
+from inverseform_fast.nets.weights import SHIPPED
 
 TILE = 64
 
@@ -85,10 +86,17 @@ def test_saved_weights_load_to_the_same_network(net: Align, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_shipped_weights_are_small_and_carded() -> None:
-    file = WEIGHTS / "compact.safetensors"
-    assert file.stat().st_size <= 4 * 1024**2
-    assert (WEIGHTS / "compact.md").is_file()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_small_and_carded(name: str) -> None:
+    assert (WEIGHTS / f"{name}.safetensors").stat().st_size <= 4 * 1024**2
+    assert (WEIGHTS / f"{name}.md").is_file()
+    assert iff.InverseFormLoss(name).net.tile == 224
+
+
+def test_a_network_is_named_or_lies_at_a_path(net: Align, tmp_path: Path) -> None:
+    net.save(tmp_path / "net.safetensors")
+    weights = [iff.InverseFormLoss(each).net.state_dict() for each in (*SHIPPED, tmp_path / "net.safetensors")]
+    assert len({float(each["features.1.weight"].sum()) for each in weights}) == 3
 
 
 def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:

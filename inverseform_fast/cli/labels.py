@@ -22,8 +22,8 @@ def align(
     net: Annotated[
         str | None,
         typer.Option(
-            help="Inverse-transformation network: compact, or a weight file. By default tuned.safetensors in the "
-            "folder of the run; if there is none, the network of the training."
+            help="Inverse-transformation network: predictions, compact, or a weight file. By default "
+            "tuned.safetensors in the folder of the run; if there is none, predictions."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,

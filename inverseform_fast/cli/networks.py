@@ -128,7 +128,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Folder for calibration.png and calibration.json.")] = Path(
         "runs/calibration"
     ),
-    net: Annotated[str, typer.Option(help="Inverse-transformation network: compact, or a weight file.")] = "compact",
+    net: Annotated[
+        str, typer.Option(help="Inverse-transformation network: compact, predictions, or a weight file.")
+    ] = "compact",
     views: Annotated[int, typer.Option(help="How many tiles to displace, spread evenly over the label maps.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the tiles, the displacements and the damaged predictions.")] = 0,
     device: Device = None,
@@ -138,9 +140,10 @@ def calibrate(
     from ..inverse_net.calibration import draw, write
     from ..inverse_net.label_maps import read_label_maps
     from ..nets import InverseTransformNet
+    from ..nets.weights import weight_file
 
     torch_device = choose_device(device)
-    network = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
+    network = InverseTransformNet.from_file(weight_file(net))
     result = measure(network.requires_grad_(False).to(torch_device), read_label_maps(labels), views=views, seed=seed)
     write(result, out / "calibration.json")
     draw(result, out / "calibration.png")

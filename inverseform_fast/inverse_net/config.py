@@ -118,7 +118,7 @@ class TuneConfig:
         ValueError: a value is out of its range; the message names the field.
     """
 
-    net: Annotated[str, "Network to start from: compact, or a weight file."] = "compact"
+    net: Annotated[str, "Network to start from: predictions, compact, or a weight file."] = "predictions"
     split: Annotated[str | None, "Split to tune on; the one that the run was trained on if not given."] = None
     images: Annotated[int, "Largest number of images, spread evenly over the split. The last fifth is held out."] = 256
     size: Annotated[

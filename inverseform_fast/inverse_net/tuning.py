@@ -11,7 +11,8 @@ from rich.console import Console
 from torch import Generator
 
 from ..files import write_atomically
-from ..nets import WEIGHTS, InverseTransformNet
+from ..nets import InverseTransformNet
+from ..nets.weights import weight_file
 from ..segmentation.checkpoint import load_checkpoint
 from .config import NetConfig, TuneConfig
 from .noise import estimate_noise
@@ -72,7 +73,7 @@ def tune_net(
     for path in (out, card, picture):
         if path.exists() and not resume:
             raise FileExistsError(f"out must be a new file, but {path} exists")
-    init = WEIGHTS / "compact.safetensors" if config.net == "compact" else Path(config.net)
+    init = weight_file(config.net)
     before = InverseTransformNet.from_file(init).requires_grad_(False).to(device)
     split = config.split or load_checkpoint(run).config.train_split
     predictions = predict_run(run, split, root=root, size=config.size, limit=config.images, device=device).to(device)

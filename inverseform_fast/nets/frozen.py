@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import InverseTransformNet
+from .weights import weight_file
 
 
 class WithFrozenNet(nn.Module):
@@ -18,8 +19,8 @@ class WithFrozenNet(nn.Module):
     The network is no part of ``parameters()`` or ``state_dict()``. It follows ``.to()``, but stays in float32 or wider.
 
     Args:
-        net: ``"compact"`` (the shipped weights), a path to a weight file, or an :class:`InverseTransformNet`, which is
-            frozen.
+        net: ``"compact"`` or ``"predictions"`` (the package's own), a path to a weight file, or an
+            :class:`InverseTransformNet`, which is frozen.
 
     Raises:
         ValueError: the weight file is not valid.
@@ -33,7 +34,7 @@ class WithFrozenNet(nn.Module):
         if isinstance(net, nn.Module):
             frozen = cast(InverseTransformNet, net)
         else:
-            frozen = InverseTransformNet.compact() if net == "compact" else InverseTransformNet.from_file(net)
+            frozen = InverseTransformNet.from_file(weight_file(net))
         # This bypasses nn.Module.__setattr__, so that the frozen network is not registered.
         object.__setattr__(self, "net", frozen.requires_grad_(False).eval())
 

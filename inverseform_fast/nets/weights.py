@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 from ..files import write_atomically
 
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
+SHIPPED = ("compact", "predictions")
+
+
+def weight_file(net: str | os.PathLike[str]) -> Path:
+    """The file of a network of the package, by its name, or of a user's own, by its path."""
+    return WEIGHTS / f"{net}.safetensors" if net in SHIPPED else Path(net)
 
 
 def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:

@@ -53,8 +53,8 @@ def align_label_files(
         out: a new or empty folder that neither lies in ``root`` nor holds it.
         data, root: the data set; that of the training if not given.
         split: the one that was trained on if not given.
-        net: network, ``"compact"`` or a weight file. If not given, it is ``tuned.safetensors`` in the run's folder, or
-            that of the training where there is none.
+        net: network, ``"predictions"``, ``"compact"`` or a weight file. If not given, it is ``tuned.safetensors`` in
+            the run's folder, or ``"predictions"`` where there is none.
         overwrite: write into a folder that holds files.
         device: None is the GPU if there is one.
         console: shows the progress.
@@ -69,7 +69,7 @@ def align_label_files(
     """
     checkpoint = load_checkpoint(run)
     config = with_data(checkpoint.config, data, root)
-    config = replace(config, net=net or _network(run, config))
+    config = replace(config, net=net or _network(run))
     _check_out(out, config.root, overwrite)
     aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
     files = [out / aligned.file(index) for index in range(len(aligned.dataset))]
@@ -90,9 +90,9 @@ def align_label_files(
     return shifts
 
 
-def _network(run: Path, config: TrainConfig) -> str:
+def _network(run: Path) -> str:
     tuned = (run if run.is_dir() else run.parent) / TUNED
-    return str(tuned) if tuned.is_file() else config.net
+    return str(tuned) if tuned.is_file() else "predictions"
 
 
 def _check_out(out: Path, root: str | None, overwrite: bool) -> None:
