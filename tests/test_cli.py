@@ -48,6 +48,7 @@ NOTHING_THERE = {
     "align": ["nowhere", "--out", "out"],
     "train-net": ["--data", "folder", "--root", "nowhere"],
     "train-stn": ["--data", "folder", "--root", "nowhere"],
+    "tune-net": ["nowhere"],
     "calibrate": ["--labels", "nowhere"],
     "bench": ["--backbone", "nowhere"],
 }
@@ -306,6 +307,24 @@ def test_train_net_reads_a_folder_of_label_maps(call: Any, tmp_path: Path) -> No
     options = ["--data", "folder", "--root", str(root), "--size", "64", "64", "--tile", "32", "--max-pixels", "3"]
     code, _, error = call("train-net", *options, "--steps", "2", "--batch-size", "2", "--out", str(tmp_path / "net"))
     assert code == 0, error
+
+
+def test_tune_net_tunes_on_a_run_and_writes_over_nothing(call: Any, tmp_path: Path, net: str) -> None:
+    run = tmp_path / "run"
+    assert call("train", *TINY, "--net", net, "--steps", "1", "--out", str(run))[0] == 0
+    options = [str(run), "--net", net, "--steps", "1", "--batch-size", "2", "--max-pixels", "3", "--device", "cpu"]
+    code, output, error = call("tune-net", *options)
+    assert code == 0, error
+    assert "| boundary head |" in output
+    assert str(run / "tuned.safetensors") in output
+    assert InverseTransformNet.from_file(run / "tuned.safetensors").noise
+    code, _, error = call("tune-net", *options)
+    assert code == 1
+    assert "holds a training: resume it, or choose another folder" in error
+    maps = ["--scenes", "2", "--shapes", "0", "--size", "64", "80"]
+    small = ["--tile", "32", "--steps", "1", "--batch-size", "3", "--max-pixels", "3", "--predictions", str(run)]
+    assert call("train-net", *maps, *small, "--out", str(tmp_path / "net"))[0] == 0
+    assert (tmp_path / "net/align.safetensors").is_file()
 
 
 def test_doctor_prints_what_runs_here(call: Any) -> None:

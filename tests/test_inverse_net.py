@@ -20,7 +20,7 @@ import inverseform_fast as iff
 from inverseform_fast import homography
 from inverseform_fast.inverse_net import evaluation, training
 from inverseform_fast.inverse_net.calibration import calibrate
-from inverseform_fast.inverse_net.card import accuracy_table, card, curve_table, nothing_table
+from inverseform_fast.inverse_net.card import accuracy_table, card, curve_table, nothing_table, predictions_table
 from inverseform_fast.inverse_net.config import NetConfig
 from inverseform_fast.inverse_net.curves import MOTIONS, displacement_curves
 from inverseform_fast.inverse_net.evaluation import aperture_bound, degrade, evaluate, says_nothing, true_tiles
@@ -357,9 +357,13 @@ def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
     curves = {kind: displacement_curves(net, label_maps, kind, count=4) for kind in MOTIONS}
     tables = "\n\n".join(curve_table(kind, curve) for kind, curve in curves.items())
     accuracy = accuracy_table(net, {"streets": label_maps, "cells": label_maps}, 16)
+    readings = [
+        {"model": "SegFormer", "kind": "soft", "read": read, "left": 3.0, "better": 0.875} for read in (7.0, 2.5)
+    ]
+    predictions = predictions_table({"nets": {"before": {"rows": readings[:1]}, "compact": {"rows": readings[1:]}}})
     stages = [dataclasses.asdict(TINY), {**dataclasses.asdict(TINY), "max_pixels": 9.0}]
     calibration = calibrate(net, list(label_maps), views=4)
-    text = card(net, stages, "it", accuracy, nothing_table(net, label_maps, 4), tables, 4, calibration)
+    text = card(net, stages, "it", accuracy, predictions, nothing_table(net, label_maps, 4), tables, 4, calibration)
     heading, _, *rows = text[text.index("| boundaries |") :].split("\n\n")[0].splitlines()
     assert [row.split(" | ")[0] for row in rows] == [
         "| streets",
@@ -367,6 +371,7 @@ def test_card_has_a_row_per_data_set(label_maps: Tensor) -> None:
         "| streets, views turned, flipped and zoomed",
     ]
     assert {row.count("|") for row in rows} == {heading.count("|")}
+    assert "| SegFormer | soft | 7.0 | 3.0 | 88% | 2.5 | 3.0 | 88% |" in text
     assert "nan" not in text
     assert "Displacements beyond 9 px were never seen" in text
     assert {f"| {kind}, {unit} |" for kind, (unit, _) in MOTIONS.items()} <= {

@@ -11,7 +11,7 @@ from . import DEBUG
 from .bench import bench
 from .doctor import doctor
 from .labels import align
-from .networks import calibrate, convert, train_net, train_stn
+from .networks import calibrate, convert, train_net, train_stn, tune_net
 from .segmentation import evaluate, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -24,5 +24,5 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
         os.environ[DEBUG] = "1"
 
 
-for command in (train, evaluate, align, train_net, train_stn, convert, calibrate, bench, doctor):
+for command in (train, evaluate, align, train_net, tune_net, train_stn, convert, calibrate, bench, doctor):
     app.command()(command)

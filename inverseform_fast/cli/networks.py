@@ -1,4 +1,4 @@
-"""Commands that train, convert and calibrate inverse-transformation networks."""
+"""Commands that train, tune, convert and calibrate inverse-transformation networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
-from ..inverse_net.config import MapsConfig, NetConfig, StnConfig
+from ..inverse_net.config import MapsConfig, NetConfig, StnConfig, TuneConfig
 from .options import Device, Threads, options_of, use_threads
 
 
@@ -21,14 +21,23 @@ def train_net(
     shapes: Annotated[
         int, typer.Option(help="How many maps of abstract shapes to make, if the data are scenes.")
     ] = 384,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run of inverseform-fast train whose predictions of its eval_split the network also learns from; "
+            "repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the weights and the state to resume from.")] = Path("runs/net"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in the out folder.")] = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Train an inverse-transformation network from label maps alone, and measure it."""
+    """Train an inverse-transformation network from label maps, and from models' predictions if given; measure it."""
     from ..inverse_net.evaluation import evaluate
     from ..inverse_net.label_maps import collect_label_maps
+    from ..inverse_net.predictions import predict_run
     from ..inverse_net.state import check_out
     from ..inverse_net.training import PICTURE
     from ..inverse_net.training import train_net as run_training
@@ -38,7 +47,8 @@ def train_net(
     check_out(out, resume)  # making the label maps takes a while, so an error that needs none comes before
     use_threads(threads)
     label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=shapes, seed=config.seed)
-    net = run_training(label_maps, config, out, resume=resume, device=torch_device)
+    predicted = [predict_run(run, device=torch_device) for run in predictions or ()]
+    net = run_training(label_maps, config, out, predictions=predicted, resume=resume, device=torch_device)
     scores = evaluate(net, label_maps.to(torch_device), count=512, seed=config.seed + 1)
     typer.echo(
         "On the boundaries that it was trained on, moved by up to 16 px, the network has a corner error of "
@@ -49,6 +59,32 @@ def train_net(
     typer.echo(
         f'The weights are in {out / f"{config.architecture}.safetensors"}: use them with InverseFormLoss(net="...").'
     )
+
+
+@options_of(TuneConfig)
+def tune_net(
+    given: dict[str, Any],
+    *,
+    run: Annotated[Path, typer.Argument(help="Folder of a run of inverseform-fast train, or its checkpoint.")],
+    root: Annotated[str | None, typer.Option(help="Folder of the data set; as in training if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New weight file; tuned.safetensors beside the checkpoint if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a tuning that was interrupted.")] = False,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Tune an inverse-transformation network on a run's own predictions and labels; no clean label is needed."""
+    from ..inverse_net.tuning import beside
+    from ..inverse_net.tuning import tune_net as run_tuning
+
+    config = TuneConfig(**given)
+    torch_device = choose_device(device)
+    use_threads(threads)
+    out = out or beside(run)
+    run_tuning(run, config, out, root=root, resume=resume, device=torch_device)
+    typer.echo(out.with_suffix(".md").read_text())
+    typer.echo(f'The weights are in {out}: use them with InverseFormLoss(net="...") or LabelAligner(net="...").')
 
 
 @options_of(MapsConfig, StnConfig)

@@ -1,12 +1,14 @@
 """The card of the shipped weights says what they were trained on, and how accurate they are on unseen boundaries.
 
-``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by COMMAND`` writes ``weights/compact.md``,
+``python -m inverseform_fast.inverse_net.card --camvid ROOT --trained-by FILE`` writes ``weights/compact.md``,
 ``docs/measured/displacement.png``, ``docs/measured/calibration.png`` and ``docs/measured/pairs.png``.
+``benchmarks/results/predictions.json`` must have been measured before: ``python -m benchmarks.studies.predictions``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ import matplotlib.pyplot as plt
 
 PICTURE, CALIBRATION, PAIRS = (Path(f"docs/measured/{name}.png") for name in ("displacement", "calibration", "pairs"))
 CONVENTIONS = "../../docs/guide/conventions.md#eight-numbers-instead-of-a-matrix"
+PREDICTIONS = Path("benchmarks/results/predictions.json")
 SIZE = (360, 480)  # height and width of the label maps
 # Folders of label maps below --samples. PASCAL VOC is not among them: void surrounds its objects and hides boundaries.
 SAMPLES = {
@@ -48,7 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--camvid", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--samples", type=Path, help=f"folder of label maps in {', '.join(SAMPLES.values())}")
-    parser.add_argument("--trained-by", required=True, help="the commands that trained the weights")
+    parser.add_argument("--trained-by", type=Path, required=True, help="file of the commands that trained the weights")
+    parser.add_argument("--predictions", type=Path, default=PREDICTIONS, help="what was measured of predictions")
     options = parser.parse_args()
     torch.set_num_threads(1)
     net = InverseTransformNet.compact()
@@ -63,8 +67,9 @@ def main() -> None:
     text = card(
         net,
         training_history(WEIGHTS / "compact.safetensors"),
-        options.trained_by,
+        options.trained_by.read_text().strip(),
         accuracy_table(net, domains),
+        predictions_table(json.loads(options.predictions.read_text())),
         nothing_table(net, test),
         "\n\n".join(curve_table(kind, curve) for kind, curve in curves.items()),
         curves["shift"]["bce"].shape[1],
@@ -91,6 +96,7 @@ def card(
     stages: Sequence[dict[str, Any]],
     trained_by: str,
     accuracy: str,
+    predictions: str,
     nothing: str,
     curves: str,
     curve_views: int,
@@ -102,13 +108,14 @@ def card(
         net: the network that the card is about.
         stages: the configurations that it was trained with, see :func:`.training.training_history`.
         trained_by: the commands that trained it.
-        accuracy, nothing, curves: the tables of the measurements, as Markdown.
+        accuracy, predictions, nothing, curves: the tables of the measurements, as Markdown.
         curve_views: number of views that ``curves`` are averaged over.
         calibration: the result of :func:`calibrate` on CamVid.
     """
     parameters = sum(parameter.numel() for parameter in net.parameters())
     training = "\n".join(
-        f"| {s['steps']} | {s['batch_size']} | {s['lr']} | {s['max_pixels']:g} px | {s['distance']} | {s['seed']} |"
+        f"| {s['steps']} | {s['batch_size']} | {s.get('predicted_share', 0):.0%} | {s['lr']} | {s['max_pixels']:g} px "
+        f"| {s['distance']} | {s['seed']} |"
         for s in stages
     )
     return f"""# compact: the inverse-transformation network shipped with inverseform_fast
@@ -122,13 +129,16 @@ street scenes (`inverseform_fast.scenes.street`) and abstract shapes (`inversefo
 with AdamW, linear warm-up and cosine decay, in these stages ({len(stages)}). Each started from the weights of the one
 before it:
 
-| steps | pairs a step | peak learning rate | largest displacement | distance | seed |
-|---:|---:|---:|---:|---|---:|
+| steps | pairs a step | of models' predictions | peak learning rate | largest displacement | distance | seed |
+|---:|---:|---:|---:|---:|---|---:|
 {training}
 
-The lines of the predicted side are thin or thick. Every other predicted tile is also broken, blurred, faded, overlaid
-with other lines and noisy. In 5 % of the pairs the prediction says nothing (it is constant, or noise), and the answer
-to learn is "no displacement". These commands trained the network:
+The pairs of models' predictions show what small segmentation models, trained on procedural scenes, predict of other
+scenes: the boundary head's map, the soft boundary map, or the boundary of the classes. The labels were moved, 15 % of
+them by nothing. All other pairs are made of label maps alone. In these, the lines of the predicted side are thin or
+thick. Every other predicted tile is also broken, blurred, faded, overlaid with other lines and noisy. In 5 % of them
+the prediction says nothing (it is constant, or noise), and the answer to learn is "no displacement". These commands
+trained the network:
 
 ```
 {trained_by}
@@ -155,6 +165,19 @@ is another quantity: a perfect network has 0.97 there.
 The pairs come from procedural scenes of another seed; every other prediction is damaged as in training. Where the
 estimate is right, the lines of the lower row lie on each other. The picture is `{PAIRS}` in the
 repository; `train-net` draws the same of its own pairs.
+
+## What it reads off models' predictions
+
+All other readings of this card are of true boundaries, as they are or damaged by a formula. These are of what models
+predict of CamVid test frames, at 224 x 288, on tiles of {net.tile}. The models were trained on CamVid; no network of
+the table has seen any of them. *Read* is the displacement that the network reads where nothing is displaced. *Left* is
+what is left of 6.5 px after the labels were moved back by the estimate, and *better* is the share of tiles that are
+nearer after it. *Before* are the weights that the package had before it learned from predictions. All are means over
+the corners of the tiles, in their pixels (`python -m benchmarks.studies.predictions`).
+
+{predictions}
+
+A network that is tuned on the model itself reads much better: `inverseform-fast tune-net`.
 
 ## What the loss says of a prediction that says nothing
 
@@ -200,6 +223,25 @@ def accuracy_table(net: InverseTransformNet, domains: dict[str, Tensor], count: 
             accuracy_row(f"{first}, views turned, flipped and zoomed", net, domains[first], count, turn=True),
         ]
     )
+
+
+def predictions_table(result: dict[str, Any]) -> str:
+    """Shows the ``rows`` of the networks ``before`` and ``compact`` that the study of predictions measured."""
+    before, now = (result["nets"][name]["rows"] for name in ("before", "compact"))
+    return "\n".join(
+        [
+            "| model | predicted boundary | before: read, px | left, px | better | now: read, px | left, px | better |",
+            "|---|---|" + "---:|" * 6,
+            *(
+                f"| {row['model']} | {row['kind']} | " + " | ".join(map(_prediction_cells, (old, row))) + " |"
+                for old, row in zip(before, now, strict=True)
+            ),
+        ]
+    )
+
+
+def _prediction_cells(row: dict[str, float]) -> str:
+    return f"{row['read']:.1f} | {row['left']:.1f} | {row['better']:.0%}"
 
 
 def nothing_table(net: InverseTransformNet, label_maps: Tensor, count: int = 256) -> str:

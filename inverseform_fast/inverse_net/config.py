@@ -55,6 +55,7 @@ class NetConfig:
     damage_every: Annotated[
         int, "One in so many predictions is blurred, broken and noisy; 0: none, which dense and aet need."
     ] = 2
+    predicted_share: Annotated[float, "Share of the pairs that show what models predict, if there are any."] = 2 / 3
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
@@ -71,6 +72,8 @@ class NetConfig:
         for name in ("weight_decay", "seed", "damage_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.predicted_share <= 1:
+            raise ValueError(f"predicted_share must be from 0 to 1, got {self.predicted_share}")
 
     @property
     def max_displacement(self) -> float:
@@ -105,6 +108,34 @@ class StnConfig:
     def max_displacement(self) -> float:
         """``max_pixels`` in half tiles."""
         return 2 * self.max_pixels / self.tile
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """All that decides a network that is tuned on the predictions of a run.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+    """
+
+    net: Annotated[str, "Network to start from: compact, or a weight file."] = "compact"
+    split: Annotated[str | None, "Split to tune on; the one that the run was trained on if not given."] = None
+    images: Annotated[int, "Largest number of images, spread evenly over the split. The last fifth is held out."] = 256
+    size: Annotated[
+        tuple[int, int] | None, "Height and width of the images; the run's eval_size, or their own, if not given."
+    ] = None
+    max_pixels: Annotated[float, "Largest displacement to learn, in pixels of the tile."] = 24.0
+    steps: Annotated[int, "Training steps."] = 400
+    batch_size: Annotated[int, "Pairs per step."] = 12
+    lr: Annotated[float, "Peak learning rate."] = 1e-3
+    seed: Annotated[int, "Seed of the pairs."] = 0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "images", "max_pixels", "steps", "batch_size", "lr")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be a positive (height, width), got {self.size}")
 
 
 def _require_positive(config: object, *names: str) -> None:

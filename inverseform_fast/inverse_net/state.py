@@ -53,7 +53,8 @@ def read_state(out: Path, config: NetConfig) -> State:
         raise ValueError(f"{path} must be a complete training state, but cannot be read: {reason}") from error
     if not isinstance(state, dict) or state.keys() != State.__annotations__.keys():
         raise ValueError(f"{path} must be a training state of inverseform-fast train-net, and is not")
-    before = asdict(NetConfig(**state["config"]))  # fields that an older state lacks get their defaults
+    older = {"predicted_share": 0.0}  # other fields that an older state lacks get their defaults
+    before = asdict(NetConfig(**older | state["config"]))
     changes = [
         f"{name} was {before[name]!r}, now {new!r}" for name, new in asdict(config).items() if new != before[name]
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .config import NetConfig
 from .label_maps import class_ids
 from .pairs import Pairs, Transforms, both_orders, make_pairs
 from .pictures import draw_pairs
+from .predictions import Predictions, prediction_pairs
 from .state import State, check_out, read_state, write_state
 
 PICTURE = "pairs.png"
@@ -37,6 +39,7 @@ def train_net(
     config: NetConfig,
     out: Path,
     *,
+    predictions: Sequence[Predictions] = (),
     resume: bool = False,
     device: str | torch.device = "cpu",
     save_every: int = 200,
@@ -52,6 +55,7 @@ def train_net(
         label_maps: ``(M, H, W)`` integer class ids, 255 for void.
         config: the options of the training.
         out: folder of all results.
+        predictions: what models predict; a share ``config.predicted_share`` of each step's pairs shows it.
         resume: continue from the state in ``out``.
         device: the device of the training.
         save_every: number of steps from one saved state and picture to the next.
@@ -66,9 +70,11 @@ def train_net(
     """
     class_ids(label_maps)
     check_out(out, resume)
+    if not predictions:
+        config = replace(config, predicted_share=0.0)
     console = console or Console()
     state = read_state(out, config) if resume else None
-    training = _Training(label_maps, config, device)
+    training = _Training(label_maps, predictions, config, device)
     if state:
         training.restore(state)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,8 +88,15 @@ def train_net(
 class _Training:
     """A network in training, with all that changes from step to step."""
 
-    def __init__(self, label_maps: Tensor, config: NetConfig, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        label_maps: Tensor,
+        predictions: Sequence[Predictions],
+        config: NetConfig,
+        device: str | torch.device,
+    ) -> None:
         self.config, self.label_maps = config, label_maps.to(device)
+        self.predictions = [run.to(device) for run in predictions]
         torch.manual_seed(config.seed)
         self.transforms = _transforms(config, device)
         self.net = _initial(config).train().requires_grad_(True).to(device)
@@ -124,15 +137,20 @@ class _Training:
         self.step += 1
 
     def pairs(self, count: int, seed: int) -> Pairs:
-        return make_pairs(
+        config, generator = self.config, Generator(self.label_maps.device).manual_seed(seed)
+        options = config.tile, config.max_displacement, generator
+        predicted = round(config.predicted_share * count)
+        made = make_pairs(
             self.label_maps,
-            count,
-            self.config.tile,
-            self.config.max_displacement,
-            Generator(self.label_maps.device).manual_seed(seed),
-            damage_every=self.config.damage_every,
+            count - predicted,
+            *options,
+            damage_every=config.damage_every,
             transforms=self.transforms,
         )
+        if not predicted:
+            return made
+        shown = prediction_pairs(self.predictions, predicted, *options)
+        return Pairs(*(torch.cat(sides) for sides in zip(shown, made, strict=True)))
 
     def finite_error(self) -> float:
         """Returns the relative error as a number, which waits for the device.
