@@ -1,13 +1,10 @@
-"""Labels that are moved, and how far labels are from the truth."""
+"""Labels that are moved by a field of displacements."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from benchmarks.studies.alignment.starts import distances
-from inverseform_fast.functional import boundary_map
 
 VOID = 255
 
@@ -30,15 +27,3 @@ def _grid(displacement: Tensor) -> Tensor:
     n, _, height, width = displacement.shape
     here = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, height, width], align_corners=False)
     return here + displacement.movedim(1, -1) * torch.tensor([2 / width, 2 / height])
-
-
-def boundary_distance(labels: Tensor, truth: Tensor) -> Tensor:
-    """Mean distance (N,) in pixels from one's boundary to the other's, both ways; NaN if one of them has none."""
-    sides = [(boundary_map(each, radius=1) == 1)[:, None] for each in (labels, truth)]
-    ways = [_mean_distance(mine, other) for mine, other in (sides, sides[::-1])]
-    return torch.stack(ways).mean(0)
-
-
-def _mean_distance(mine: Tensor, other: Tensor) -> Tensor:
-    away = torch.where(other.flatten(1).any(1)[:, None, None, None], distances(other)[0], torch.nan)
-    return (away * mine).flatten(1).sum(1) / mine.flatten(1).sum(1)

@@ -98,13 +98,13 @@ def given_back(tested: Mapping[str, Runs]) -> str:
 
 
 def share(tested: Mapping[str, Runs], name: str, baseline: str, endpoint: str) -> float | None:
-    """(aligned - given) / (exact - given), of means over the seeds that all three have; None if there are none."""
+    """(aligned - given) / (exact - given), of means over the seeds that all three have; None if it is unknown."""
     arms = [{run["seed"]: run["metrics"][endpoint] for run in tested.get(arm, [])} for arm in (name, baseline, CEILING)]
     seeds = set.intersection(*map(set, arms))
     if not seeds:
         return None
     aligned, given, exact = (statistics.mean(arm[seed] for seed in seeds) for arm in arms)
-    return (aligned - given) / (exact - given)
+    return (aligned - given) / (exact - given) if exact != given else None
 
 
 def over_blocks(mine: Sequence[Json], theirs: Sequence[Json]) -> str:

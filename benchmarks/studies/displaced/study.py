@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.common.labels import boundary_distance, composed, read_at
+from benchmarks.common.labels import read_at
 from benchmarks.common.results import Json
 from benchmarks.common.runs import key_of
 from benchmarks.studies.displaced.arms import (
@@ -33,6 +33,7 @@ from benchmarks.studies.displaced.arms import (
     arms_of,
 )
 from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
+from benchmarks.studies.displaced.nearness import BATCH, boundary_distance, mean, nearness
 from benchmarks.studies.displaced.registration import Descent
 from benchmarks.studies.headless.arms import Arm, Weights
 from benchmarks.studies.headless.features import Frames, FrozenModel
@@ -53,7 +54,6 @@ SCHEMA = "inverseform_fast/displaced_study/1"
 MODELS = Path("runs/displaced")
 BLOCK = 10  # frames in a row, which are resampled together
 F3 = 1  # of the tolerances 1, 3 and 5 px
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class DisplacedStudy(Study):
         tries = self.arms[name].weights
         if len(tries) == 1:
             return tries[0]
-        left = {key_of(run): run["metrics"]["after_px"] for run in self.finished}
+        left = {key_of(run): run["metrics"]["after_px"] for run in self.finished if run["stage"] == CHOOSE}
         return min(tries, key=lambda weights: sum(left[self.candidate(name, weights, s).key] for s in CHOSEN_ON))
 
     def run(self, job: Job, device: str) -> None:
@@ -211,23 +211,3 @@ def derangement(count: int, seed: int) -> Tensor:
     """Random indices (count,) of which none is its own place, as far as there is another one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order.roll(1)[order.argsort()]
-
-
-def nearness(truth: Tensor, given: Displaced, labels: Tensor, motion: Tensor) -> dict[str, float]:
-    """How far labels are from the truth before and after they were moved by ``motion``, in pixels.
-
-    ``before_px`` and ``after_px`` are distances of boundaries, ``motion_before`` and ``motion_after`` the mean lengths
-    of the displacement, where there is one.
-    """
-    before, after = (boundary_distance(each, truth) for each in (given.labels, labels))
-    found = {"before_px": mean(before), "after_px": mean(after), "better": mean((after < before).float())}
-    found["moved"] = mean(motion.flatten(1).any(1).float())
-    if given.motion is not None:
-        pairs = zip(given.motion.split(BATCH), motion.split(BATCH), strict=True)
-        found["motion_before"] = mean(given.motion.norm(dim=1))
-        found["motion_after"] = mean(torch.cat([composed(*pair).norm(dim=1) for pair in pairs]))
-    return found
-
-
-def mean(values: Tensor) -> float:
-    return values.nanmean().item()
