@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from . import functional, homography
 from .checks import check_labels, check_maps, check_radius, check_same_device
+from .constants import constant
 from .nets.frozen import WithFrozenNet, nearest_multiples
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
-_STEPS = 4  # of the integration
+_STEPS = 2  # of the integration
 _LONGEST = 0.5  # half tiles: a longer reading is no measurement, for the networks learn half of this at most
 _SEEN = 0.5  # a tile whose boundary probability stays below is one in which the model sees no boundary
 
@@ -187,20 +189,19 @@ def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
     """Displacement ``(N, 2, H, W)`` in pixels by the coefficients ``(N, rows, columns, 8)`` of overlapping tiles."""
     n, rows, columns, _ = readings.shape
     height, width = size
-    to_image = homography.adjoint(_tiles_in_image(rows, columns, readings))
-    motion = (to_image @ readings[..., None])[..., 0].movedim(-1, 1)
+    to_image = constant(_ToImage(rows, columns), readings.dtype, readings.device)
+    motion = (to_image @ readings[..., None])[..., 0].movedim(-1, 1) / _STEPS
+    motion = F.pad(motion, (1, 1, 1, 1), mode="replicate")  # from the outermost centres of tiles to the image's edges
     y, x = torch.meshgrid(_points(height, rows, readings), _points(width, columns, readings), indexing="ij")
     start = torch.stack((x, y), -1)
     points = start.expand(n, *start.shape)
     for _ in range(_STEPS):
-        x, y = points.unbind(-1)
-        among_tiles = torch.stack((x * (columns + 1) / max(columns - 1, 1), y * (rows + 1) / max(rows - 1, 1)), -1)
-        here = F.grid_sample(motion, among_tiles, padding_mode="border", align_corners=True).movedim(1, -1)
-        step = homography.exp(here / _STEPS)
+        here = F.grid_sample(motion, points, padding_mode="border", align_corners=True)
+        step = homography.exp(here.movedim(1, -1))
         moved = (step[..., :2] @ points[..., None])[..., 0] + step[..., 2]
         points = moved[..., :2] / moved[..., 2:]
     dx, dy = (points - start).unbind(-1)
-    displacement = torch.stack((dx * width / 2, dy * height / 2), 1)
+    displacement = torch.stack((dx * (width / 2), dy * (height / 2)), 1)
     return F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
 
 
@@ -210,13 +211,19 @@ def _points(pixels: int, tiles: int, like: Tensor) -> Tensor:
     return torch.linspace(-last, last, (tiles + 1) * _POINTS, dtype=like.dtype, device=like.device)
 
 
-def _tiles_in_image(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Maps ``(rows, columns, 3, 3)`` from the coordinates of each of the overlapping tiles to those of the image."""
-    maps = like.new_zeros(rows, columns, 3, 3)
-    maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (columns + 1), 2 / (rows + 1), 1
-    maps[..., 0, 2] = (torch.arange(columns, device=like.device) + 1) * 2 / (columns + 1) - 1
-    maps[..., 1, 2] = ((torch.arange(rows, device=like.device) + 1) * 2 / (rows + 1) - 1)[:, None]
-    return maps
+@dataclass(frozen=True)
+class _ToImage:
+    """Makes ``(rows, columns, 8, 8)``, which takes coefficients of the overlapping tiles to the image's coordinates."""
+
+    rows: int
+    columns: int
+
+    def __call__(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        maps = torch.zeros(self.rows, self.columns, 3, 3, dtype=torch.float64)
+        maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (self.columns + 1), 2 / (self.rows + 1), 1
+        maps[..., 0, 2] = (torch.arange(self.columns) + 1) * 2 / (self.columns + 1) - 1
+        maps[..., 1, 2] = ((torch.arange(self.rows) + 1) * 2 / (self.rows + 1) - 1)[:, None]
+        return homography.adjoint(maps).to(device, dtype)
 
 
 def _read(labels: Tensor, displacement: Tensor, void: int) -> Tensor:
