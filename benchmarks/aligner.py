@@ -60,7 +60,7 @@ def brings(aligner: iff.LabelAligner, count: int, pixels: float, out: Path) -> s
         if index < 2:
             rows.append(MovedLabels(scenes.names[index], image, given, moved, alignment.displacement[0]))
     figure = draw_moved(rows, scenes.tasks["semantic"])
-    write_atomically(out, lambda file: figure.savefig(file, dpi=75, format="png"))
+    write_atomically(out, lambda file: figure.savefig(file, dpi=60, format="png"))
     before, after, exact_after = torch.tensor(shares).mean(0).tolist()
     return (
         f"{before:.1%} of the pixels were wrong, {after:.1%} are left; of exact labels {exact_after:.2%} became wrong"

@@ -19,7 +19,7 @@ from .nets.frozen import WithFrozenNet, nearest_multiples
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration
 _LONGEST = 0.5  # half tiles: a longer reading is no measurement, for the networks learn half of this at most
-_SEEN = 0.5  # a tile whose boundary probability stays below is one in which the model sees no boundary
+_SEEN = 0.1  # if no boundary probability of a tile is above this, the model sees no boundary in it
 
 
 class Alignment(NamedTuple):

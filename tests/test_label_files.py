@@ -17,7 +17,7 @@ from training_runs import run, tiny_config
 
 from inverseform_fast import aligner, cli
 from inverseform_fast.nets import Align
-from inverseform_fast.segmentation import report
+from inverseform_fast.segmentation import label_files, report
 from inverseform_fast.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes, build_dataset
@@ -134,6 +134,20 @@ def test_the_same_again_gives_the_same_files(trained: TrainConfig, quiet: str, t
     assert first == second
     align_label_files(Path(trained.out), tmp_path / "two", net=quiet, overwrite=True)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "two").rglob("*") if path.is_file()}
+
+
+def test_a_folder_has_a_report_only_when_it_is_complete(
+    trained: TrainConfig, quiet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    align_label_files(Path(trained.out), tmp_path, net=quiet)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(label_files, "_write_labels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        align_label_files(Path(trained.out), tmp_path, net=quiet, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
 
 
 def test_made_scenes_get_files_by_their_names(trained: TrainConfig, quiet: str, tmp_path: Path) -> None:

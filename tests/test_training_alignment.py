@@ -115,7 +115,7 @@ def test_the_boundary_head_is_used_if_there_is_one(config: TrainConfig, monkeypa
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
     labels[..., 12:] = 1
     predictions = {"semantic": torch.zeros(1, 11, 8, 8)}
-    monkeypatch.setattr(aligner, "_SEEN", 0.5)
+    monkeypatch.setattr(aligner, "_SEEN", 0.1)
     module = TASK.aligner(config)
     assert not module(predictions, {"semantic": labels}).moved.any()
     found = module(predictions | {"boundary": torch.ones(1, 1, 8, 8)}, {"semantic": labels})

@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
 from .datasets import SegmentationDataset
 from .evaluation import check_tasks, open_dataset, restore_model, with_data
-from .label_report import Shift, write_label_report
+from .label_report import Shift, remove_label_report, write_label_report
 from .models.base import model_inputs
 from .moved_labels import MovedLabels
 from .tasks import Task
@@ -74,6 +74,7 @@ def align_label_files(
     aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
     files = [out / aligned.file(index) for index in range(len(aligned.dataset))]
     _check_originals(aligned.dataset, files)
+    remove_label_report(out)  # so that a folder with a report is complete
 
     shifts = []
     for index in track(range(len(files)), "aligning", console=console):

@@ -58,6 +58,12 @@ def write_label_report(
     write_atomically(out / REPORT, lambda file: file.write(text.encode()))
 
 
+def remove_label_report(out: Path) -> None:
+    """Removes what :func:`write_label_report` wrote into ``out``."""
+    for name in (REPORT, DETAILS, PICTURE):
+        (out / name).unlink(missing_ok=True)
+
+
 def _text(subject: str, by: str, shifts: Sequence[Shift], drawn: bool) -> str:
     moved = sum(shift.tiles_moved > 0 for shift in shifts)
     skipped = [shift.name for shift in shifts if not shift.finite]
