@@ -34,10 +34,10 @@ OTHERS = (
 )  # fmt: skip
 CHOSEN_ON = MAIN[:2]  # where the descent is tuned
 
-GIVEN, TUNED, SHIPPED, PERMUTED, INVERSEFORM, DESCENT = (
-    "given", "self-tuned", "shipped", "permuted", "inverseform", "descent"
+GIVEN, TUNED, UNZONED, SHIPPED, PERMUTED, INVERSEFORM, DESCENT = (
+    "given", "self-tuned", "no-dead-zone", "shipped", "permuted", "inverseform", "descent"
 )  # fmt: skip
-ALIGNERS = (TUNED, SHIPPED, DESCENT)  # what is tried where labels are exact, beside the labels as given
+ALIGNERS = (TUNED, UNZONED, SHIPPED, DESCENT)  # what is tried where labels are exact, beside the labels as given
 
 # In the order in which they are trained. The descent's weights are its blur and rate (in pixels), its steps, and
 # whether it has a dead zone, that is, whether its noise is measured.
@@ -46,6 +46,10 @@ ARMS = {
     TUNED: Arm(
         "self-tuned aligner", "moved once, by a network that was tuned on the first model's predictions", ((),),
         default_loss, ours=True, main=True,
+    ),
+    UNZONED: Arm(
+        "self-tuned, no dead zone", "moved once, by the same network without its noise figure", ((),), default_loss,
+        ours=True, main=True,
     ),
     SHIPPED: Arm(
         "shipped network", "moved once, by the network as it comes: no noise figure, so no dead zone", ((),),

@@ -30,6 +30,7 @@ from benchmarks.studies.displaced.arms import (
     PERMUTED,
     SHIPPED,
     TUNED,
+    UNZONED,
     arms_of,
 )
 from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
@@ -197,12 +198,15 @@ class DisplacedStudy(Study):
         if not path.exists():
             resume, quiet = (folder / STATE).exists(), Console(quiet=True)
             tune_on(predictions, self.tuning, folder, resume=resume, console=quiet).save(path)
-        return InverseTransformNet.from_file(path)
+        net = InverseTransformNet.from_file(path)
+        if job.arm == UNZONED:
+            net.noise = None
+        return net
 
 
 def shipped_net(arm: str) -> str | None:
     """A digest of the shipped weights, if the arm depends on them."""
-    if arm not in (TUNED, SHIPPED, PERMUTED, INVERSEFORM):
+    if arm not in (TUNED, UNZONED, SHIPPED, PERMUTED, INVERSEFORM):
         return None
     return hashlib.sha256((WEIGHTS / "compact.safetensors").read_bytes()).hexdigest()[:16]
 
