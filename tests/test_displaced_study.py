@@ -19,11 +19,12 @@ from benchmarks.studies.displaced import study
 from benchmarks.studies.displaced.arms import ARMS, DESCENT, EXACT, GIVEN, PERMUTED, SHIPPED, TUNED, UNZONED
 from benchmarks.studies.displaced.displacements import Setting, displaced, motion_of
 from benchmarks.studies.displaced.nearness import boundary_distance
-from benchmarks.studies.displaced.registration import Descent
+from benchmarks.studies.displaced.registration import Descent, pooled
 from benchmarks.studies.displaced.study import DisplacedJob, DisplacedStudy, derangement
-from inverseform_fast import homography
+from inverseform_fast import InverseTransformNet, homography
 from inverseform_fast.functional import boundary_map, homography_warp
 from inverseform_fast.inverse_net.config import TuneConfig
+from inverseform_fast.inverse_net.predictions import Predictions
 from inverseform_fast.scenes import street
 
 SIZE = (64, 96)
@@ -123,6 +124,22 @@ def test_descent_finds_a_homography() -> None:
     assert (left < before).all()
 
 
+@pytest.mark.parametrize(("length", "factor"), [(0.2, 1 - 8 / 13.36 / 4), (0.05, 0)])  # 13.36: chi square, 8, 90 %
+def test_one_dead_zone_for_all(labels: Tensor, length: float, factor: float) -> None:
+    class Reads(InverseTransformNet):
+        tile, noise = 32, 0.1
+
+        def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+            return torch.full((len(predicted), 8), length / math.sqrt(8))
+
+    maps = torch.zeros(len(labels), 2, *SIZE, dtype=torch.uint8)
+    shrunk = pooled(Reads(), Predictions(maps, labels), count=6)
+    assert shrunk.factor == pytest.approx(factor, abs=1e-3)
+    read = shrunk.algebra(torch.zeros(2, 1, 32, 32), torch.zeros(2, 1, 32, 32))
+    torch.testing.assert_close(read.norm(dim=1), torch.full((2,), factor * length), atol=1e-3, rtol=0)
+    assert shrunk.noise is None
+
+
 def test_no_image_keeps_its_own_place() -> None:
     order = derangement(9, 0)
     assert sorted(order.tolist()) == list(range(9))
@@ -194,7 +211,7 @@ def pretended(job: DisplacedJob, f_score: float, **metrics: float) -> Json:
 
 
 def test_page_says_what_the_results_say(tmp_path: Path) -> None:
-    assert "**0 of 648 trainings and 0 of 16 tries" in page.parts(tmp_path)["state"]
+    assert "**0 of 744 trainings and 0 of 16 tries" in page.parts(tmp_path)["state"]
     pretend = DisplacedStudy()
     finished = []
     for seed in range(3):
@@ -211,7 +228,7 @@ def test_page_says_what_the_results_say(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     runs.write(path, study.SCHEMA, finished, {})
     parts = page.parts(tmp_path)
-    assert "**9 of 648 trainings and 16 of 16 tries" in parts["state"]
+    assert "**9 of 744 trainings and 16 of 16 tries" in parts["state"]
     assert "| homography 8: self-tuned aligner | 3 | 3.00 | 1.00 | 75% | - | - | 4.00 |" in parts["registration"]
     (line,) = (x for x in parts["given-back"].splitlines() if x.startswith("| homography 8: self-tuned"))
     assert line == "| homography 8: self-tuned aligner | - | 70% | - | - | - | 3 of 3 | +7.00 [+7.00, +7.00] |"

@@ -34,10 +34,16 @@ OTHERS = (
 )  # fmt: skip
 CHOSEN_ON = MAIN[:2]  # where the descent is tuned
 
-GIVEN, TUNED, UNZONED, SHIPPED, PERMUTED, INVERSEFORM, DESCENT = (
-    "given", "self-tuned", "no-dead-zone", "shipped", "permuted", "inverseform", "descent"
+GIVEN, TUNED, UNZONED, POOLED, SHIPPED, PERMUTED, INVERSEFORM, DESCENT = (
+    "given", "self-tuned", "no-dead-zone", "pooled", "shipped", "permuted", "inverseform", "descent"
 )  # fmt: skip
-ALIGNERS = (TUNED, UNZONED, SHIPPED, DESCENT)  # what is tried where labels are exact, beside the labels as given
+ALIGNERS = (
+    TUNED,
+    UNZONED,
+    POOLED,
+    SHIPPED,
+    DESCENT,
+)  # what is tried where labels are exact, beside the labels as given
 
 # In the order in which they are trained. The descent's weights are its blur and rate (in pixels), its steps, and
 # whether it has a dead zone, that is, whether its noise is measured.
@@ -50,6 +56,10 @@ ARMS = {
     UNZONED: Arm(
         "self-tuned, no dead zone", "moved once, by the same network without its noise figure", ((),), default_loss,
         ours=True, main=True,
+    ),
+    POOLED: Arm(
+        "self-tuned, one dead zone for all", "moved once, by the same network; all readings are shrunk alike", ((),),
+        default_loss, ours=True, main=True,
     ),
     SHIPPED: Arm(
         "shipped network", "moved once, by the network as it comes: no noise figure, so no dead zone", ((),),

@@ -28,6 +28,7 @@ from benchmarks.studies.displaced.arms import (
     MAIN,
     OTHERS,
     PERMUTED,
+    POOLED,
     SHIPPED,
     TUNED,
     UNZONED,
@@ -35,7 +36,7 @@ from benchmarks.studies.displaced.arms import (
 )
 from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
 from benchmarks.studies.displaced.nearness import BATCH, boundary_distance, mean, nearness
-from benchmarks.studies.displaced.registration import Descent
+from benchmarks.studies.displaced.registration import Descent, pooled
 from benchmarks.studies.headless.arms import Arm, Weights
 from benchmarks.studies.headless.features import Frames, FrozenModel
 from benchmarks.studies.headless.study import CHOOSE, TEST, Job, Study, label
@@ -199,6 +200,8 @@ class DisplacedStudy(Study):
             resume, quiet = (folder / STATE).exists(), Console(quiet=True)
             tune_on(predictions, self.tuning, folder, resume=resume, console=quiet).save(path)
         net = InverseTransformNet.from_file(path)
+        if job.arm == POOLED:
+            return pooled(net, predictions)
         if job.arm == UNZONED:
             net.noise = None
         return net
@@ -206,7 +209,7 @@ class DisplacedStudy(Study):
 
 def shipped_net(arm: str) -> str | None:
     """A digest of the shipped weights, if the arm depends on them."""
-    if arm not in (TUNED, UNZONED, SHIPPED, PERMUTED, INVERSEFORM):
+    if arm not in (TUNED, UNZONED, POOLED, SHIPPED, PERMUTED, INVERSEFORM):
         return None
     return hashlib.sha256((WEIGHTS / "compact.safetensors").read_bytes()).hexdigest()[:16]
 
