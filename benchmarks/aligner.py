@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import inverseform_fast as iff
+from benchmarks.common.labels import VOID, read_at
 from benchmarks.common.paths import ROOT
 from inverseform_fast.bench.street import street_labels
 from inverseform_fast.bench.timing import clock_of, in_turns, spread, timed
@@ -25,7 +26,6 @@ from inverseform_fast.segmentation.moved_labels import MovedLabels, draw_moved
 SIZE = (224, 448)
 WAVES = (3, 5)  # points whose displacement is drawn at random; between them it is smooth
 CROP, CLASSES, STRIDE = (512, 1024), 19, 4  # of the timed call
-VOID = 255
 
 
 def main() -> None:
@@ -75,13 +75,10 @@ def blurred(labels: Tensor, classes: int) -> Tensor:
 
 def waved(labels: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
     """The labels, moved by ``pixels`` in another direction at each point of a coarse grid; void from outside."""
-    height, width = labels.shape
     angle = 2 * torch.pi * torch.rand(1, 1, *WAVES, generator=generator)
-    coarse = pixels * torch.cat((angle.cos() * 2 / width, angle.sin() * 2 / height), 1)
-    field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
-    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
-    read = F.grid_sample(labels[None, None] + 1.0, grid + field, mode="nearest", align_corners=False)[0, 0]
-    return torch.where(read == 0, VOID, read - 1).to(labels.dtype)
+    coarse = pixels * torch.cat((angle.cos(), angle.sin()), 1)
+    field = F.interpolate(coarse, labels.shape, mode="bicubic", align_corners=True)
+    return read_at(labels[None], field)[0]
 
 
 def wrong(labels: Tensor, truth: Tensor) -> float:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 from scipy.stats import t as student
 
 
@@ -36,6 +37,13 @@ def t_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float
         return -math.inf, math.inf
     half = float(student.ppf((1 + level) / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
     return mean - half, mean + half
+
+
+def block_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the mean difference, where each difference is that of a block of frames."""
+    drawn = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

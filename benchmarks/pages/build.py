@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.common.markdown import filled
 from benchmarks.common.paths import ROOT
-from benchmarks.pages import ablation, alignment, cost, cost_pictures, headless, ops, worth, worth_pictures
+from benchmarks.pages import ablation, alignment, cost, cost_pictures, displaced, headless, ops, worth, worth_pictures
 from benchmarks.pages.drawing import Draw
 from inverseform_fast.files import write_atomically
 
@@ -47,6 +47,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         measured / "ablation.md": ablation.parts(root),
         measured / "alignment.md": alignment.parts(root),
         measured / "benchmarks.md": cost.parts(root),
+        measured / "displaced.md": displaced.parts(root),
         measured / "headless.md": headless.parts(root),
         measured / "ops.md": ops.parts(root),
         measured / "results.md": worth.parts(root),

@@ -73,26 +73,58 @@ def tune_net(
     for path in (out, card, picture):
         if path.exists() and not resume:
             raise FileExistsError(f"out must be a new file, but {path} exists")
-    init = weight_file(config.net)
-    before = InverseTransformNet.from_file(init).requires_grad_(False).to(device)
+    before = InverseTransformNet.from_file(weight_file(config.net)).requires_grad_(False).to(device)
     split = config.split or load_checkpoint(run).config.train_split
     predictions = predict_run(run, split, root=root, size=config.size, limit=config.images, device=device).to(device)
     tuned_on, held_out = _parted(predictions)
     evaluate_predictions(before, held_out, held_out.kinds[0], count=len(held_out.labels))  # shows early what is wrong
+    net = tune_on(predictions, config, folder, resume=resume, device=device, console=console)
+    noise = (net.noise or 0.0) * net.tile / 2  # pixels
+    write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
+    text = _card(run, split, config, before, net, noise, tuned_on, held_out)
+    write_atomically(card, lambda file: file.write(text.encode()))
+    net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
+    return net
+
+
+def tune_on(
+    predictions: Predictions,
+    config: TuneConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    device: str | torch.device = "cpu",
+    console: Console | None = None,
+) -> InverseTransformNet:
+    """Tunes a network on predictions that are known already; returns it in evaluation mode, with its ``noise``.
+
+    This is what :func:`tune_net` does with the predictions of a run.
+
+    Args:
+        predictions: what a model predicts, on the device. The last fifth of the images is held out.
+        config: the options of the tuning; those of the images do not count.
+        folder: gets the state to resume from and TensorBoard's logs.
+        resume: continue from the state that an interrupted tuning left.
+        device: the device of the network.
+        console: shows the progress.
+
+    Raises:
+        FileExistsError: a tuning is in ``folder``, and ``resume`` is not asked for.
+        FileNotFoundError: the network is missing, or there is nothing to resume.
+        ValueError: a file is damaged, there are fewer than two images, or their labels show no boundary.
+        FloatingPointError: the error is no longer finite.
+    """
+    tuned_on, held_out = _parted(predictions)
     net = train_net(
         tuned_on.labels,
-        _net_config(config, before, init),
+        _net_config(config),
         folder,
         predictions=[tuned_on],
         resume=resume,
         device=device,
         console=console,
     ).requires_grad_(False)
-    net.noise = noise = estimate_noise(net, held_out)
-    write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
-    text = _card(run, split, config, before, net, noise * net.tile / 2, tuned_on, held_out)
-    write_atomically(card, lambda file: file.write(text.encode()))
-    net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
+    net.noise = estimate_noise(net, held_out)
     return net
 
 
@@ -106,10 +138,12 @@ def _parted(predictions: Predictions) -> tuple[Predictions, Predictions]:
     return predictions.of(images[:kept]), predictions.of(images[kept:])
 
 
-def _net_config(config: TuneConfig, net: InverseTransformNet, init: Path) -> NetConfig:
+def _net_config(config: TuneConfig) -> NetConfig:
+    net = InverseTransformNet.from_file(weight_file(config.net))
     sizes = {name: getattr(net, name) for name in net.sizes}
     shared = {name: getattr(config, name) for name in ("max_pixels", "steps", "batch_size", "lr", "seed")}
-    return NetConfig(architecture=net.architecture, init=str(init), predicted_share=PREDICTED_SHARE, **sizes, **shared)
+    options = {"architecture": net.architecture, "init": str(weight_file(config.net)), **sizes, **shared}
+    return NetConfig(**options, predicted_share=PREDICTED_SHARE)
 
 
 def _picture(net: InverseTransformNet, held_out: Predictions, config: TuneConfig) -> Figure:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
 from benchmarks.studies.headless.arms import Loss
 from benchmarks.studies.headless.features import Frames, FrozenModel
@@ -38,14 +39,25 @@ def train_head(config: TrainConfig, tasks: Mapping[str, Task], frames: Frames, l
     return model, time.process_time() - begin
 
 
-@torch.no_grad()
 def scored(model: FrozenModel, task: Task, frames: Frames, batch_size: int) -> dict[str, float]:
     """The task's metrics over all frames, none mirrored."""
-    model.eval()
+    values: dict[str, float] = measured(model, task, frames, batch_size).compute()
+    return values
+
+
+@torch.no_grad()
+def measured(model: FrozenModel, task: Task, frames: Frames, batch_size: int) -> Metric | MetricCollection:
+    """The task's metrics, which have seen all frames, none mirrored."""
     metric = task.metrics()
+    for prediction, labels in predicted(model, task.name, frames, batch_size):
+        metric.update(task.decode(prediction, model.size), labels.long())
+    return metric
+
+
+@torch.no_grad()
+def predicted(model: FrozenModel, name: str, frames: Frames, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of what the model predicts for a task, and of labels, of all frames in order, none mirrored."""
+    model.eval()
     for indices in torch.arange(len(frames.labels)).split(batch_size):
         features, labels = frames.batch(indices.tolist(), [False] * len(indices))
-        prediction: Tensor = model(features)[task.name]
-        metric.update(task.decode(prediction, model.size), labels.long())
-    values: dict[str, float] = metric.compute()
-    return values
+        yield model(features)[name], labels

@@ -1,0 +1,220 @@
+"""A first model is trained on displaced labels; what it predicts decides how they are moved; a second one is trained.
+
+Both have the same seed, so they begin with the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.common.labels import read_at
+from benchmarks.common.results import Json
+from benchmarks.common.runs import key_of
+from benchmarks.studies.displaced.arms import (
+    ARMS,
+    CHOSEN_ON,
+    DESCENT,
+    EXACT,
+    GIVEN,
+    INVERSEFORM,
+    MAIN,
+    OTHERS,
+    PERMUTED,
+    POOLED,
+    SHIPPED,
+    TUNED,
+    UNZONED,
+    arms_of,
+)
+from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
+from benchmarks.studies.displaced.nearness import BATCH, boundary_distance, mean, nearness
+from benchmarks.studies.displaced.registration import Descent, pooled
+from benchmarks.studies.headless.arms import Arm, Weights
+from benchmarks.studies.headless.features import Frames, FrozenModel
+from benchmarks.studies.headless.study import CHOOSE, TEST, Job, Study, label
+from benchmarks.studies.headless.training import measured, predicted, train_head
+from inverseform_fast import InverseTransformNet, LabelAligner
+from inverseform_fast.files import write_atomically
+from inverseform_fast.inverse_net.config import TuneConfig
+from inverseform_fast.inverse_net.noise import estimate_noise
+from inverseform_fast.inverse_net.predictions import Predictions, predicted_boundaries
+from inverseform_fast.inverse_net.state import STATE
+from inverseform_fast.inverse_net.tuning import tune_on
+from inverseform_fast.nets import WEIGHTS
+from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.metrics import SegmentationMetrics
+
+SCHEMA = "inverseform_fast/displaced_study/1"
+MODELS = Path("runs/displaced")
+BLOCK = 10  # frames in a row, which are resampled together
+F3 = 1  # of the tolerances 1, 3 and 5 px
+
+
+@dataclass(frozen=True)
+class DisplacedJob(Job):
+    """A training, or the choice of a descent: ``setting`` says how the labels of its frames are displaced."""
+
+    setting: Setting = EXACT
+
+
+@dataclass
+class DisplacedStudy(Study):
+    """All arms in all settings.
+
+    Attributes:
+        models: folder of the first models and of tuned networks, which several arms share.
+        settings: those to do, in order; all seeds of ``MAIN`` come first.
+        tuning: of the networks.
+    """
+
+    models: Path = MODELS
+    settings: Sequence[Setting] = (*MAIN, *OTHERS)
+    arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
+    tuning: TuneConfig = field(default_factory=lambda: TuneConfig(net="compact"))  # which was the default when it began
+
+    def jobs(self) -> Iterator[DisplacedJob]:
+        if DESCENT in self.arms:
+            for weights in self.arms[DESCENT].weights:
+                yield from (self.candidate(DESCENT, weights, setting) for setting in CHOSEN_ON)
+        for group in (MAIN, OTHERS):
+            for seed in self.seeds:
+                for setting in (each for each in self.settings if each in group):
+                    yield from (self.test(name, seed, setting) for name in arms_of(setting) if name in self.arms)
+
+    def candidate(self, name: str, weights: Weights, setting: Setting = EXACT) -> DisplacedJob:
+        config = self._config(name, 0, *self.held_out)
+        return DisplacedJob(CHOOSE, f"{setting.name} {label(name, weights)}", name, weights, config, setting)
+
+    def test(self, name: str, seed: int, setting: Setting = EXACT) -> DisplacedJob:
+        config = self._config(name, seed, *self.tested)
+        return DisplacedJob(TEST, f"{setting.name} {name}", name, self.chosen(name), config, setting)
+
+    def chosen(self, name: str) -> Weights:
+        """The weights of an arm that leave boundaries nearest to the truth, in the mean over ``CHOSEN_ON``.
+
+        Raises:
+            KeyError: one of them was not tried yet.
+        """
+        tries = self.arms[name].weights
+        if len(tries) == 1:
+            return tries[0]
+        left = {key_of(run): run["metrics"]["after_px"] for run in self.finished if run["stage"] == CHOOSE}
+        return min(tries, key=lambda weights: sum(left[self.candidate(name, weights, s).key] for s in CHOSEN_ON))
+
+    def run(self, job: Job, device: str) -> None:
+        """Do a job unless it is done.
+
+        Raises:
+            ValueError: what is there was made in another way.
+        """
+        for run in self.finished:
+            if key_of(run) == job.key and run["net"] != shipped_net(job.arm):
+                raise ValueError(f"the results have {job.key} with other shipped weights: move them away")
+        super().run(job, device)
+
+    def result(self, job: Job, device: str) -> Json:
+        return super().result(job, device) | {"net": shipped_net(job.arm)}
+
+    def measured(self, job: Job) -> tuple[dict[str, float], float]:
+        """Move the labels and train; returns how near they are to the truth, and the second model's metrics."""
+        assert isinstance(job, DisplacedJob)
+        config = job.config
+        truth = self.frames(config.train_split)
+        given = displaced(truth.labels, job.setting, config.seed)
+        if job.arm in (GIVEN, INVERSEFORM):
+            labels, found = given.labels, {"before_px": mean(boundary_distance(given.labels, truth.labels))}
+        else:
+            labels, found = self.moved(job, truth, given)
+        if job.stage == CHOOSE:
+            return found, math.nan
+        if job.arm == GIVEN:
+            model, seconds = self.first_model(job, truth, given)
+        else:
+            frames, loss = truth._replace(labels=labels), self.arms[job.arm].make(job.weights)
+            model, seconds = train_head(config, self.tasks, frames, loss)
+        metric = measured(model, self.tasks["semantic"], self.frames(config.eval_split), config.batch_size)
+        assert isinstance(metric, SegmentationMetrics)
+        f_scores = torch.cat(metric.boundaries.f_scores)[:, F3]
+        blocks = {f"block/{i}": mean(each.nanmean(0)) for i, each in enumerate(f_scores.split(BLOCK))}
+        return metric.compute() | found | blocks, seconds
+
+    def first_model(self, job: DisplacedJob, truth: Frames, given: Displaced) -> tuple[FrozenModel, float]:
+        """The model that is trained on the labels as given, and the CPU seconds of its steps; it is kept in a file.
+
+        Raises:
+            ValueError: the file's model was trained by another configuration.
+        """
+        path = self.folder(job) / "model.pt"
+        if not path.exists():
+            frames, loss = truth._replace(labels=given.labels), self.arms[GIVEN].make(())
+            model, seconds = train_head(job.config, self.tasks, frames, loss)
+            saved = {"config": job.config.to_dict(), "model": model.state_dict(), "seconds": seconds}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: torch.save(saved, file))
+        saved = torch.load(path, weights_only=True)
+        if changed := [*TrainConfig.from_dict(saved["config"]).difference(job.config)]:
+            raise ValueError(f"{path} was trained with another {', '.join(changed)}: move it away")
+        model = FrozenModel(job.config, self.tasks)
+        model.load_state_dict(saved["model"])
+        return model, saved["seconds"]
+
+    def folder(self, job: DisplacedJob) -> Path:
+        return self.models / job.config.train_split / f"{job.setting.name}-{job.config.seed}".replace(" ", "-")
+
+    def moved(self, job: DisplacedJob, truth: Frames, given: Displaced) -> tuple[Tensor, dict[str, float]]:
+        """The labels after the arm moved them, and how near they were and are."""
+        model, _ = self.first_model(job, truth, given)
+        logits = torch.cat([batch for batch, _ in predicted(model, "semantic", truth, BATCH)])
+        maps = [predicted_boundaries({"semantic": batch}, job.config.crop) for batch in logits.split(BATCH)]
+        net = self.instrument(job, Predictions(torch.cat(maps), given.labels))
+        aligner = LabelAligner(net)
+        pairs = zip(logits.split(BATCH), given.labels.split(BATCH), strict=True)
+        parts = [aligner.align(*pair) for pair in pairs]
+        labels, motion = torch.cat([part.labels for part in parts]), torch.cat([part.displacement for part in parts])
+        if job.arm == PERMUTED:
+            motion = motion[derangement(len(motion), job.config.seed)]
+            labels = read_at(given.labels, motion)
+        noise = math.nan if net.noise is None else net.noise * net.tile / 2
+        return labels, {"noise_px": noise, **nearness(truth.labels, given, labels, motion)}
+
+    def instrument(self, job: DisplacedJob, predictions: Predictions) -> InverseTransformNet:
+        """What reads displacements in an arm."""
+        if job.arm == SHIPPED:
+            return InverseTransformNet.compact()
+        if job.arm == DESCENT:
+            blur, rate, steps, dead_zone = job.weights
+            descent = Descent(blur, rate, int(steps))
+            descent.noise = estimate_noise(descent, predictions) if dead_zone else None
+            return descent
+        folder = self.folder(job) / "net"
+        path = folder / "tuned.safetensors"
+        if not path.exists():
+            resume, quiet = (folder / STATE).exists(), Console(quiet=True)
+            tune_on(predictions, self.tuning, folder, resume=resume, console=quiet).save(path)
+        net = InverseTransformNet.from_file(path)
+        if job.arm == POOLED:
+            return pooled(net, predictions)
+        if job.arm == UNZONED:
+            net.noise = None
+        return net
+
+
+def shipped_net(arm: str) -> str | None:
+    """A digest of the shipped weights, if the arm depends on them."""
+    if arm not in (TUNED, UNZONED, POOLED, SHIPPED, PERMUTED, INVERSEFORM):
+        return None
+    return hashlib.sha256((WEIGHTS / "compact.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def derangement(count: int, seed: int) -> Tensor:
+    """Random indices (count,) of which none is its own place, as far as there is another one."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order.roll(1)[order.argsort()]
