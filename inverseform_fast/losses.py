@@ -1,4 +1,4 @@
-"""The losses: thin modules that read like sections 3.3 to 3.5 of the paper."""
+"""The losses: thin modules over the ops; InverseForm reads like sections 3.3 to 3.5 of the paper."""
 
 from __future__ import annotations
 
@@ -130,14 +130,14 @@ class BoundaryAwareLoss(nn.Module):
 
     ``L = L_xe + edge L_edge + dice L_dice + beta L_bxe + gamma L_if``: cross-entropy, cross-entropy of the true
     boundary's pixels alone, Dice averaged over the classes present, balanced boundary BCE and InverseForm. The default
-    weights are those that did best on held-out frames (docs/measured/headless.md). The paper's loss (section 3.5) is
+    weights had the highest score on held-out frames (docs/measured/headless.md). The paper's loss (section 3.5) is
     ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
 
     Args:
         beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 2 without one, where
             this term acts on the class logits themselves.
-        gamma: weight of InverseForm. The default leaves it out, because it added nothing where labels are exact
-            (docs/measured/headless.md).
+        gamma: weight of InverseForm. The default leaves it out, because it did not sharpen boundaries where labels are
+            exact (docs/measured/results.md).
         radius: radius of the boundary target in pixels.
         ignore_index: the label that marks void.
         class_weights: ``(C,)`` weights of the classes in both cross-entropies.

@@ -57,7 +57,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_training_resumes_to_the_very_same_weights(config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, steps=20, checkpoint_every=2)
     checkpoint = Path(config.out) / "last.pt"
-    process = multiprocessing.get_context("fork").Process(target=run, args=(config,))
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(config,))
     process.start()
     while not checkpoint.exists() and process.is_alive():
         time.sleep(0.002)

@@ -20,6 +20,7 @@ from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.tasks import SemanticTask, Task
+from inverseform_fast.segmentation.tasks.semantic import SemanticAligner
 from inverseform_fast.segmentation.training import run as training
 from inverseform_fast.segmentation.training.alignment import TargetAligner
 
@@ -118,10 +119,9 @@ def test_the_boundary_head_is_used_if_there_is_one(config: TrainConfig, monkeypa
     monkeypatch.setattr(aligner, "_SEEN", 0.1)
     module = TASK.aligner(config)
     assert not module(predictions, {"semantic": labels}).moved.any()
-    found = module(predictions | {"boundary": torch.ones(1, 1, 8, 8)}, {"semantic": labels})
-    assert torch.equal(
-        found.labels, iff.LabelAligner(config.net)(predictions["semantic"], labels, torch.ones(1, 1, 8, 8))
-    )
+    boundary, net = torch.ones(1, 1, 8, 8), config.net or ""
+    found = module(predictions | {"boundary": boundary}, {"semantic": labels})
+    assert torch.equal(found.labels, iff.LabelAligner(net)(predictions["semantic"], labels, boundary))
     assert found.displacement[0, 0].mean().item() == pytest.approx(3, abs=0.01)
 
 
@@ -147,3 +147,10 @@ def test_tasks_without_an_aligner_are_refused_before_the_work(
         run(config)
     assert not Path(config.out).exists()
     run(dataclasses.replace(config, align_labels=False))
+
+
+def test_without_a_name_labels_are_moved_by_the_network_that_reads_predictions() -> None:
+    with pytest.warns(UserWarning, match="no noise figure"):
+        module = SemanticAligner(TrainConfig(), "semantic", 255)
+    expected = iff.InverseFormLoss("predictions").net.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in module.aligner.net.state_dict().items())

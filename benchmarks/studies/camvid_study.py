@@ -195,7 +195,7 @@ class Study:
         out = self.runs / stage / f"{label.replace(', ', '-').replace(' ', '')}-{seed}"
         common: Json = {
             "data": self.data, "data_options": self.data_options, "amp": "bf16", "checkpoint_every": 100,
-            "loss": "inverseform", "boundary_head": True, **ALONE,
+            "loss": "inverseform", "boundary_head": True, "net": "compact", **ALONE,
         }  # fmt: skip
         return TrainConfig(
             root=str(self.root) if self.root else None, out=str(out), seed=seed, **common | self.schedule | options

@@ -66,7 +66,11 @@ class TrainConfig:
         Literal["log", "euclidean", "geodesic"], "How InverseForm measures a homography's distance from the identity."
     ] = "log"
     radius: Annotated[int, "Radius of the true boundaries, in pixels."] = 2
-    net: Annotated[str, "Inverse-transformation network: compact, predictions, or a weight file."] = "compact"
+    net: Annotated[
+        str | None,
+        "Inverse-transformation network: compact, predictions, or a weight file. If not given, InverseForm takes "
+        "compact, and labels are moved by predictions.",
+    ] = None
     resize: Annotated[
         tuple[int, int] | None,
         "Height and width to which InverseForm resizes boundaries; the nearest multiples of its tile if not given.",

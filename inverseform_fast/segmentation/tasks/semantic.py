@@ -120,7 +120,7 @@ class SemanticLoss(nn.Module):
 
 
 def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLoss:
-    term = iff.InverseFormLoss(net=config.net, distance=config.distance, resize=config.resize)
+    term = iff.InverseFormLoss(net=config.net or "compact", distance=config.distance, resize=config.resize)
     gamma = GAMMA if config.gamma is None else config.gamma
     if config.loss == "boundary":
         gamma = 0.0
@@ -135,7 +135,7 @@ class SemanticAligner(nn.Module):
     def __init__(self, config: TrainConfig, name: str, void: int) -> None:
         super().__init__()
         self.name = name
-        self.aligner = iff.LabelAligner(config.net, config.radius, void)
+        self.aligner = iff.LabelAligner(config.net or "predictions", config.radius, void)
 
     def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> iff.Alignment:
         return self.aligner.align(predictions[self.name], targets[self.name], predictions.get("boundary"))
