@@ -165,7 +165,10 @@ def write(root: Path, finished: list[Json]) -> dict[str, str]:
 def test_page_of_nothing_and_of_little(small: Study, tmp_path: Path) -> None:
     parts = page.parts(tmp_path)
     assert "**0 of 58 trainings" in parts["state"]
-    assert "no result yet. Which of our losses is compared with the rivals is not decided yet." in parts["state"]
+    assert (
+        "no result yet. Which of our losses is compared with the rivals is not decided yet. The package's"
+        in parts["state"]
+    )
     assert parts["choices"] == parts["scores"] == parts["against-ce"] == parts["against-rivals"] == page.NOTHING
     parts = write(tmp_path, [pretended(small.candidate("dice", (1,)), miou=0.25)])
     assert "| + Dice: 1 | 50.00 | 50.00 | 50.00 | 25.00 | 50.00 | 41.67 | 10.00 |" in parts["choices"]

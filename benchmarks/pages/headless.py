@@ -21,6 +21,7 @@ ENDPOINTS = ("boundary_f_1px", "boundary_f_3px", "boundary_iou", "miou", "mba")
 TITLES = [COLUMNS[name] for name in ENDPOINTS]
 NOTHING = "No training of this table is finished.\n"
 README_ARMS = ("ce", "dice", "lovasz", "boundary-f1", "headless", "dice-edge-headless")
+DEFAULT = "dice-edge-headless"  # the arm that BoundaryAwareLoss() is
 STUDIES = ("study", "whole", "variants")
 Runs = list[Json]
 Arms = Mapping[str, Arm]
@@ -92,7 +93,10 @@ def state(tried: Mapping[str, Runs], tested: Mapping[str, Runs], ours: str | Non
     if not done[1]:
         text += " One training each on held-out frames ranks no losses; this page has no result yet."
     if ours is None:
-        return f"{text} Which of our losses is compared with the rivals is not decided yet.\n"
+        return (
+            f"{text} Which of our losses is compared with the rivals is not decided yet. The package's default, "
+            f"*{ARMS[DEFAULT].name}*, is provisional.\n"
+        )
     return f"{text} The rule chose *{ARMS[ours].name}* as the one of ours to compare with the rivals.\n"
 
 

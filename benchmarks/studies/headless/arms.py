@@ -85,7 +85,7 @@ def with_head(weights: Weights) -> Loss:
 
 
 def with_inverseform(weights: Weights) -> Loss:
-    return added(dice, boundary_cross_entropy, headless, inverseform)((1, 1, 1, *weights))
+    return added(dice, boundary_cross_entropy, headless, inverseform)((1, 1, 2, *weights))
 
 
 def each(*values: float) -> tuple[Weights, ...]:
@@ -118,8 +118,8 @@ ARMS = {
         added(dice, boundary_cross_entropy), main=True,
     ),
     "with-inverseform": Arm(
-        "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + BCE + w IF", each(0.3, 0.1, 1),
-        with_inverseform, main=True,
+        "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + 2 BCE + w IF", each(0.3, 0.1, 1),
+        with_inverseform, ours=True, main=True,
     ),
     "relaxed": Arm("boundary label relaxation", "relaxed CE, w px", each(1, 2, 3), relaxed, main=True),
     "head": Arm(
