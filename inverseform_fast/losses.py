@@ -203,8 +203,10 @@ class BoundaryAwareLoss(nn.Module):
         with torch.autocast(segmentation_logits.device.type, enabled=False):
             segmentation = self._cross_entropy(segmentation_logits, labels)
             edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
+            if self.edge or self.gamma:
+                target = functional.boundary_map(labels, self.radius, self.ignore_index)
             if self.edge:
-                edge = self._cross_entropy(segmentation_logits, self._edge_labels(labels))
+                edge = self._cross_entropy(segmentation_logits, self._edge_labels(labels, target))
             if self.dice:
                 dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index)
             if boundary_logits is None and (beta or self.gamma):
@@ -213,19 +215,16 @@ class BoundaryAwareLoss(nn.Module):
             if beta and boundary_logits is not None:
                 boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
             if self.gamma and boundary_logits is not None:
-                inverseform = self.inverseform(boundary_logits, self._boundary_map(labels)[:, None])
+                inverseform = self.inverseform(boundary_logits, target[:, None])
             total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
         return LossTerms(total, segmentation, boundary, inverseform, edge, dice)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.segmentation_loss(logits, labels, self.class_weights, self.ignore_index)
 
-    def _boundary_map(self, labels: Tensor) -> Tensor:
-        return functional.boundary_map(labels, self.radius, self.ignore_index)
-
-    def _edge_labels(self, labels: Tensor) -> Tensor:
+    def _edge_labels(self, labels: Tensor, target: Tensor) -> Tensor:
         """The labels of the true boundary's pixels; all others are void, which not every dtype of labels can hold."""
-        return torch.where(self._boundary_map(labels) == 1, labels.long(), self.ignore_index)
+        return torch.where(target == 1, labels.long(), self.ignore_index)
 
     def extra_repr(self) -> str:
         return (
