@@ -48,7 +48,7 @@ def main() -> None:
 def brings(aligner: iff.LabelAligner, count: int, pixels: float, out: Path) -> str:
     """Moves displaced labels and exact ones; draws the first two scenes."""
     scenes = Scenes("val", size=SIZE, length=count)
-    classes = len(scenes.tasks["semantic"].classes)  # type: ignore[attr-defined]
+    classes = scenes.tasks["semantic"].channels
     generator = torch.Generator().manual_seed(0)
     shares, rows = [], []
     for index, (image, truth) in enumerate(zip(scenes.images, scenes.labels, strict=True)):

@@ -22,6 +22,7 @@ from inverseform_fast.segmentation.checkpoint import load_checkpoint, save_check
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes, build_dataset
 from inverseform_fast.segmentation.label_files import align_label_files
+from inverseform_fast.segmentation.tasks import SemanticTask
 
 PALETTE = [value for i in range(256) for value in (i, 255 - i, 7)]
 NAMES = [f"{split}/{split}V_{i}" for split in ("train", "val", "test") for i in range(2)]
@@ -41,8 +42,9 @@ def write_scenes(root: Path) -> None:
             image.save(root / file)
         with (root / f"{name.split('/')[0]}.txt").open("a") as names:
             names.write(f"{name.split('/')[1]}\n")
-    classes = list(scenes.tasks["semantic"].classes)  # type: ignore[attr-defined]
-    (root / "classes.json").write_text(json.dumps(classes))
+    task = scenes.tasks["semantic"]
+    assert isinstance(task, SemanticTask)
+    (root / "classes.json").write_text(json.dumps(task.classes))
 
 
 @pytest.fixture(scope="module")

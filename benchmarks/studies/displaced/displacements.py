@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import contourpy
 import numpy as np
@@ -88,7 +88,7 @@ def coarse(truth: Labels, px: int, generator: Generator) -> Labels:
     for class_id, y, x in regions(truth):
         mask = np.zeros((truth.shape[0] + 2, truth.shape[1] + 2))  # an outline is closed within a margin
         mask[y + 1, x + 1] = 1
-        outline: np.ndarray = max(contourpy.contour_generator(z=mask).lines(0.5), key=len)  # type: ignore[arg-type]
+        outline = max(cast(list[np.ndarray], contourpy.contour_generator(z=mask).lines(0.5)), key=len)
         step = max(1, min(px, len(outline) // 4))
         corners = outline[generator.integers(step) :: step] - 1
         draw.polygon([tuple(corner) for corner in corners.tolist()], fill=int(class_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,7 @@ def losses(logits: Tensor, boundary: Tensor, labels: Tensor) -> dict[str, Callab
         OURS: lambda: whole(logits, labels).total,
     }
     for arm in ARMS.values():
-        made = arm.make(arm.weights[0])
-        calls[arm.name] = lambda made=made: made(predictions, labels)  # type: ignore[misc]
+        calls[arm.name] = partial(arm.make(arm.weights[0]), predictions, labels)
     return calls
 
 

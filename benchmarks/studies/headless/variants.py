@@ -120,6 +120,7 @@ _WEIGHTS: tuple[dict[str, float], ...] = (
     {"Dice": 1, "BCE of pairs": 1},
     {"Dice": 1, "BCE of pairs": 3},
     {"Dice": 1, "Dice_b": 1},
+    {"Dice": 1, "boundary F1": 1},
     # with cross-entropy of the boundary's pixels
     {"Dice": 1, "CE_b": 0.5},
     {**_BASE, "CE_b": 0.5},
