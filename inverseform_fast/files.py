@@ -20,3 +20,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file of UTF-8, without the byte order mark that some editors put in front.
+
+    Raises:
+        ValueError: the file is not of UTF-8; the message names it.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8: {error}") from error

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -35,7 +37,7 @@ class SegmentationDataset(Dataset[Sample]):
         needs_root: whether it reads files below a folder ``root``.
 
     Raises:
-        ValueError: the split is unknown, there is no task, or two tasks have one name.
+        ValueError: the split is unknown or has no sample, there is no task, or two tasks have one name.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
@@ -50,6 +52,8 @@ class SegmentationDataset(Dataset[Sample]):
         if not tasks or len(self.tasks) < len(tasks):
             raise ValueError(f"tasks must be one or more of different names, got {[task.name for task in tasks]}")
         self.names, self.transform = list(names), transform
+        if not self.names:
+            raise ValueError(f"split {split!r} must have at least one sample, got none")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,3 +90,10 @@ class SegmentationDataset(Dataset[Sample]):
     def label_file(self, index: int) -> Path | None:
         """Returns the file, below ``root``, that a sample's labels are read from; None, the default: there is none."""
         return None
+
+    def label_values(self, index: int, labels: Tensor) -> np.ndarray:
+        """Returns what a sample's label file holds, (H, W), where its labels are ``labels``: the class ids as uint8."""
+        return labels.to(torch.uint8).numpy()
+
+    def check_for_training(self) -> None:
+        """Raises a ValueError if nothing can be learned from the split's targets; by default it does not look."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from ...files import read_text
 from .base import Transform
-from .files import FileDataset, read_task
+from .classes import read_task
+from .files import FileDataset, Pair, by_lower_suffix, find_files
+from .label_counts import listed
+from .label_map import LabelMap, Pairs
 
 _SEGMENT, _SHARE, _GAP = 60, 0.15, 3  # frames in a segment, share of them held out, frames dropped on either side
 
@@ -24,10 +30,11 @@ class CamVid(FileDataset):
         root: folder of the data set.
         cache: whether to keep the decoded samples in memory (250 MB for ``train``).
         transform: a function of a sample, applied to each.
+        label_map: the class of each value of the label files; see :class:`.LabelMap`.
 
     Raises:
         FileNotFoundError: the folder, a list of names or a file of a sample is missing.
-        ValueError: the split is unknown, or a file is bad; see ``FileDataset``.
+        ValueError: the split is unknown, its list is empty or has a name twice, or a file is bad; see ``FileDataset``.
     """
 
     splits = ("train", "val", "test", "fit", "holdout")
@@ -38,7 +45,9 @@ class CamVid(FileDataset):
         root: str | Path,
         cache: bool = False,
         transform: Transform | None = None,
+        label_map: Pairs | None = None,
     ) -> None:
+        values = None if label_map is None else LabelMap(label_map)
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"root must be the folder that holds the data set 'camvid': no folder {root}")
@@ -46,14 +55,27 @@ class CamVid(FileDataset):
         names = _read_names(root / f"{folder}.txt") if split in self.splits else []
         if split in ("fit", "holdout"):
             names = split_frames(names)[split == "holdout"]
-        pairs = [(root / "images" / folder / f"{name}.jpg", root / "labels" / folder / f"{name}.png") for name in names]
-        super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform)
+        images, labels = (_files(root / kind / folder, suffix) for kind, suffix in (("images", "jpg"), ("labels", "png")))
+        pairs = [Pair(images(name), labels(name)) for name in names]
+        super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform, values)
 
 
 def _read_names(path: Path) -> list[str]:
+    """Reads a list of frames, one in a line."""
     if not path.is_file():
         raise FileNotFoundError(f"root must hold a list of the split's frames: no file {path}")
-    return path.read_text().split()
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} must list the frames of the split, one in a line, got none")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} must list a frame once, got {listed(twice)} again")
+    return names
+
+
+def _files(folder: Path, suffix: str) -> Callable[[str], Path]:
+    """Returns the file of each name in a folder, whose suffix may have capital letters."""
+    found = by_lower_suffix(find_files(folder)) if folder.is_dir() else {}
+    return lambda name: found.get(path := folder / f"{name}.{suffix}", path)
 
 
 def split_frames(names: list[str]) -> tuple[list[str], list[str]]:

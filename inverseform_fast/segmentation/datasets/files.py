@@ -1,33 +1,54 @@
-"""Image files, label files and lists of classes are read and checked here."""
+"""Image files and label files are found, read and checked here."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.ExifTags import Base
 from torch import Tensor
 
-from ..tasks import RGB, SemanticTask
-from ..tasks.semantic import VOID, palette
+from ..tasks import SemanticTask
+from ..tasks.semantic import VOID
 from .base import Sample, SegmentationDataset, Transform
+from .label_counts import LabelCounts, listed
+from .label_map import LabelMap, identity
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK")  # 8 bits per channel: others would be clipped on conversion
+_TURNS = {  # what undoes an EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LABEL_MODES = ("L", "P", "I;16", "I")  # Pillow before 11.3 calls 16 bits "I"
+
+
+class Pair(NamedTuple):
+    """The files of a sample."""
+
+    image: Path
+    label: Path
 
 
 class FileDataset(SegmentationDataset):
     """Reads samples from an image file and a label file each.
 
-    A label file is an 8-bit single-channel PNG whose pixel values are class ids, 255 for void. Every file is read once
-    at the start, so that a bad one stops the program there and not hours later.
+    A label file is a single-channel PNG. Its values are class ids, 255 for void, unless ``label_map`` says what they
+    are. Every file is read once at the start, so that a bad one stops the program there and not hours later, and one
+    line about what was seen goes to the log. Images and labels are turned as their EXIF orientation says.
 
     Args:
         split: one of ``splits``.
@@ -36,144 +57,204 @@ class FileDataset(SegmentationDataset):
         task: the semantic task with the data set's classes.
         cache: whether to keep the decoded samples in memory, 4 bytes per pixel.
         transform: a function of a sample, applied to each.
+        label_map: the class of each value of the label files; see :class:`.label_map.LabelMap`.
+        remarks: what else there is to say about the files.
+
+    Attributes:
+        seen: one line about the files.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
-        ValueError: the split is unknown; or a file cannot be read, an image and its label differ in size, or a label
-            has more than one 8-bit channel or an id that is neither a class nor 255. The message names the file.
+        ValueError: the split is unknown or empty; or a file cannot be read, an image and its label differ in size, or a
+            label is no PNG of one channel or holds an unknown value; the message names the file. Or ``cache`` or
+            ``label_map`` is bad, or the labels show one class and 255.
     """
 
     def __init__(
         self,
         split: str,
-        pairs: Sequence[tuple[Path, Path]],
+        pairs: Sequence[Pair],
         names: Sequence[str],
         task: SemanticTask,
         cache: bool,
         transform: Transform | None,
+        label_map: LabelMap | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         super().__init__(split, [task], names, transform)
-        self.pairs, self._num_classes = pairs, task.channels
+        if not isinstance(cache, bool):
+            raise ValueError(f"cache must be true or false, got {cache!r}")
+        if label_map and label_map.channels > task.channels:
+            raise ValueError(
+                f"label_map must give class ids 0..{task.channels - 1} or void, got {label_map.channels - 1}"
+            )
+        self.pairs, self._label_map = pairs, label_map or identity(task.channels)
         for name, (image, label) in zip(names, pairs, strict=True):
             if not image.is_file():
                 raise FileNotFoundError(f"image of {name} must exist: no file {image}")
             if not label.is_file():
                 raise FileNotFoundError(f"image {image} must have a label: no file {label}")
 
-        def check(pair: tuple[Path, Path]) -> Sample | None:
-            sample = read_pair(*pair, self._num_classes)
-            return sample if cache else None  # a sample that is returned would stay in memory
+        def look(pair: Pair) -> tuple[int, np.ndarray, Sample | None]:
+            sample, counts, orientation = _read_pair(pair, self._label_map)
+            return orientation, counts, sample if cache else None  # a sample that is returned would stay in memory
 
-        self._cache = parallel_map(check, pairs)
+        turned, counts = 0, np.zeros(len(self._label_map.ids), np.int64)
+        self._cache: list[Sample | None] = []
+        for orientation, found, sample in parallel_map(look, pairs):
+            turned += orientation > 1
+            counts[: len(found)] += found
+            self._cache.append(sample)
+        self._counts = LabelCounts(f"the label maps of {split}", task.classes, self._label_map, counts)
+        self._counts.check()
+        if turned:
+            remarks = [*remarks, f"{turned} images are turned as their EXIF orientation says"]
+        self.seen = "; ".join([f"{split}: {len(pairs)} label maps with {self._counts.text()}", *remarks])
+        level = logging.WARNING if self._counts.missing or remarks else logging.INFO
+        logging.getLogger("inverseform_fast").log(level, self.seen)
+
+    def check_for_training(self) -> None:
+        self._counts.check_for_training()
 
     def read(self, index: int) -> Sample:
-        return self._cache[index] or read_pair(*self.pairs[index], self._num_classes)
+        return self._cache[index] or _read_pair(self.pairs[index], self._label_map)[0]
 
     def label_file(self, index: int) -> Path:
-        return self.pairs[index][1]
+        return self.pairs[index].label
+
+    def label_values(self, index: int, labels: Tensor) -> np.ndarray:
+        """Returns values that the label map reads as ``labels``.
+
+        A pixel that keeps its class keeps its value, and so does one that became void where no value is void.
+        """
+        values = read_values(self.pairs[index].label)
+        wanted = self._label_map.values()[labels.numpy()]
+        kept = (self._label_map.ids[values] == labels.numpy()) | (wanted < 0)
+        return np.where(kept, values, wanted).astype(values.dtype)
 
 
-def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Applies a function to each item, in a few threads: decoding an image releases the interpreter's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, items))
-
-
-def read_pair(image_path: Path, label_path: Path, num_classes: int) -> Sample:
-    """Reads and checks a sample: ``"image"`` uint8 (3, H, W) RGB and ``"semantic"`` uint8 (H, W)."""
-    image = _open(image_path, "image")
-    if image.mode not in _IMAGE_MODES:
-        raise ValueError(f"image {image_path} must have 8 bits per channel, got mode {image.mode}")
-    labels = read_label(label_path)
-    height, width = labels.shape
-    if image.size != (width, height):
-        raise ValueError(
-            f"label {label_path} must have the size of its image {image_path}, "
-            f"{image.width}x{image.height} (width x height), got {width}x{height}"
-        )
-    unknown = labels[(labels >= num_classes) & (labels != VOID)]
-    if len(unknown):
-        raise ValueError(
-            f"label {label_path} must have class ids 0..{num_classes - 1} or {VOID} "
-            f"for void, also got {', '.join(map(str, unknown.unique().tolist()))}"
-        )
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    return {"image": pixels, "semantic": labels}
-
-
-def read_label(path: Path) -> Tensor:
-    """Reads a label file as class ids (H, W) uint8.
+def find_files(folder: Path) -> list[Path]:
+    """Returns the files in a folder and in its sub-folders, sorted. Links are followed; names with a dot in front are not.
 
     Raises:
-        ValueError: the file cannot be read, or has other than one 8-bit channel; the message names it.
+        FileNotFoundError: a link leads nowhere.
+        ValueError: a link leads to a folder that holds it.
     """
-    label = _open(path, "label")
-    if label.mode not in ("L", "P"):
+
+    def walk(folder: Path, around: frozenset[Path]) -> Iterator[Path]:
+        if (real := folder.resolve()) in around:
+            raise ValueError(f"{folder} must not be a link to a folder that holds it, {real}")
+        with os.scandir(folder) as entries:
+            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        for entry in shown:
+            path = folder / entry.name
+            if entry.is_dir():
+                yield from walk(path, around | {real})
+            elif entry.is_file():
+                yield path
+            else:
+                target = f", but is a link to {os.readlink(path)}, which is none" if path.is_symlink() else ""
+                raise FileNotFoundError(f"{path} must be a file or a folder{target}")
+
+    return list(walk(folder, frozenset()))
+
+
+def by_lower_suffix(files: Iterable[Path]) -> dict[Path, Path]:
+    """Returns files by their paths with the suffix in small letters.
+
+    Raises:
+        ValueError: two paths differ in nothing else.
+    """
+    found: dict[Path, Path] = {}
+    for path in files:
+        if (first := found.setdefault(path.with_suffix(path.suffix.lower()), path)) != path:
+            raise ValueError(f"files must differ in more than the case of their suffixes, got {first} and {path}")
+    return found
+
+
+def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+    """Applies a function to each item, in a few threads: decoding an image releases the interpreter's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(function, items)
+
+
+def _read_pair(pair: Pair, label_map: LabelMap) -> tuple[Sample, np.ndarray, int]:
+    """Reads and checks a sample; returns it, the pixels of each value of its label file, and the image's orientation."""
+    image, orientation = _open(pair.image, "image")
+    if image.mode not in _IMAGE_MODES:
+        raise ValueError(f"image {pair.image} must have 8 bits per channel, got mode {image.mode}")
+    labels, counts = _read_label(pair.label, label_map)
+    height, width = labels.shape
+    if image.size != (width, height):
+        turned = f" when turned as its EXIF orientation {orientation} says" if orientation > 1 else ""
         raise ValueError(
-            f"label {path} must have one 8-bit channel whose value is the class id, "
+            f"label {pair.label} must have the size of its image {pair.image}, "
+            f"{image.width}x{image.height} (width x height){turned}, got {width}x{height}"
+        )
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return {"image": pixels, "semantic": labels}, counts, orientation
+
+
+def read_label(path: Path, label_map: LabelMap | None = None) -> Tensor:
+    """Reads a label file as class ids (H, W) uint8, 255 for void; its values are the ids if there is no ``label_map``.
+
+    Raises:
+        ValueError: the file is no readable PNG of one channel, or holds a value without a class; the message names it.
+    """
+    return _read_label(path, label_map or identity(VOID))[0]
+
+
+def _read_label(path: Path, label_map: LabelMap) -> tuple[Tensor, np.ndarray]:
+    """Reads class ids as :func:`read_label` does; returns them and the number of pixels of each value of the file."""
+    values = read_values(path)
+    counts = np.bincount(values.ravel())
+    found = counts.nonzero()[0]
+    if len(unknown := found[label_map.ids[found] < 0]):
+        raise ValueError(
+            f"label {path} must have {label_map.expected}, also got {listed(unknown)} "
+            "(--data-option label_map=VALUE:CLASS,... says which class a value is)"
+        )
+    return torch.from_numpy(label_map.ids.astype(np.uint8)[values]), counts
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Reads the values that a label file holds: (H, W) uint8, or uint16 if it has 16 bits.
+
+    Raises:
+        ValueError: the file is no readable PNG of one channel with 2 to 16 bits; the message names it.
+    """
+    label, _ = _open(path, "label")
+    if label.format != "PNG":
+        raise ValueError(f"label {path} must be a PNG file, which keeps every pixel's id, but holds {label.format}")
+    if label.mode not in _LABEL_MODES:
+        raise ValueError(
+            f"label {path} must have one 8-bit channel, or one of 16 bits, whose value is the class id, "
             f"got mode {label.mode} ({len(label.getbands())} channels)"
         )
-    return torch.from_numpy(np.array(label))
+    if label.mode.startswith("I"):
+        return np.array(label).astype(np.uint16)
+    with path.open("rb") as file:
+        bits = file.read(25)[24]
+    scale = 255 // (2**bits - 1) if label.mode == "L" else 1  # Pillow scales grey values of 2 and 4 bits to 0..255
+    return np.array(label) // scale if scale > 1 else np.array(label)
 
 
-def _open(path: Path, role: str) -> Image.Image:
+def _open(path: Path, role: str) -> tuple[Image.Image, int]:
+    """Opens an image and turns it as its EXIF orientation says; returns it and the orientation, 1 if there is none."""
     try:
         with Image.open(path) as image:
             image.load()
-            return image
+            orientation = _orientation(image)
+            turned = image.transpose(_TURNS[orientation]) if orientation > 1 else image
+            turned.format = image.format
+            return turned, orientation
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise ValueError(f"{role} {path} must be a readable image file: {error}") from error
 
 
-def read_task(path: Path) -> SemanticTask:
-    """Makes the semantic task with the classes of a ``classes.json`` or a ``classes.txt``.
-
-    The JSON is a list, or an object with a list ``classes``. Its entries are names, or objects with a ``name`` and,
-    optionally, a ``color`` (RGB 0..255) and an ``id`` (the position in the list). A text file has one name in each
-    line. A class without a colour gets one.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds something else; the message names it.
-    """
-    entries = _class_entries(path)
-    if not isinstance(entries, list):
-        raise ValueError(f"{path} must list 2 to 255 classes, got {type(entries).__name__} in place of a list")
-    if not 2 <= len(entries) <= 255:
-        raise ValueError(f"{path} must list 2 to 255 classes, got {len(entries)}")
-    names, colors = [], list(palette(len(entries)))
-    for position, entry in enumerate(entries):
-        entry = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ValueError(f"class {position} of {path} must have a name, got {entry!r}")
-        if entry.get("id", position) != position:
-            raise ValueError(
-                f"class {entry['name']} of {path} must have its position {position} as id, got {entry['id']!r}"
-            )
-        names.append(entry["name"])
-        if "color" in entry:
-            colors[position] = _color(entry["color"], f"class {entry['name']} of {path}")
-    return SemanticTask(classes=tuple(names), colors=tuple(colors))
-
-
-def _class_entries(path: Path) -> object:
-    """Returns what the file holds in the place of the list of classes; it may be anything."""
-    if not path.is_file():
-        raise FileNotFoundError(f"root must hold a list of classes: no file {path}")
-    if path.suffix != ".json":
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+def _orientation(image: Image.Image) -> int:
     try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
-    if not isinstance(content, dict):
-        return content
-    if content.get("ignore_index", VOID) != VOID:
-        raise ValueError(f"ignore_index of {path} must be {VOID}, got {content['ignore_index']!r}")
-    return content.get("classes")
-
-
-def _color(value: object, owner: str) -> RGB:
-    if not isinstance(value, list) or [type(v) for v in value] != [int] * 3 or not 0 <= min(value) <= max(value) <= 255:
-        raise ValueError(f"color of {owner} must be three integers 0..255, got {value!r}")
-    return value[0], value[1], value[2]
+        orientation = image.getexif().get(Base.Orientation)
+    except Exception:  # damaged EXIF data say nothing, and the pixels are as good as without
+        return 1
+    return orientation if orientation in _TURNS else 1

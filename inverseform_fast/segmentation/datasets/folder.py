@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+import numpy as np
 
 from ..tasks import SemanticTask
 from ..tasks.semantic import VOID
 from .base import Transform
-from .files import FileDataset, parallel_map, read_label, read_task
+from .classes import read_task
+from .files import FileDataset, Pair, by_lower_suffix, find_files, parallel_map, read_values
+from .label_counts import listed, map_of
+from .label_map import LabelMap, Pairs
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+_SPLITS |= {"test": "test", "testing": "test"}
+_LIKE_A_SPLIT = re.compile(  # such as train2017, val_set, leftImg8bit_train or dev, but neither valley nor contest
+    r"(^|[^a-z])(train|training|trn|trainval|val|valid|validation|validate|minival|test|testing|tst|dev|eval|evaluation"
+    r"|holdout)(set|split|data|images|imgs)?($|[^a-z])",
+    re.IGNORECASE,
+)
 
 
 class Folder(FileDataset):
     """Reads a folder with ``images/`` and ``labels/``: each image has a label of the same name in the same sub-folder.
 
-    A label is a PNG of one 8-bit channel whose value is the class id, 255 for void. The classes come from
-    ``classes.json`` or ``classes.txt`` (see ``read_task``); without them, the highest id in the labels of all splits is
-    the last class. If ``images/`` has folders ``train``, ``val`` or ``test``, they are the splits. If not, one in ten
-    images (at least one) is for ``val``, one in ten for ``test`` and the rest for ``train``, in the order of the
-    SHA-256 of their names.
+    A label is a PNG of one channel whose value is the class id, 255 for void, unless ``label_map`` says what its values
+    are. The classes come from ``classes.json`` or ``classes.txt`` (see ``read_task``); without them, the highest id of
+    the label map, or else in the labels of all splits, is the last class.
+
+    If ``images/`` has folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) or ``test``
+    (``testing``), in small letters or not, they are the splits. If not, one in ten images (at least one) is for
+    ``val``, one in ten for ``test`` and the rest for ``train``, in the order of the SHA-256 of their names. Links are
+    followed, and files and folders whose names begin with a dot are left out.
 
     Args:
         split: "train", "val" or "test".
         root: the folder.
         cache: whether to keep the decoded samples in memory, 4 bytes per pixel.
         transform: a function of a sample, applied to each.
+        label_map: the class of each value of the label files, such as ``"0:0,255:1"``; see :class:`.LabelMap`.
 
     Raises:
-        FileNotFoundError: the root, its images, a split or a label is missing.
-        ValueError: two images have the same name, an image lies outside the splits, there are too few images or
-            classes, or a file is bad; see ``FileDataset``.
+        FileNotFoundError: the root, its images, a split or a label is missing, or a link leads nowhere.
+        ValueError: two images have the same name, an image lies outside the splits, a folder or a list looks like a
+            split of another name, there are too few images or classes, fewer than half of the classes that were counted
+            occur, or a file is bad; see ``FileDataset``.
     """
 
     def __init__(
@@ -40,46 +60,69 @@ class Folder(FileDataset):
         root: str | Path,
         cache: bool = False,
         transform: Transform | None = None,
+        label_map: Pairs | None = None,
     ) -> None:
         root = Path(root)
-        images = _images(root)
-        labels = {name: root / "labels" / f"{name}.png" for name in images}
-        names = [name for name, found in _splits(images).items() if found == split]
+        values = None if label_map is None else LabelMap(label_map)
+        images, others = _images(root)
+        files = by_lower_suffix(find_files(root / "labels") if (root / "labels").is_dir() else ())
+        wanted = {name: root / "labels" / f"{name}.png" for name in images}
+        labels = {name: files.get(path, path) for name, path in wanted.items()}
+        names = [name for name, found in _splits(root, images).items() if found == split]
         if split in self.splits and not names:
             raise FileNotFoundError(f"split {split!r} must have images: none in {root / 'images' / split}")
-        files = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]
-        task = read_task(files[0]) if files else _counted_task(list(labels.values()))
-        pairs = [(images[name], labels[name]) for name in names]
-        super().__init__(split, pairs, names, task, cache, transform)
+        lists = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]
+        task = read_task(lists[0]) if lists else _counted_task(labels.values(), values)
+        pairs = [Pair(images[name], labels[name]) for name in names]
+        alone = sum(path.suffix == ".png" for path in files.keys() - wanted.values())
+        super().__init__(split, pairs, names, task, cache, transform, values, _remarks(others, alone))
 
 
-def _images(root: Path) -> dict[str, Path]:
-    """The file of each image by its name, which is the path below ``images/`` without the suffix; sorted by paths."""
+def _images(root: Path) -> tuple[dict[str, Path], Counter[str]]:
+    """The file of each image by its name, and how many files have which other suffix.
+
+    A name is the path below ``images/`` without the suffix. They are sorted by paths.
+    """
     folder = root / "images"
     if not folder.is_dir():
         raise FileNotFoundError(f"root must be a folder with images/ and labels/: no folder {folder}")
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in images:
-                raise ValueError(f"images must differ in more than their suffixes, got {images[name]} and {path}")
-            images[name] = path
+    others: Counter[str] = Counter()
+    for path in find_files(folder):
+        if path.suffix.lower() not in _SUFFIXES:
+            others[path.suffix.lower() or "no suffix"] += 1
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in images:
+            raise ValueError(f"images must differ in more than their suffixes, got {images[name]} and {path}")
+        images[name] = path
     if not images:
         raise FileNotFoundError(f"{folder} must have images ({', '.join(_SUFFIXES)}), found none")
-    return images
+    return images, others
 
 
-def _splits(images: dict[str, Path]) -> dict[str, str]:
-    """The split of each image, by the image's name: its top folder if any of these is a split, else by hash."""
-    top_folders = {name: name.split("/")[0] for name in images}
-    if not set(top_folders.values()).isdisjoint(Folder.splits):
-        for name, folder in top_folders.items():
-            if folder not in Folder.splits:
+def _remarks(others: Counter[str], labels_alone: int) -> list[str]:
+    kinds = [f"{count} of {suffix}" for suffix, count in sorted(others.items())]
+    return [
+        *([f"passed over {others.total()} files in images/ ({listed(kinds)})"] if others else []),
+        *([f"{labels_alone} labels have no image"] if labels_alone else []),
+    ]
+
+
+def _splits(root: Path, images: dict[str, Path]) -> dict[str, str]:
+    """The split of each image, by the image's name: that of its top folder if any of these is a split, else by hash."""
+    folders = {name: name.split("/")[:-1] for name in images}
+    top_folders = {parts[0] for parts in folders.values() if parts}
+    splits = {folder: _SPLITS[folder.lower()] for folder in sorted(top_folders) if folder.lower() in _SPLITS}
+    if splits:
+        _check_folders(root / "images", splits)
+        for name, parts in folders.items():
+            if not parts or parts[0] not in splits:
                 raise ValueError(
                     f"image {images[name]} must lie in images/train, images/val or images/test, as others do"
                 )
-        return top_folders
+        return {name: splits[parts[0]] for name, parts in folders.items()}
+    _check_for_splits(root, folders)
     if len(images) < 3:
         raise ValueError(
             f"root must have at least 3 images to divide into train, val and test (or folders of these names below "
@@ -91,17 +134,49 @@ def _splits(images: dict[str, Path]) -> dict[str, str]:
     return {name: held_out.get(name, "train") for name in images}
 
 
-def _counted_task(labels: list[Path]) -> SemanticTask:
+def _check_folders(images: Path, splits: dict[str, str]) -> None:
+    """Raises an error if two folders are one split."""
+    for split, count in Counter(splits.values()).items():
+        if count > 1:
+            names = [folder for folder, found in splits.items() if found == split]
+            raise ValueError(f"{images} must have one folder for the split {split}, got {' and '.join(names)}")
+
+
+def _check_for_splits(root: Path, folders: dict[str, list[str]]) -> None:
+    """Raises an error if images that are to be divided by chance seem to be divided already."""
+    rule = "name the folders below images/ train, val and test, or by words that do not look like splits"
+    for name, parts in folders.items():
+        if looks := [part for part in parts if _LIKE_A_SPLIT.search(part)]:
+            raise ValueError(
+                f"the splits of {root} must be clear, but the folder {looks[0]} of images/{name} looks like one: {rule}"
+            )
+    if lists := sorted(path.name for path in root.glob("*.txt") if path.stem.lower() in _SPLITS):
+        raise ValueError(f"the splits of {root} must be clear, but lists such as {lists[0]} are not read: {rule}")
+
+
+def _counted_task(labels: Collection[Path], label_map: LabelMap | None) -> SemanticTask:
     """Makes the task whose last class is the highest id in the labels; names and colours are made up."""
-
-    def highest(path: Path) -> int:
-        if not path.is_file():
-            raise FileNotFoundError(f"image must have a label: no file {path}")
-        values = read_label(path)
-        values = values[values != VOID]
-        return int(values.max()) if len(values) else 0
-
-    count = 1 + max(parallel_map(highest, labels))
+    if label_map is None:
+        ids = sorted(set[int]().union(*parallel_map(_values_of, list(labels))) - {VOID})
+        count = ids[-1] + 1 if ids else 0
+        if count > VOID or 2 * len(ids) < count:
+            raise ValueError(
+                f"labels without a list of classes must hold the ids 0, 1, 2 and so on, got {count} classes, of which "
+                f"{len(ids)} occur ({listed(ids)}): list the classes in classes.txt, or say what the values are, as by "
+                f"--data-option label_map={map_of(ids, range(len(ids)))}"
+            )
+        found = f"only id {', '.join(map(str, ids)) or 'none'} (and 255, which is void)"
+    else:
+        count, found = label_map.channels, "another label_map"
     if count < 2:
-        raise ValueError("labels must hold at least 2 class ids, got only id 0 (and 255, which is void)")
+        raise ValueError(
+            f"labels must hold at least 2 class ids, got {found}: if 255 is a class, say so by "
+            "--data-option label_map=0:0,255:1"
+        )
     return SemanticTask(classes=tuple(f"class {i}" for i in range(count)))
+
+
+def _values_of(path: Path) -> set[int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"image must have a label: no file {path}")
+    return set(np.bincount(read_values(path).ravel()).nonzero()[0].tolist())

@@ -58,13 +58,13 @@ class Scenes(SegmentationDataset):
     ) -> None:
         if length is None:
             length = _LENGTHS.get(split, 0)
+        elif length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
         names = [f"{split}_{index:05d}" for index in range(length)]
         super().__init__(split, [SemanticTask(classes=tuple(CLASSES), colors=_COLORS)], names, transform)
         height, width = size
         if min(height, width) < 1:
             raise ValueError(f"size must be a positive (height, width), got {size}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
         self.images = torch.empty((length, 3, height, width), dtype=torch.uint8)
         self.labels = torch.empty((length, height, width), dtype=torch.uint8)
         for index in range(length):
