@@ -44,7 +44,7 @@ def test_metrics_are_shown_under_their_titles_the_headlines_first() -> None:
     assert summary(metrics, ONE) == "mIoU 50.0, mBA -, odd 2.000, seconds per step 0.123"
     assert headlines(["parts/miou"], TASKS)["parts/miou"].title == "parts mIoU"
     table = comparison_table({"a": metrics, "b": metrics}, ["miou", "seconds_per_step"], ONE, "title")
-    assert [column.header for column in table.columns] == ["", "mIoU", "seconds per step"]
+    assert [str(column.header) for column in table.columns] == ["", "mIoU", "seconds per step"]
     assert list(table.columns[2].cells) == ["0.123", "0.123"]
 
 

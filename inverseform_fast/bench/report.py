@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypedDict
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..devices import choose_device
 from .measure import LossRow, StepRow, compare_losses, compare_steps, largest
@@ -73,7 +73,10 @@ def table(setting: Setting, rows: Sequence[BenchRow]) -> Table:
             status = next(s for s in (row["step"]["status"], row["loss"]["status"]) if s != "measured")
             notes.append(f"{row['provider']}: {status}")
     result = Table(
-        "", *(Column(row["provider"], justify="right") for row in ran), title=title, caption=escape("\n".join(notes))
+        "",
+        *(Column(row["provider"], justify="right") for row in ran),
+        title=Text(title),
+        caption=Text("\n".join(notes)),
     )
     for name, cell in _LINES.items():
         result.add_row(name, *(cell(row) for row in ran))

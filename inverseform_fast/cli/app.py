@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +23,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
     """Semantic segmentation with the InverseForm boundary loss."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("inverseform_fast").setLevel(logging.INFO)  # what the data sets saw in their files
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     if debug:
         os.environ[DEBUG] = "1"
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..devices import choose_device
-from .options import Device, Threads, use_threads
+from .options import DataOption, Device, Threads, data_options, use_threads
 
 
 def align(
@@ -18,6 +18,7 @@ def align(
     root: Annotated[
         str | None, typer.Option(help="Folder of the data set; for the data set of the training, as there by default.")
     ] = None,
+    data_option: DataOption = None,
     split: Annotated[str | None, typer.Option(help="Split to move; the one trained on if not given.")] = None,
     net: Annotated[
         str | None,
@@ -38,6 +39,16 @@ def align(
 
     choose_device(device)  # before the data set is made
     use_threads(threads)
-    shifts = align_label_files(run, out, data, root, split, net=net, overwrite=overwrite, device=device)
+    shifts = align_label_files(
+        run,
+        out,
+        data,
+        root,
+        split,
+        net=net,
+        overwrite=overwrite,
+        device=device,
+        data_options=data_options(data_option),
+    )
     moved = sum(shift.tiles_moved > 0 for shift in shifts)
     typer.echo(f"The labels of {moved} of {len(shifts)} images were moved. The report is in {out / 'report.md'}")

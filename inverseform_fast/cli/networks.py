@@ -125,6 +125,12 @@ def convert(
 
 def calibrate(
     labels: Annotated[Path, typer.Option(help="Folder of PNG label maps: pixel values are class ids, 255 is void.")],
+    label_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE:CLASS,...", help="Class id or void of each value of the label maps, such as 0:0,255:1."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for calibration.png and calibration.json.")] = Path(
         "runs/calibration"
     ),
@@ -144,7 +150,8 @@ def calibrate(
 
     torch_device = choose_device(device)
     network = InverseTransformNet.from_file(weight_file(net))
-    result = measure(network.requires_grad_(False).to(torch_device), read_label_maps(labels), views=views, seed=seed)
+    label_maps = read_label_maps(labels, label_map=label_map)
+    result = measure(network.requires_grad_(False).to(torch_device), label_maps, views=views, seed=seed)
     write(result, out / "calibration.json")
     draw(result, out / "calibration.png")
     typer.echo(

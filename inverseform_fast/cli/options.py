@@ -13,6 +13,14 @@ import torch
 import typer
 
 Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:1; by default the GPU, if there is one.")]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Option of the data set, such as label_map=0:0,255:1 of folder; repeatable. It is added to those of the "
+        "training, if the data set is the same.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")]
 
 
@@ -96,6 +104,15 @@ def _parameter(name: str, kind: Any, default: Any, option: Any) -> inspect.Param
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def data_options(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Returns what ``DataOption`` gives, by name.
+
+    Raises:
+        ValueError: a text is no ``NAME=VALUE``.
+    """
+    return _values("data-option", object, texts or ())
 
 
 def _values(option: str, kind: type, texts: Sequence[str]) -> dict[str, Any]:

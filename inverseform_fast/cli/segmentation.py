@@ -10,7 +10,7 @@ import typer
 
 from ..devices import choose_device
 from ..segmentation.config import TrainConfig
-from .options import Device, options_of
+from .options import DataOption, Device, data_options, options_of
 
 
 @options_of(TrainConfig, boundary_head="--boundary-head/--headless")
@@ -42,6 +42,7 @@ def evaluate(
     root: Annotated[
         str | None, typer.Option(help="Folder of the data set; for the data set of the training, as there by default.")
     ] = None,
+    data_option: DataOption = None,
     split: Annotated[str | None, typer.Option(help="Split to score, such as test; as in training by default.")] = None,
     eval_size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width at which to evaluate; as in training by default.")
@@ -57,17 +58,26 @@ def evaluate(
 
     from ..segmentation.checkpoint import load_checkpoint
     from ..segmentation.evaluation import evaluate_checkpoint
+    from ..segmentation.markup import terminal
     from ..segmentation.report import metric_rows, write_metrics
 
     choose_device(device)  # before the data set is made
     loaded = load_checkpoint(checkpoint)
     metrics = evaluate_checkpoint(
-        loaded, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+        loaded,
+        data,
+        root,
+        split,
+        size=eval_size,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        data_options=data_options(data_option),
     )
-    table = Table("metric", title=str(checkpoint), caption="shares in percent")
+    table = Table("metric", title=terminal(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")
     for row in metric_rows(metrics, loaded.tasks):
-        table.add_row(*row)
+        table.add_row(*map(terminal, row))
     Console().print(table)
     if json_file:
         write_metrics(json_file, metrics)

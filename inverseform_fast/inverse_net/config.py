@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..homography import check_distance
 from ..nets import ARCHITECTURES
@@ -19,6 +19,9 @@ class MapsConfig:
         str, "Data set that the label maps come from: scenes (procedural, needs no files), camvid or folder (your own)."
     ] = "scenes"
     root: Annotated[Path | None, "Folder of the data set; camvid and folder need it."] = None
+    data_options: Annotated[
+        dict[str, Any], "Option of the data set, such as label_map=0:0,255:1 of folder; repeatable."
+    ] = field(default_factory=dict)
     split: Annotated[str, "Split of the data set."] = "train"
     size: Annotated[tuple[int, int], "Height and width of the label maps; those of a data set are resized to it."] = (
         360,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,13 +14,21 @@ from torchvision.transforms import v2
 from ..scenes import shapes as abstract_shapes
 from ..scenes import street
 from ..segmentation.datasets import build_dataset
-from ..segmentation.datasets.files import parallel_map, read_label
+from ..segmentation.datasets.files import find_files, parallel_map, read_label
+from ..segmentation.datasets.label_map import LabelMap, Pairs
 
 VOID = 255
 
 
 def collect_label_maps(
-    data: str, split: str, root: Path | None, size: tuple[int, int], scenes: int, shapes: int, seed: int
+    data: str,
+    split: str,
+    root: Path | None,
+    size: tuple[int, int],
+    scenes: int,
+    shapes: int,
+    seed: int,
+    data_options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Makes label maps ``(M, H, W)`` uint8, or reads those of a data set.
 
@@ -27,6 +38,7 @@ def collect_label_maps(
         size: (height, width) in pixels; maps of a data set are resized to it, to the nearest pixel.
         scenes, shapes: numbers of procedural street scenes and of abstract shapes; used for "scenes" only.
         seed: seed of the procedural maps.
+        data_options: options of a data set; not used for "scenes".
 
     Raises:
         FileNotFoundError: a file of the data set is missing.
@@ -41,26 +53,34 @@ def collect_label_maps(
         generator = Generator().manual_seed(seed)
         made = street.label_maps(scenes, *size, generator), abstract_shapes.label_maps(shapes, *size, generator)
         return torch.cat(made)
-    dataset = build_dataset(data, split, root)
+    dataset = build_dataset(data, split, root, **data_options or {})
     resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
     return torch.stack([resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in range(len(dataset))])
 
 
-def read_label_maps(folder: Path, limit: int = 128) -> list[Tensor]:
+def read_label_maps(folder: Path, limit: int = 128, label_map: Pairs | None = None) -> list[Tensor]:
     """Reads label maps ``(H, W)`` uint8, of any sizes, from the PNG files of a folder and of its sub-folders.
 
-    If there are more than ``limit`` files, it reads only every second one, or every third one, and so on.
+    If there are more than ``limit`` files, it reads only every second one, or every third one, and so on. Links are
+    followed, and names with a dot in front are left out.
+
+    Args:
+        folder: the folder.
+        limit: largest number of label maps.
+        label_map: the class of each value, such as ``"0:0,255:1"``; the values are class ids if it is not given.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no PNG in it.
-        ValueError: a file cannot be read, or has other than one 8-bit channel; the message names it.
+        FileNotFoundError: there is no such folder, or no PNG in it, or a link leads nowhere.
+        ValueError: a file is no readable PNG of one channel, or holds a value without a class; the message names it.
+            Or ``label_map`` is bad.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"labels must be a folder of PNG label maps: no folder {folder}")
-    paths = sorted(folder.rglob("*.png"))
+    values = None if label_map is None else LabelMap(label_map)
+    paths = [path for path in find_files(folder) if path.suffix.lower() == ".png"]
     if not paths:
         raise FileNotFoundError(f"labels must hold PNG files whose pixel values are class ids: none below {folder}")
-    return parallel_map(read_label, paths[:: -(-len(paths) // limit)])
+    return list(parallel_map(partial(read_label, label_map=values), paths[:: -(-len(paths) // limit)]))
 
 
 def class_ids(label_maps: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Generator
 
@@ -14,6 +13,7 @@ from ..files import write_atomically
 from ..nets import InverseTransformNet
 from ..nets.weights import weight_file
 from ..segmentation.checkpoint import load_checkpoint
+from ..segmentation.markup import markdown, picture_or_reason
 from .config import NetConfig, TuneConfig
 from .noise import estimate_noise
 from .pictures import draw_pairs
@@ -80,7 +80,7 @@ def tune_net(
     evaluate_predictions(before, held_out, held_out.kinds[0], count=len(held_out.labels))  # shows early what is wrong
     net = tune_on(predictions, config, folder, resume=resume, device=device, console=console)
     noise = (net.noise or 0.0) * net.tile / 2  # pixels
-    write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
+    picture_or_reason(picture, "pairs", lambda: _draw(picture, net, held_out, config))
     text = _card(run, split, config, before, net, noise, tuned_on, held_out)
     write_atomically(card, lambda file: file.write(text.encode()))
     net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
@@ -146,10 +146,11 @@ def _net_config(config: TuneConfig) -> NetConfig:
     return NetConfig(**options, predicted_share=PREDICTED_SHARE)
 
 
-def _picture(net: InverseTransformNet, held_out: Predictions, config: TuneConfig) -> Figure:
+def _draw(path: Path, net: InverseTransformNet, held_out: Predictions, config: TuneConfig) -> None:
     generator = Generator(held_out.labels.device).manual_seed(config.seed)
     displacement = 2 * PIXELS / net.tile
-    return draw_pairs(net, prediction_pairs([held_out], 6, net.tile, displacement, generator, turn=False))
+    figure = draw_pairs(net, prediction_pairs([held_out], 6, net.tile, displacement, generator, turn=False))
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _card(
@@ -167,15 +168,15 @@ def _card(
     for kind in held_out.kinds:
         scores = [evaluate_predictions(each, held_out, kind, pixels=PIXELS) for each in (before, net)]
         cells = [f"{s['read']:.1f} | {s['left']:.1f} | {s['better']:.0%}" for s in scores]
-        rows.append(f"| {kind} | {' | '.join(cells)} |")
+        rows.append(f"| {markdown(kind)} | {' | '.join(cells)} |")
     height, width = held_out.labels.shape[-2:]
     return f"""# A network tuned on the predictions of a model
 
 | | |
 |---|---|
-| the model's run | `{run}` |
-| the network before | `{config.net}` |
-| images | {len(tuned_on.labels)} of the split `{split}`, at {height} x {width} |
+| the model's run | {markdown(run)} |
+| the network before | {markdown(config.net)} |
+| images | {len(tuned_on.labels)} of the split {markdown(split)}, at {height} x {width} |
 | steps | {config.steps} of {config.batch_size} pairs, seed {config.seed} |
 | its noise | {noise:.1f} px |
 

@@ -25,7 +25,9 @@ class TrainConfig:
     ] = "scenes"
     root: Annotated[str | None, "Folder of the data set; camvid and folder need it.", NEUTRAL] = None
     data_options: Annotated[
-        dict[str, Any], "Option of the data set, such as length=64 of scenes or cache=true of camvid; repeatable."
+        dict[str, Any],
+        "Option of the data set, such as length=64 of scenes, or cache=true or label_map=0:0,255:1 of folder; "
+        "repeatable.",
     ] = field(default_factory=dict)
     train_split: Annotated[str, "Split to train on."] = "train"
     eval_split: Annotated[str, "Split to evaluate on."] = "val"

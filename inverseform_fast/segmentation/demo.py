@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .config import TrainConfig
 from .evaluation import load_model
+from .markup import terminal
 from .report import comparison_table, draw_rows, predict_rows
 from .training.run import open_datasets, train
 
@@ -51,10 +52,9 @@ def main() -> None:
         out=arguments.out, steps=arguments.steps, threads=arguments.threads, checkpoint_every=arguments.steps
     )
     picture = run_demo(config, console)
-    console.print(
-        f"Picture: {picture}\nReports: "
-        + ", ".join(str(picture.parent / loss / "report.md") for loss in _RUNS.values())
-    )
+    reports = ", ".join(str(picture.parent / loss / "report.md") for loss in _RUNS.values())
+    for line in (f"Picture: {picture}", f"Reports: {reports}"):
+        console.print(terminal(line), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,17 +158,20 @@ def open_dataset(config: TrainConfig, split: str) -> SegmentationDataset:
         FileNotFoundError: a file is missing.
         ValueError: the name, the split or an option is wrong, or a file is bad.
     """
-    try:
-        return build_dataset(config.data, split, config.root, **config.data_options)
-    except TypeError as error:
-        raise ValueError(f"data_options must be arguments of the data set {config.data!r}: {error}") from error
+    return build_dataset(config.data, split, config.root, **config.data_options)
 
 
-def with_data(config: TrainConfig, data: str | None, root: str | None) -> TrainConfig:
-    """The configuration with another data set, or with the same one in another place; None keeps what it has."""
+def with_data(
+    config: TrainConfig, data: str | None, root: str | None, data_options: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """The configuration with another data set, or with the same one in another place; None keeps what it has.
+
+    ``data_options`` are added to those that the data set has.
+    """
+    options = dict(data_options or {})
     if data not in (None, config.data):
-        return dataclasses.replace(config, data=data, data_options={}, root=root)
-    return dataclasses.replace(config, root=root) if root else config
+        return dataclasses.replace(config, data=data, data_options=options, root=root)
+    return dataclasses.replace(config, data_options=config.data_options | options, root=root or config.root)
 
 
 def load_model(path: Path) -> tuple[SegmentationModel, Checkpoint]:
@@ -199,16 +203,18 @@ def evaluate_checkpoint(
     batch_size: int = 8,
     workers: int = 0,
     device: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Measures the model of a checkpoint; see :func:`evaluate` for arguments and result.
 
     An argument that is None has the value of the training. ``device`` is an exception: None is the GPU if there is one.
+    ``data_options`` are added to those of the training, if the data set is the same.
 
     Raises:
         FileNotFoundError: the data are missing.
         ValueError: the data set has other tasks or classes, or this machine has no such device.
     """
-    config = with_data(checkpoint.config, data, root)
+    config = with_data(checkpoint.config, data, root, data_options)
     dataset = open_dataset(config, split or config.eval_split)
     return evaluate(
         restore_model(checkpoint).to(choose_device(device)),

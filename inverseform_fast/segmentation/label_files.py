@@ -5,9 +5,12 @@ The originals stay as they are. A report ranks the images by how far their label
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -42,10 +45,12 @@ def align_label_files(
     overwrite: bool = False,
     device: str | None = None,
     console: Console | None = None,
+    data_options: Mapping[str, Any] | None = None,
 ) -> list[Shift]:
     """Writes the moved labels of a split, ``report.md``, ``report.json`` and ``worst.png`` into ``out``.
 
-    A label file has the path below ``out`` that the original has below ``root``, and its mode and palette. Labels that
+    A label file has the path below ``out`` that the original has below ``root``, its mode and palette, and values that
+    the same ``label_map`` reads, if there is one. Labels that
     are read from no file become ``labels/NAME.png``. The report is written last.
 
     Args:
@@ -58,6 +63,7 @@ def align_label_files(
         overwrite: write into a folder that holds files.
         device: None is the GPU if there is one.
         console: shows the progress.
+        data_options: added to those of the training, if the data set is the same.
 
     Returns:
         What became of each image, those that moved most first.
@@ -68,7 +74,7 @@ def align_label_files(
         ValueError: ``out`` would mix with the data set, the data set has other classes, or a file is bad.
     """
     checkpoint = load_checkpoint(run)
-    config = with_data(checkpoint.config, data, root)
+    config = with_data(checkpoint.config, data, root, data_options)
     config = replace(config, net=net or _network(run))
     _check_out(out, config.root, overwrite)
     aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
@@ -79,7 +85,8 @@ def align_label_files(
     shifts = []
     for index in track(range(len(files)), "aligning", console=console):
         moved, shift = aligned.moved(index)
-        _write_labels(files[index], moved.after, aligned.dataset.label_file(index), aligned.task)
+        values = aligned.dataset.label_values(index, moved.after)
+        _write_labels(files[index], values, aligned.dataset.label_file(index), aligned.task)
         shifts.append(shift)
     ranking = sorted(range(len(shifts)), key=lambda index: (-shifts[index].mean_px, -shifts[index].max_px))
     shifts = [shifts[index] for index in ranking]
@@ -167,9 +174,9 @@ class _AlignedLabels:
         return MovedLabels(name, sample["image"].as_subclass(Tensor), labels, after, displacement), shift
 
 
-def _write_labels(path: Path, labels: Tensor, original: Path | None, task: Task) -> None:
-    """Writes class ids (H, W) as a PNG file of 8 bits, with the original's palette if it has one."""
-    picture = Image.fromarray(labels.to(torch.uint8).numpy())
+def _write_labels(path: Path, values: np.ndarray, original: Path | None, task: Task) -> None:
+    """Writes values (H, W) as a PNG file of 8 or 16 bits, with the original's palette if it has one."""
+    picture = Image.fromarray(values)
     if original is None:
         picture.putpalette(task.draw(torch.arange(256)[None]).flatten().tolist())
     else:

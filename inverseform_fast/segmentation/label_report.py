@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files import write_atomically
+from .markup import markdown, picture_or_reason
 from .moved_labels import MovedLabels, draw_moved
 from .tasks import Task
 
@@ -51,10 +52,13 @@ def write_label_report(
     """
     rows = [asdict(shift) for shift in shifts]
     write_atomically(out / DETAILS, lambda file: file.write(json.dumps(rows, indent=2).encode()))
-    if worst:
+
+    def draw() -> None:
         figure = draw_moved(worst, task)
         write_atomically(out / PICTURE, lambda file: figure.savefig(file, format="png", dpi=80))
-    text = _text(subject, by, shifts, drawn=bool(worst))
+
+    title = "The images that moved most, their labels before and after"
+    text = _text(subject, by, shifts, picture_or_reason(out / PICTURE, title, draw) + "\n\n" if worst else "")
     write_atomically(out / REPORT, lambda file: file.write(text.encode()))
 
 
@@ -64,21 +68,20 @@ def remove_label_report(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _text(subject: str, by: str, shifts: Sequence[Shift], drawn: bool) -> str:
+def _text(subject: str, by: str, shifts: Sequence[Shift], shown: str) -> str:
     moved = sum(shift.tiles_moved > 0 for shift in shifts)
-    skipped = [shift.name for shift in shifts if not shift.finite]
+    skipped = [markdown(shift.name) for shift in shifts if not shift.finite]
     note = f" The predictions of {', '.join(skipped)} are not finite; their labels stay." if skipped else ""
-    picture = f"![The images that moved most, their labels before and after]({PICTURE})\n\n" if drawn else ""
     table = "\n".join(
-        f"| {shift.name} | {shift.mean_px:.1f} | {shift.median_px:.1f} | {shift.max_px:.1f} "
+        f"| {markdown(shift.name)} | {shift.mean_px:.1f} | {shift.median_px:.1f} | {shift.max_px:.1f} "
         f"| {shift.tiles_moved:.0%} | {shift.pixels_changed:.1%} |"
         for shift in shifts
     )
     return (
-        f"# How far the labels of {subject} were off\n\n"
-        f"The labels of {moved} of {len(shifts)} images were moved, by {by}.{note}\n\n"
+        f"# How far the labels of {markdown(subject)} were off\n\n"
+        f"The labels of {moved} of {len(shifts)} images were moved, by {markdown(by)}.{note}\n\n"
         "A displacement is measured on the boundaries of the given labels, in pixels. Tiles that moved and pixels "
-        f"whose label changed are shares of all. The images that moved most come first.\n\n{picture}"
+        f"whose label changed are shares of all. The images that moved most come first.\n\n{shown}"
         "| image | mean | median | largest | tiles moved | pixels changed |\n"
         f"|---|---:|---:|---:|---:|---:|\n{table}\n"
     )

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .markup import printable
 from .tasks import Task
 
 _PANEL = 3.6  # inches wide
@@ -43,7 +44,7 @@ def draw_moved(rows: Sequence[MovedLabels], task: Task) -> Figure:
     for line, row in zip(axes, rows, strict=True):
         picture = row.image.movedim(0, -1).cpu()
         line[0].imshow(picture.numpy())
-        line[0].set_title(row.name)
+        line[0].set_title(printable(row.name), parse_math=False)
         for axis, labels, title in ((line[1], row.before, "labels as given"), (line[2], row.after, "labels moved")):
             axis.imshow((picture // 2 + task.draw(labels.cpu()) // 2).numpy(), interpolation="nearest")
             axis.set_title(title)

@@ -18,12 +18,14 @@ from ..files import write_atomically
 from .config import TrainConfig
 from .datasets import SegmentationDataset
 from .evaluation import predict
+from .markup import markdown, picture_or_reason, printable, terminal
 from .models import SegmentationModel
 from .tasks import RGB, Headline, Task, metric_prefixes
 from .transforms import EvalTransform
 
 METRICS, REPORT, PICTURE = "metrics.json", "report.md", "predictions.png"
 _PANEL = 3.0  # inches wide
+_LONGEST_NAME = 40  # characters of a class in the legend
 _RUN = {"seconds_per_step": Headline("seconds per step")}
 
 
@@ -66,12 +68,12 @@ def comparison_table(
 ) -> Table:
     """Makes a table with a row for each run and a column for each metric of ``names``."""
     lines = headlines(names, tasks)
-    table = Table(title=title)
+    table = Table(title=terminal(title))
     table.add_column("")
     for name in names:
-        table.add_column(lines[name].title, justify="right")
+        table.add_column(terminal(lines[name].title), justify="right")
     for run, metrics in runs.items():
-        table.add_row(run, *(lines[name].text(metrics[name]) for name in names))
+        table.add_row(terminal(run), *(lines[name].text(metrics[name]) for name in names))
     return table
 
 
@@ -94,19 +96,26 @@ def write_report(
     tasks: Mapping[str, Task],
     metrics: Mapping[str, float],
 ) -> None:
-    """Writes ``metrics.json``, ``predictions.png`` (a few images of the data set) and ``report.md`` into ``out``."""
+    """Writes ``metrics.json``, ``predictions.png`` (a few images of the data set) and ``report.md`` into ``out``.
+
+    If the picture cannot be drawn, the report says why.
+    """
     write_metrics(out / METRICS, metrics)
-    rows = predict_rows(dataset, 4, {"prediction": model}, tasks, config.eval_size)
     title = f"{config.backbone} on {config.data}, loss: {config.loss}"
-    draw_rows(out / PICTURE, rows, tasks, title)
-    values = "\n".join(f"| {metric} | {value} |" for metric, value in metric_rows(metrics, tasks))
-    options = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
+
+    def draw() -> None:
+        rows = predict_rows(dataset, 4, {"prediction": model}, tasks, config.eval_size)
+        draw_rows(out / PICTURE, rows, tasks, title)
+
+    shown = picture_or_reason(out / PICTURE, "Images, truth and predictions", draw)
+    values = "\n".join(f"| {markdown(metric)} | {value} |" for metric, value in metric_rows(metrics, tasks))
+    options = "\n".join(f"| {name} | {markdown(value)} |" for name, value in config.to_dict().items())
     notes = "".join(f" {task.note}" for task in tasks.values() if task.note)
     text = (
-        f"# {title}\n\n"
-        f"After {config.steps} steps, on {len(dataset)} images of the {config.eval_split} split.{notes}\n\n"
+        f"# {markdown(title)}\n\n"
+        f"After {config.steps} steps, on {len(dataset)} images of the {markdown(config.eval_split)} split.{notes}\n\n"
         f"| metric | value |\n|---|---:|\n{values}\n\n"
-        f"![Images, truth and predictions]({PICTURE})\n\n"
+        f"{shown}\n\n"
         f"## Configuration\n\n| option | value |\n|---|---|\n{options}\n"
     )
     write_atomically(out / REPORT, lambda file: file.write(text.encode()))
@@ -176,8 +185,8 @@ def draw_rows(path: Path, rows: Sequence[Row], tasks: Mapping[str, Task], title:
             axis.imshow(pixels.numpy(), interpolation="nearest")
             axis.set_axis_off()
     for axis, text in zip(axes[0], lines[0], strict=True):
-        axis.set_title(text, fontsize=13)
-    figure.suptitle(title, fontsize=15)
+        axis.set_title(text, fontsize=13, parse_math=False)
+    figure.suptitle(title, fontsize=15, parse_math=False)
     _draw_legend(figure, [key for task in tasks.values() for key in task.legend()])
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
 
@@ -194,7 +203,14 @@ def _panels(row: Row, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
 def _draw_legend(figure: Figure, keys: Sequence[tuple[str, RGB]]) -> None:
     if not keys:
         return
-    patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in keys]
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label="name") for _, (r, g, b) in keys]
     lines = math.ceil(len(patches) * 1.7 / figure.get_figwidth())  # an entry is about 1.7 inches wide
     columns = math.ceil(len(patches) / lines)
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=12)
+    legend = figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=12)
+    for text, (name, _) in zip(legend.get_texts(), keys, strict=True):  # a label _name would be left out
+        text.set(text=_short(name), parse_math=False)
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

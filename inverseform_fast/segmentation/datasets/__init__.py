@@ -25,7 +25,8 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
         options: more arguments of the data set's class.
 
     Raises:
-        ValueError: the name or the split is unknown, ``root`` is missing or superfluous, or a file is bad.
+        ValueError: the name, the split or an option is unknown, ``root`` is missing or superfluous, an option has a bad
+            value, or a file is bad.
         FileNotFoundError: a file is missing.
     """
     if name not in DATASETS:
@@ -36,4 +37,7 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
         raise ValueError(f"root must be {expected} {name!r}, got {root!r}")
     if root is not None:
         options["root"] = root
-    return dataset_type(split=split, **options)
+    try:
+        return dataset_type(split=split, **options)
+    except TypeError as error:
+        raise ValueError(f"data_options must be arguments of the data set {name!r}: {error}") from error

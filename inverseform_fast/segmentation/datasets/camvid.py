@@ -55,7 +55,9 @@ class CamVid(FileDataset):
         names = _read_names(root / f"{folder}.txt") if split in self.splits else []
         if split in ("fit", "holdout"):
             names = split_frames(names)[split == "holdout"]
-        images, labels = (_files(root / kind / folder, suffix) for kind, suffix in (("images", "jpg"), ("labels", "png")))
+        images, labels = (
+            _files(root / kind / folder, suffix) for kind, suffix in (("images", "jpg"), ("labels", "png"))
+        )
         pairs = [Pair(images(name), labels(name)) for name in names]
         super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform, values)
 

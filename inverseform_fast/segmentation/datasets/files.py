@@ -134,7 +134,7 @@ class FileDataset(SegmentationDataset):
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Returns the files in a folder and in its sub-folders, sorted. Links are followed; names with a dot in front are not.
+    """Returns the files below a folder, sorted. Links are followed; names that begin with a dot are left out.
 
     Raises:
         FileNotFoundError: a link leads nowhere.
@@ -179,7 +179,7 @@ def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[
 
 
 def _read_pair(pair: Pair, label_map: LabelMap) -> tuple[Sample, np.ndarray, int]:
-    """Reads and checks a sample; returns it, the pixels of each value of its label file, and the image's orientation."""
+    """Reads and checks a sample; returns it, the pixels of each value of its label file, and the orientation."""
     image, orientation = _open(pair.image, "image")
     if image.mode not in _IMAGE_MODES:
         raise ValueError(f"image {pair.image} must have 8 bits per channel, got mode {image.mode}")

@@ -35,7 +35,9 @@ class LabelCounts:
     def text(self) -> str:
         """Returns, for example, ``"129 classes, of which 2 occur, and 0.0 % of the pixels are void"``."""
         count = len(self.missing) + self.occurring
-        found = f"{count} classes, of which {self.occurring} occur" if self.missing else f"{count} classes, which all occur"
+        found = (
+            f"{count} classes, of which {self.occurring} occur" if self.missing else f"{count} classes, which all occur"
+        )
         never = f" (not {listed(self.missing)})" if 0 < len(self.missing) <= self.occurring else ""
         return f"{found}{never}, and {100 * self.void:.1f} % of the pixels are void"
 

@@ -28,6 +28,7 @@ from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoin
 from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
+from ..markup import terminal
 from ..models import build_model
 from ..models.base import model_inputs
 from ..moved_labels import MovedLabels, draw_moved
@@ -90,6 +91,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     train_set, eval_set = datasets or open_datasets(config)
+    train_set.check_for_training()
     run = _Run(config, train_set, eval_set, criterion, console or Console())
     if checkpoint:
         run.restore(checkpoint)
@@ -170,7 +172,7 @@ class _Run:
     def fit(self) -> dict[str, float]:
         """Takes the remaining steps, with logs, checkpoints and evaluations; returns the last evaluation's metrics."""
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        progress = Progress(*columns, TextColumn("{task.fields[status]}"), console=self.console)
+        progress = Progress(*columns, TextColumn("{task.fields[status]}", markup=False), console=self.console)
         writer = SummaryWriter(str(Path(self.config.out) / "tensorboard"), purge_step=self.first_step)
         self.model.train()
         with progress, writer:
@@ -278,7 +280,7 @@ class _Run:
         progress.remove_task(bar)
         for name, value in metrics.items():
             writer.add_scalar(f"eval/{name}", value, self.step)
-        progress.console.print(f"step {self.step}: {summary(metrics, self.tasks)}")
+        progress.console.print(terminal(f"step {self.step}: {summary(metrics, self.tasks)}"))
         return {**metrics, "seconds_per_step": self._seconds_per_step()}
 
     def _seconds_per_step(self) -> float:
