@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,9 @@ def read_label_maps(folder: Path, limit: int = 128, label_map: Pairs | None = No
     paths = [path for path in find_files(folder) if path.suffix.lower() == ".png"]
     if not paths:
         raise FileNotFoundError(f"labels must hold PNG files whose pixel values are class ids: none below {folder}")
-    return list(parallel_map(partial(read_label, label_map=values), paths[:: -(-len(paths) // limit)]))
+    chosen = paths[:: -(-len(paths) // limit)]
+    logging.getLogger("inverseform_fast").info(f"{len(chosen)} of {len(paths)} label maps below {folder}")
+    return list(parallel_map(partial(read_label, label_map=values), chosen))
 
 
 def class_ids(label_maps: Tensor) -> Tensor:

@@ -203,12 +203,15 @@ def _panels(row: Row, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
 def _draw_legend(figure: Figure, keys: Sequence[tuple[str, RGB]]) -> None:
     if not keys:
         return
+    names = [_short(name) for name, _ in keys]
     patches = [Patch(color=(r / 255, g / 255, b / 255), label="name") for _, (r, g, b) in keys]
-    lines = math.ceil(len(patches) * 1.7 / figure.get_figwidth())  # an entry is about 1.7 inches wide
+    longest = max(map(len, names))
+    inches = 1.7 if longest <= 16 else 0.8 + 0.1 * longest  # the width of an entry, about
+    lines = math.ceil(len(patches) * inches / figure.get_figwidth())
     columns = math.ceil(len(patches) / lines)
     legend = figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=12)
-    for text, (name, _) in zip(legend.get_texts(), keys, strict=True):  # a label _name would be left out
-        text.set(text=_short(name), parse_math=False)
+    for text, name in zip(legend.get_texts(), names, strict=True):  # the legend leaves out a patch labelled _name
+        text.set(text=name, parse_math=False)
 
 
 def _short(name: str) -> str:

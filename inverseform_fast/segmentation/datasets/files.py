@@ -228,7 +228,7 @@ def read_values(path: Path) -> np.ndarray:
         raise ValueError(f"label {path} must be a PNG file, which keeps every pixel's id, but holds {label.format}")
     if label.mode not in _LABEL_MODES:
         raise ValueError(
-            f"label {path} must have one 8-bit channel, or one of 16 bits, whose value is the class id, "
+            f"label {path} must have one 8-bit channel (or one of 16 bits) whose value is the class id, "
             f"got mode {label.mode} ({len(label.getbands())} channels)"
         )
     if label.mode.startswith("I"):
