@@ -46,7 +46,7 @@ def test_a_name_that_occurs_twice_or_cannot_be_printed_is_named(tmp_path: Path, 
     ("content", "message"),
     [
         ('[{"name": "road"}, " road"]', "class 1 of .* must have a name of its own, got road again"),
-        ('["road", "  "]', "class 1 of .* must have a name, got '  '"),
+        ('["road", "  "]', "class 1 of .* must have a name, got .*'  '"),
         ('["road", "a\\nb"]', "class 1 of .* must have a name of printable characters"),
         ('["road", "\\ud800"]', "class 1 of .* must have a name of printable characters"),
         ("[" * 100_000, r"classes\.json must be JSON"),
