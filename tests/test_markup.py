@@ -47,10 +47,12 @@ TASK = SemanticTask(classes=NAMES)
 def cells(text: str) -> list[list[str]]:
     """Returns the cells of a page's tables as a reader sees them; nothing in them is markup."""
     rows: list[list[str]] = []
+    inside = False
     for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
+        inside = token.type == "tr_open" or (inside and token.type != "tr_close")
         if token.type == "tr_open":
             rows.append([])
-        elif token.type == "inline" and rows:
+        elif token.type == "inline" and inside:
             parts = token.children or []
             assert all(part.type in ("text", "text_special") for part in parts), token.content
             rows[-1].append("".join(part.content for part in parts))
