@@ -60,6 +60,12 @@ def test_a_folder_whose_name_only_holds_such_letters_is_no_split(tmp_path: Path,
     )
 
 
+def test_a_folder_without_labels_is_named(tmp_path: Path) -> None:
+    shutil.rmtree(files(tmp_path, "train/a") / "labels")
+    with pytest.raises(FileNotFoundError, match=r"with images/ and labels/: no folder .*labels"):
+        Folder("train", tmp_path)
+
+
 def test_two_folders_of_one_split_and_lists_of_splits_are_refused(tmp_path: Path) -> None:
     files(tmp_path / "a", "train/a", "val/a", "Validation/b")
     with pytest.raises(ValueError, match="must have one folder for the split val, got Validation and val"):

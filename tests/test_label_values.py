@@ -219,6 +219,11 @@ def test_a_run_keeps_its_map_and_evaluation_takes_another(tmp_path: Path, net: s
     assert other["pixel_accuracy"] == pytest.approx(1 - scores["pixel_accuracy"])
 
 
+def test_one_class_of_many_and_void_in_a_small_split_is_no_mask_of_0_and_255(tmp_path: Path) -> None:
+    root = folder(tmp_path, uint8(0, 255), "a b c")
+    assert "3 classes, of which 1 occur, and 50.0 % of the pixels are void" in Folder("val", root).seen
+
+
 # Formats
 
 
@@ -310,13 +315,11 @@ def test_a_size_that_the_orientation_made_wrong_is_explained(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"]
+    "exif", [b"nonsense", b"MM", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"]
 )
 def test_damaged_exif_data_turn_nothing(tmp_path: Path, exif: bytes) -> None:
     root = folder(tmp_path, uint8(0, 1))
-    pixels = np.full((20, 30, 3), 100, np.uint8)
-    (root / "images/train/a.png").unlink()
-    Image.fromarray(pixels).save(root / "images/train/a.jpg", exif=exif)
+    Image.new("RGB", (30, 20)).save(root / "images/train/a.png", exif=exif)
     assert Folder("train", root)[0]["image"].shape == (3, 20, 30)
 
 

@@ -31,7 +31,7 @@ NAMES = (
     ":car:",
     "<script>alert(1)</script>",
     "a|b",
-    r"$\frac{1}{",
+    r"$\frac{1}{$",
     "$x$ & $y$",
     "_background_",
     "**b** ~~c~~ `d`",
@@ -118,7 +118,7 @@ def test_pictures_show_names_as_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k))[1])
     image, labels = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30, dtype=torch.int64)
     rows = [Row(image, {"semantic": labels}, {NAMES[5]: {"semantic": labels}})]
-    draw_rows(tmp_path / "rows.png", rows, {"semantic": TASK}, NAMES[6])
+    draw_rows(tmp_path / "rows.png", rows, {"semantic": TASK}, NAMES[5])
     assert set(NAMES) <= texts(drawn[0])
     moved = draw_moved([MovedLabels(NAMES[5], image, labels, labels, torch.zeros(2, 20, 30))], TASK)
     moved.savefig(tmp_path / "moved.png")

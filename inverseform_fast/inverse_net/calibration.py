@@ -80,7 +80,8 @@ def calibrate(
     if not measured:
         raise ValueError(
             f"label_maps must show a boundary between two classes, but none of {min(views, len(label_maps))} does: "
-            "they are of one class, or void (255) parts the classes everywhere"
+            "they are of one class, or void (255) parts the classes everywhere; if 255 is a class, "
+            "label_map=0:0,255:1 says so"
         )
     crisp, degraded = (_side(side) for side in torch.stack(measured).unbind(1))
     return {

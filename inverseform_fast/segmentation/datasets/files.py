@@ -212,7 +212,7 @@ def _read_label(path: Path, label_map: LabelMap) -> tuple[Tensor, np.ndarray]:
     if len(unknown := found[label_map.ids[found] < 0]):
         raise ValueError(
             f"label {path} must have {label_map.expected}, also got {listed(unknown)} "
-            "(--data-option label_map=VALUE:CLASS,... says which class a value is)"
+            "(the option label_map says which class a value is, as in label_map=0:0,128:1)"
         )
     return torch.from_numpy(label_map.ids.astype(np.uint8)[values]), counts
 

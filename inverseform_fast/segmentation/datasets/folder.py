@@ -65,7 +65,7 @@ class Folder(FileDataset):
         root = Path(root)
         values = None if label_map is None else LabelMap(label_map)
         images, others = _images(root)
-        files = by_lower_suffix(find_files(root / "labels") if (root / "labels").is_dir() else ())
+        files = by_lower_suffix(_files_in(root / "labels"))
         wanted = {name: root / "labels" / f"{name}.png" for name in images}
         labels = {name: files.get(path, path) for name, path in wanted.items()}
         names = [name for name, found in _splits(root, images).items() if found == split]
@@ -78,17 +78,21 @@ class Folder(FileDataset):
         super().__init__(split, pairs, names, task, cache, transform, values, _remarks(others, alone))
 
 
+def _files_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"root must be a folder with images/ and labels/: no folder {folder}")
+    return find_files(folder)
+
+
 def _images(root: Path) -> tuple[dict[str, Path], Counter[str]]:
     """The file of each image by its name, and how many files have which other suffix.
 
     A name is the path below ``images/`` without the suffix. They are sorted by paths.
     """
     folder = root / "images"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"root must be a folder with images/ and labels/: no folder {folder}")
     images: dict[str, Path] = {}
     others: Counter[str] = Counter()
-    for path in find_files(folder):
+    for path in _files_in(folder):
         if path.suffix.lower() not in _SUFFIXES:
             others[path.suffix.lower() or "no suffix"] += 1
             continue

@@ -42,8 +42,8 @@ class LabelCounts:
         return f"{found}{never}, and {100 * self.void:.1f} % of the pixels are void"
 
     def check(self) -> None:
-        """Raises an error if the labels show one class and 255, as a mask of 0 and 255 does that has two classes."""
-        if self.occurring < 2 and self._unsaid:
+        """Raises an error if one of two classes never occurs, but 255 does, as in masks of 0 and 255."""
+        if len(self._classes) == 2 and self.missing and self._unsaid:
             raise ValueError(self._complaint())
 
     def check_for_training(self) -> None:
