@@ -122,7 +122,7 @@ def test_camvid_and_the_training_of_networks_take_a_map(tmp_path: Path) -> None:
     (root / "images/train/a.png").rename(root / "images/train/a.jpg")
     (root / "classes.json").write_text('["background", "object"]')
     options = {"label_map": "0:0,255:1"}
-    assert CamVid("train", root, **options)[0]["semantic"].unique().tolist() == [0, 1]
+    assert CamVid("train", root, label_map="0:0,255:1")[0]["semantic"].unique().tolist() == [0, 1]
     for data in ("camvid", "folder"):
         maps = collect_label_maps(data, "train", root, (20, 30), 0, 0, 0, data_options=options)
         assert maps.unique().tolist() == [0, 1]

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,12 @@ def texts(figure: Figure) -> set[str]:
 def test_pictures_show_names_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     savefig = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k))[1])
+
+    def save(self: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(self)
+        savefig(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
     image, labels = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30, dtype=torch.int64)
     rows = [Row(image, {"semantic": labels}, {NAMES[5]: {"semantic": labels}})]
     draw_rows(tmp_path / "rows.png", rows, {"semantic": TASK}, NAMES[5])

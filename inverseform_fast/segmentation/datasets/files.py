@@ -33,7 +33,7 @@ _TURNS = {  # what undoes an EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LABEL_MODES = ("L", "P", "I;16", "I")  # Pillow before 11.3 calls 16 bits "I"
+_LABEL_MODES = ("L", "P", "I;16", "I")  # older versions of Pillow call 16 bits "I"
 
 
 class Pair(NamedTuple):
@@ -67,7 +67,7 @@ class FileDataset(SegmentationDataset):
         FileNotFoundError: a file is missing; the message names it.
         ValueError: the split is unknown or empty; or a file cannot be read, an image and its label differ in size, or a
             label is no PNG of one channel or holds an unknown value; the message names the file. Or ``cache`` or
-            ``label_map`` is bad, or the labels show one class and 255.
+            ``label_map`` is bad, or one of two classes never occurs, but 255 does.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ def _read_label(path: Path, label_map: LabelMap) -> tuple[Tensor, np.ndarray]:
     found = counts.nonzero()[0]
     if len(unknown := found[label_map.ids[found] < 0]):
         raise ValueError(
-            f"label {path} must have {label_map.expected}, also got {listed(unknown)} "
+            f"label {path} must have {label_map.expected}, also got {listed(unknown.tolist())} "
             "(the option label_map says which class a value is, as in label_map=0:0,128:1)"
         )
     return torch.from_numpy(label_map.ids.astype(np.uint8)[values]), counts
