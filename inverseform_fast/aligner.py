@@ -45,18 +45,21 @@ class Alignment(NamedTuple):
 
 
 class LabelAligner(nn.Module):
-    """Moves labels to where a prediction sees their boundary: for labels that were drawn, or projected, beside it.
+    """Moves labels to where a prediction sees them: for labels that were drawn, or projected, beside the objects.
 
-    Predicted and true boundary are resized as in :class:`inverseform_fast.InverseFormLoss` and cut into tiles, each of
-    which overlaps half of the next one. The frozen network reads a homography ``a`` off each.
+    Labels are cut into tiles of about 224 pixels, each of which overlaps half of the next one. A homography ``a`` is
+    read off each: the one at which the tile's labels are most likely, by the predicted probabilities of their classes.
+    Nothing has to be trained or tuned for it. With ``net``, a frozen inverse-transformation network reads it off the
+    predicted and the true boundary instead. That is the better the sharper the prediction is, and worse than the
+    likelihood on those of real models (docs/measured/displaced.md).
 
-    *Dead zone*: a reading is no better than the network's noise (``net.noise``: what it reads off predictions where
-    nothing is displaced). So each is shrunk by ``max(0, 1 - (noise / |a|)^2)``, the positive-part James-Stein estimate.
-    A reading below the noise becomes exactly 0, and a long one is kept nearly whole. A network without a noise figure
-    has no dead zone, and says so when the aligner is made.
+    *Dead zone*: each reading brings its own noise, which follows from how the tile's parts contradict each other. A
+    reading whose ``|a|^2`` is not above 2.5 times its noise becomes 0, so exact labels stay. A network's reading is
+    shrunk by ``max(0, 1 - (net.noise / |a|)^2)``, the positive-part James-Stein estimate; without a noise figure, which
+    ``tune-net`` measures, there is no dead zone, and a warning says so.
 
-    *Left alone* are tiles whose labels have no boundary or in which the model sees none, readings beyond a quarter of
-    a tile, which no network has learned, and images whose prediction is not finite.
+    *Left alone* are tiles whose labels are of one class or in which the model sees no boundary, readings beyond a
+    quarter of a tile, and images whose prediction is not finite.
 
     *Between tiles* the motion is blended without tearing. Readings are written in the image's coordinates and
     interpolated bilinearly between the tiles' centres. So every point has a velocity, which is continuous, and it flows
@@ -67,10 +70,9 @@ class LabelAligner(nn.Module):
     here has a gradient.
 
     Args:
-        net: ``"predictions"`` (the package's network that has learned from models' predictions), ``"compact"``, a path
-            to a weight file, or an :class:`InverseTransformNet`, which is frozen. It is treated as in
-            :class:`inverseform_fast.InverseFormLoss`.
-        radius: radius of the boundaries in pixels.
+        net: None, ``"predictions"``, ``"compact"``, a path to a weight file, or an :class:`InverseTransformNet`, which
+            is frozen. It is treated as in :class:`inverseform_fast.InverseFormLoss`.
+        radius: radius of the boundaries in pixels, where boundaries are compared.
         ignore_index: the label that marks void.
 
     Raises:
@@ -82,13 +84,11 @@ class LabelAligner(nn.Module):
         >>> labels[:, 60:160, 50:170] = 1  # a square
         >>> logits = torch.stack((labels == 0, labels == 1), 1) * 20.0  # a model sees it where it is
         >>> displaced = labels.roll(8, -1)
-        >>> net = iff.InverseTransformNet.compact()
-        >>> net.noise = 3 / 112  # 3 px of a tile of 224
-        >>> aligner = iff.LabelAligner(net)
+        >>> aligner = iff.LabelAligner()
         >>> torch.equal(aligner(logits, labels), labels)
         True
         >>> aligner.displacement(logits, displaced)[0, 0, 110, 110].round()  # along x, in the middle
-        tensor(7.)
+        tensor(8.)
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class LabelAligner(nn.Module):
         Args:
             segmentation_logits: ``(N, C, h, w)`` of any resolution.
             labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
-            boundary_logits: ``(N, 1, h', w')`` of a boundary head, which then alone decide; None derives the boundary
-                from the segmentation (headless).
+            boundary_logits: ``(N, 1, h', w')`` of a boundary head, which then alone decide. Without a network the
+                classes tell more: leave it out.
 
         Raises:
             TypeError, ValueError: wrong dtype or shape, or the labels' dtype cannot hold ``ignore_index``.
