@@ -54,7 +54,7 @@ class LabelAligner(nn.Module):
     likelihood on those of real models (docs/measured/displaced.md).
 
     *Dead zone*: each reading brings its own noise, which follows from how the tile's parts contradict each other. A
-    reading whose ``|a|^2`` is not above 2.5 times its noise becomes 0, so exact labels stay. A network's reading is
+    reading whose ``|a|^2`` is not above three times its noise becomes 0, so exact labels stay. A network's reading is
     shrunk by ``max(0, 1 - (net.noise / |a|)^2)``, the positive-part James-Stein estimate; without a noise figure, which
     ``tune-net`` measures, there is no dead zone, and a warning says so.
 
@@ -88,7 +88,7 @@ class LabelAligner(nn.Module):
         >>> torch.equal(aligner(logits, labels), labels)
         True
         >>> aligner.displacement(logits, displaced)[0, 0, 110, 110].round()  # along x, in the middle
-        tensor(8.)
+        tensor(7.)
     """
 
     def __init__(
