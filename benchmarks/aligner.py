@@ -32,14 +32,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--pixels", type=float, default=12.0, help="length of the displacement at the points")
-    parser.add_argument("--noise", type=float, default=3.0, help="dead zone, in pixels of a tile of 224")
     parser.add_argument("--rounds", type=int, default=15, help="of the timing; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/guide/labels.png")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    net = iff.InverseTransformNet.compact()
-    net.noise = options.noise * 2 / net.tile
-    aligner = iff.LabelAligner(net)
+    aligner = iff.LabelAligner()
     print(brings(aligner, options.scenes, options.pixels, options.out))
     if options.rounds:
         print(costs(aligner, options.rounds))

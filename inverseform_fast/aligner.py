@@ -15,6 +15,7 @@ from . import functional, homography
 from .checks import check_labels, check_maps, check_radius, check_same_device
 from .constants import constant
 from .nets.frozen import WithFrozenNet, nearest_multiples
+from .registration import ToImage, register
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration
@@ -43,19 +44,22 @@ class Alignment(NamedTuple):
     finite: Tensor
 
 
-class LabelAligner(WithFrozenNet):
-    """Moves labels to where a prediction sees their boundary: for labels that were drawn, or projected, beside it.
+class LabelAligner(nn.Module):
+    """Moves labels to where a prediction sees them: for labels that were drawn, or projected, beside the objects.
 
-    Predicted and true boundary are resized as in :class:`inverseform_fast.InverseFormLoss` and cut into tiles, each of
-    which overlaps half of the next one. The frozen network reads a homography ``a`` off each.
+    Labels are cut into tiles of about 224 pixels, each of which overlaps half of the next one. A homography ``a`` is
+    read off each: the one at which the tile's labels are most likely, by the predicted probabilities of their classes.
+    Nothing has to be trained or tuned for it. With ``net``, a frozen inverse-transformation network reads it off the
+    predicted and the true boundary instead. That is the better the sharper the prediction is, and worse than the
+    likelihood on those of real models (docs/measured/displaced.md).
 
-    *Dead zone*: a reading is no better than the network's noise (``net.noise``: what it reads off predictions where
-    nothing is displaced). So each is shrunk by ``max(0, 1 - (noise / |a|)^2)``, the positive-part James-Stein estimate.
-    A reading below the noise becomes exactly 0, and a long one is kept nearly whole. A network without a noise figure
-    has no dead zone, and says so when the aligner is made.
+    *Dead zone*: each reading brings its own noise, which follows from how the tile's parts contradict each other. A
+    reading whose ``|a|^2`` is not above three times its noise becomes 0, so exact labels stay. A network's reading is
+    shrunk by ``max(0, 1 - (net.noise / |a|)^2)``, the positive-part James-Stein estimate; without a noise figure, which
+    ``tune-net`` measures, there is no dead zone, and a warning says so.
 
-    *Left alone* are tiles whose labels have no boundary or in which the model sees none, readings beyond a quarter of
-    a tile, which no network has learned, and images whose prediction is not finite.
+    *Left alone* are tiles whose labels are of one class or in which the model sees no boundary, readings beyond a
+    quarter of a tile, and images whose prediction is not finite.
 
     *Between tiles* the motion is blended without tearing. Readings are written in the image's coordinates and
     interpolated bilinearly between the tiles' centres. So every point has a velocity, which is continuous, and it flows
@@ -66,10 +70,9 @@ class LabelAligner(WithFrozenNet):
     here has a gradient.
 
     Args:
-        net: ``"predictions"`` (the package's network that has learned from models' predictions), ``"compact"``, a path
-            to a weight file, or an :class:`InverseTransformNet`, which is frozen. It is treated as in
-            :class:`inverseform_fast.InverseFormLoss`.
-        radius: radius of the boundaries in pixels.
+        net: None, ``"predictions"``, ``"compact"``, a path to a weight file, or an :class:`InverseTransformNet`, which
+            is frozen. It is treated as in :class:`inverseform_fast.InverseFormLoss`.
+        radius: radius of the boundaries in pixels, where boundaries are compared.
         ignore_index: the label that marks void.
 
     Raises:
@@ -81,9 +84,7 @@ class LabelAligner(WithFrozenNet):
         >>> labels[:, 60:160, 50:170] = 1  # a square
         >>> logits = torch.stack((labels == 0, labels == 1), 1) * 20.0  # a model sees it where it is
         >>> displaced = labels.roll(8, -1)
-        >>> net = iff.InverseTransformNet.compact()
-        >>> net.noise = 3 / 112  # 3 px of a tile of 224
-        >>> aligner = iff.LabelAligner(net)
+        >>> aligner = iff.LabelAligner()
         >>> torch.equal(aligner(logits, labels), labels)
         True
         >>> aligner.displacement(logits, displaced)[0, 0, 110, 110].round()  # along x, in the middle
@@ -91,17 +92,11 @@ class LabelAligner(WithFrozenNet):
     """
 
     def __init__(
-        self, net: str | os.PathLike[str] | nn.Module = "predictions", radius: int = 2, ignore_index: int = 255
+        self, net: str | os.PathLike[str] | nn.Module | None = None, radius: int = 2, ignore_index: int = 255
     ) -> None:
         check_radius(radius)
-        super().__init__(net)
-        if self.net.tile % 2:
-            raise ValueError(f"net must have tiles of an even number of pixels, got {self.net.tile}")
-        if self.net.noise is None:
-            warnings.warn(
-                "net has no noise figure, so the aligner has no dead zone: it moves labels by readings of any length",
-                stacklevel=2,
-            )
+        super().__init__()
+        self.reader = None if net is None else _NetReader(net)
         self.radius = radius
         self.ignore_index = ignore_index
 
@@ -133,8 +128,8 @@ class LabelAligner(WithFrozenNet):
         Args:
             segmentation_logits: ``(N, C, h, w)`` of any resolution.
             labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
-            boundary_logits: ``(N, 1, h', w')`` of a boundary head, which then alone decide; None derives the boundary
-                from the segmentation (headless).
+            boundary_logits: ``(N, 1, h', w')`` of a boundary head, which then alone decide. Without a network the
+                classes tell more: leave it out.
 
         Raises:
             TypeError, ValueError: wrong dtype or shape, or the labels' dtype cannot hold ``ignore_index``.
@@ -152,31 +147,61 @@ class LabelAligner(WithFrozenNet):
             )
         with torch.autocast(labels.device.type, enabled=False):
             finite = evidence.isfinite().flatten(1).all(1)
-            readings = self._readings(evidence, labels, headless=boundary_logits is None)
-            readings = torch.where(finite[:, None, None, None], readings, 0)
+            known = finite[:, None, None, None]
+            readings = self._read(torch.where(known, evidence, 0), labels, boundary_logits is None)
+            known = known & (readings.square().sum(-1, keepdim=True) < _LONGEST**2)
+            readings = torch.where(known, readings, 0)
             displacement = _flow(readings, (labels.shape[1], labels.shape[2]))
             moved = readings.any(-1)
-            return Alignment(_read(labels, displacement, self.ignore_index), displacement, moved, finite)
+            return Alignment(_read_at(labels, displacement, self.ignore_index), displacement, moved, finite)
 
-    def _readings(self, evidence: Tensor, labels: Tensor, headless: bool) -> Tensor:
-        """Coefficients ``(N, rows, columns, 8)`` of each tile, after the dead zone, in half tiles."""
+    def _read(self, evidence: Tensor, labels: Tensor, headless: bool) -> Tensor:
+        """Coefficients ``(N, rows, columns, 8)`` by the finite logits of classes (headless) or of the boundary."""
+        if self.reader is None and headless:
+            return register(evidence, labels, self.ignore_index)
+        target = functional.boundary_map(labels, self.radius, self.ignore_index)
+        if self.reader is None:  # the boundary and what lies beside it are two classes
+            return register(torch.cat((torch.zeros_like(evidence), evidence), 1), target, 255)
         if headless:
-            evidence = functional.soft_boundary_map(evidence, labels.shape[-2:], self.radius)
-        target = functional.boundary_map(labels, self.radius, self.ignore_index)[:, None]
-        size, half = nearest_multiples(labels, self.net.tile), self.net.tile // 2
-        blocks = functional.extract_tiles(evidence, target, size, half, None if headless else "sigmoid")
+            probability = functional.soft_boundary_map(evidence, labels.shape[-2:], self.radius)
+        else:
+            probability = evidence.float().sigmoid()
+        readings: Tensor = self.reader(probability, target[:, None])
+        return readings
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius}, ignore_index={self.ignore_index}"
+
+
+class _NetReader(WithFrozenNet):
+    """Reads tiles by a frozen network.
+
+    A reading is no better than ``net.noise``, so it is shrunk by ``max(0, 1 - (noise / |a|)^2)``, the positive-part
+    James-Stein estimate.
+    """
+
+    def __init__(self, net: str | os.PathLike[str] | nn.Module) -> None:
+        super().__init__(net)
+        if self.net.tile % 2:
+            raise ValueError(f"net must have tiles of an even number of pixels, got {self.net.tile}")
+        if self.net.noise is None:
+            warnings.warn(
+                "net has no noise figure, so the aligner has no dead zone: it moves labels by readings of any length",
+                stacklevel=3,
+            )
+
+    def forward(self, probability: Tensor, target: Tensor) -> Tensor:
+        """Coefficients ``(N, rows, columns, 8)``, by a boundary's probability and the target of extract_tiles."""
+        size, half = nearest_multiples(target, self.net.tile), self.net.tile // 2
+        blocks = functional.extract_tiles(probability, target, size, half, None)
         rows, columns = size[0] // half, size[1] // half
         tiles = [_overlapping(side.view(-1, rows, columns, half, half)) for side in blocks]
         a = self.net.algebra(*tiles)
         predicted, true = (side.flatten(1).amax(1) for side in tiles)
         squared = a.square().sum(1)
-        known = (true > 0) & (predicted > _SEEN) & (squared < _LONGEST**2)
+        known = (true > 0) & (predicted > _SEEN)
         kept = (1 - (self.net.noise or 0) ** 2 / squared.clamp(min=1e-12)).clamp(min=0)
-        a = torch.where(known[:, None], kept[:, None] * a, 0)
-        return a.view(len(labels), rows - 1, columns - 1, 8)
-
-    def extra_repr(self) -> str:
-        return f"net={type(self.net).__name__}, radius={self.radius}, ignore_index={self.ignore_index}"
+        return torch.where(known[:, None], kept[:, None] * a, 0).view(len(target), rows - 1, columns - 1, 8)
 
 
 def _overlapping(blocks: Tensor) -> Tensor:
@@ -190,7 +215,7 @@ def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
     """Displacement ``(N, 2, H, W)`` in pixels by the coefficients ``(N, rows, columns, 8)`` of overlapping tiles."""
     n, rows, columns, _ = readings.shape
     height, width = size
-    to_image = constant(_ToImage(rows, columns), readings.dtype, readings.device)
+    to_image = constant(_Adjoint(rows, columns), readings.dtype, readings.device)
     motion = (to_image @ readings[..., None])[..., 0].movedim(-1, 1) / _STEPS
     motion = F.pad(motion, (1, 1, 1, 1), mode="replicate")  # from the outermost centres of tiles to the image's edges
     y, x = torch.meshgrid(_points(height, rows, readings), _points(width, columns, readings), indexing="ij")
@@ -206,28 +231,22 @@ def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
 
 
+@dataclass(frozen=True)
+class _Adjoint(ToImage):
+    """Makes ``(rows, columns, 8, 8)``, which takes coefficients of tiles to the image's coordinates."""
+
+    def __call__(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        maps = super().__call__(torch.float64, torch.device("cpu"))
+        return homography.adjoint(maps).view(self.rows, self.columns, 8, 8).to(device, dtype)
+
+
 def _points(pixels: int, tiles: int, like: Tensor) -> Tensor:
     """Coordinates in [-1, 1] from the centre of the first to that of the last pixel, along so many tiles."""
     last = 1 - 1 / pixels
     return torch.linspace(-last, last, (tiles + 1) * _POINTS, dtype=like.dtype, device=like.device)
 
 
-@dataclass(frozen=True)
-class _ToImage:
-    """Makes ``(rows, columns, 8, 8)``, which takes coefficients of the overlapping tiles to the image's coordinates."""
-
-    rows: int
-    columns: int
-
-    def __call__(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        maps = torch.zeros(self.rows, self.columns, 3, 3, dtype=torch.float64)
-        maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (self.columns + 1), 2 / (self.rows + 1), 1
-        maps[..., 0, 2] = (torch.arange(self.columns) + 1) * 2 / (self.columns + 1) - 1
-        maps[..., 1, 2] = ((torch.arange(self.rows) + 1) * 2 / (self.rows + 1) - 1)[:, None]
-        return homography.adjoint(maps).to(device, dtype)
-
-
-def _read(labels: Tensor, displacement: Tensor, void: int) -> Tensor:
+def _read_at(labels: Tensor, displacement: Tensor, void: int) -> Tensor:
     """The label of each pixel's displaced place, to the nearest pixel; ``void`` outside the image."""
     height, width = labels.shape[-2:]
     x = (displacement[:, 0] + torch.arange(width, device=labels.device)).round().long()

@@ -29,8 +29,10 @@ class Reads(Align):
         return self.coefficients.repeat(len(predicted) // len(self.coefficients), 1)
 
 
-@pytest.fixture(scope="module")
-def aligner() -> iff.LabelAligner:
+@pytest.fixture(scope="module", params=["classes", "network"])
+def aligner(request: pytest.FixtureRequest) -> iff.LabelAligner:
+    if request.param == "classes":
+        return iff.LabelAligner()
     net = iff.InverseTransformNet.compact()
     net.noise = NOISE
     return iff.LabelAligner(net)
@@ -104,12 +106,14 @@ def test_exact_labels_stay_as_they_are(aligner: iff.LabelAligner, scenes: Tensor
     assert finite.all()
 
 
-def test_ids_of_any_size_and_void_survive(aligner: iff.LabelAligner, scenes: Tensor) -> None:
+def test_ids_of_any_size_and_void_survive(scenes: Tensor) -> None:
     labels = displaced(scenes, 8, 8)
     ids = labels.long() + 2**40
     ids[labels == 255] = -1
-    moved = iff.LabelAligner(aligner.net, ignore_index=-1)(seen(scenes), ids)
-    expected = aligner(seen(scenes), labels)
+    net = iff.InverseTransformNet.compact()
+    net.noise = NOISE
+    moved = iff.LabelAligner(net, ignore_index=-1)(seen(scenes), ids)
+    expected = iff.LabelAligner(net)(seen(scenes), labels)
     assert torch.equal(moved, torch.where(expected == 255, -1, expected.long() + 2**40))
 
 
@@ -216,7 +220,7 @@ def test_a_prediction_that_is_not_finite_leaves_its_own_labels_alone(
 
 def test_a_network_without_a_noise_figure_works_and_says_so(scenes: Tensor) -> None:
     with pytest.warns(UserWarning, match="net has no noise figure, so the aligner has no dead zone"):
-        aligner = iff.LabelAligner()
+        aligner = iff.LabelAligner("compact")
     labels = displaced(scenes, 9, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -230,7 +234,8 @@ def test_there_is_no_gradient_and_nothing_to_train(aligner: iff.LabelAligner, sc
     assert not list(model.parameters())
     assert not model.state_dict()
     model.half()
-    assert {parameter.dtype for parameter in model.aligner.net.parameters()} == {torch.float32}
+    if reader := model.aligner.reader:
+        assert {parameter.dtype for parameter in reader.net.parameters()} == {torch.float32}
     alignment = aligner.align(seen(scenes).requires_grad_(), displaced(scenes, 9, 0))
     assert not alignment.displacement.requires_grad
 

@@ -281,3 +281,17 @@ def test_weights_multiply_the_terms(logits: Tensor, labels: Tensor) -> None:
     expected = terms.cross_entropy(logits, labels) + 2 * terms.dice(logits, labels)
     expected = expected + 0.5 * terms.headless_per_class(logits, labels)
     torch.testing.assert_close(make((2, 0.5))({"semantic": logits}, labels), expected)
+
+
+def test_random_direction_is_as_long_and_where_the_gradient_of_inverseform_is(g: torch.Generator) -> None:
+    labels = torch.zeros(1, 224, 224, dtype=torch.uint8)
+    labels[:, 60:150, 40:180] = 1
+    logits = torch.randn(1, 2, 56, 56, generator=g)
+    torch.manual_seed(0)
+    leaves = [logits.clone().requires_grad_() for _ in range(2)]
+    terms.inverseform(leaves[0], labels).backward()
+    terms.random_direction(leaves[1], labels).backward()
+    true, random = map(leaf_grad, leaves)
+    assert true.any()
+    assert torch.equal(random.abs(), true.abs())
+    assert 0.4 < (random == true)[true != 0].float().mean() < 0.6

@@ -170,15 +170,11 @@ def test_moved_labels_are_a_data_set_again(trained: TrainConfig, quiet: str, tmp
     assert len(build_dataset("folder", "train", str(out))) == 2
 
 
-def test_the_network_that_was_tuned_on_the_run_comes_first(trained: TrainConfig, quiet: str, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(Path(trained.out))
-    save_checkpoint(tmp_path / "last.pt", checkpoint)
-    with pytest.warns(UserWarning, match="net has no noise figure"):
-        align_label_files(tmp_path, tmp_path / "one")
-    assert "the network predictions" in (tmp_path / "one/report.md").read_text()
-    (tmp_path / "tuned.safetensors").write_bytes(Path(quiet).read_bytes())
-    align_label_files(tmp_path, tmp_path / "two")
-    assert f"the network {tmp_path / 'tuned.safetensors'}" in (tmp_path / "two/report.md").read_text()
+def test_the_report_names_the_network_if_there_is_one(trained: TrainConfig, quiet: str, tmp_path: Path) -> None:
+    align_label_files(Path(trained.out), tmp_path / "one")
+    assert "the network" not in (tmp_path / "one/report.md").read_text()
+    align_label_files(Path(trained.out), tmp_path / "two", net=quiet)
+    assert f"the network {quiet}" in (tmp_path / "two/report.md").read_text()
 
 
 def test_a_model_that_is_not_finite_moves_nothing_and_is_reported(

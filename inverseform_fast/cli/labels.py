@@ -23,8 +23,8 @@ def align(
     net: Annotated[
         str | None,
         typer.Option(
-            help="Inverse-transformation network: predictions, compact, or a weight file. By default "
-            "tuned.safetensors in the folder of the run; if there is none, predictions."
+            help="Inverse-transformation network to read displacements by: predictions, compact, or a weight file. "
+            "If not given, the predicted classes say where labels belong, which is better and faster."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,

@@ -71,7 +71,7 @@ class TrainConfig:
     net: Annotated[
         str | None,
         "Inverse-transformation network: compact, predictions, or a weight file. If not given, InverseForm takes "
-        "compact, and labels are moved by predictions.",
+        "compact, and labels are moved by the predicted classes alone.",
     ] = None
     resize: Annotated[
         tuple[int, int] | None,
@@ -80,8 +80,7 @@ class TrainConfig:
 
     align_labels: Annotated[
         bool,
-        "Move the training labels to where the model sees their boundaries, or train on them as they are. --net says "
-        "by which network.",
+        "Move the training labels to where the model sees their boundaries, or train on them as they are.",
     ] = False
     align_start: Annotated[int | None, "First step in which labels are moved; a quarter of the steps if not given."] = (
         None

@@ -31,8 +31,6 @@ from .moved_labels import MovedLabels
 from .tasks import Task
 from .transforms import EvalTransform
 
-TUNED = "tuned.safetensors"  # in the folder of a run: the network that was tuned on its predictions
-
 
 def align_label_files(
     run: Path,
@@ -58,8 +56,7 @@ def align_label_files(
         out: a new or empty folder that neither lies in ``root`` nor holds it.
         data, root: the data set; that of the training if not given.
         split: the one that was trained on if not given.
-        net: network, ``"predictions"``, ``"compact"`` or a weight file. If not given, it is ``tuned.safetensors`` in
-            the run's folder, or ``"predictions"`` where there is none.
+        net: a network to read displacements by, as in :class:`inverseform_fast.LabelAligner`; none if not given.
         overwrite: write into a folder that holds files.
         device: None is the GPU if there is one.
         console: shows the progress.
@@ -74,8 +71,7 @@ def align_label_files(
         ValueError: ``out`` would mix with the data set, the data set has other classes, or a file is bad.
     """
     checkpoint = load_checkpoint(run)
-    config = with_data(checkpoint.config, data, root, data_options)
-    config = replace(config, net=net or _network(run))
+    config = replace(with_data(checkpoint.config, data, root, data_options), net=net)
     _check_out(out, config.root, overwrite)
     aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
     files = [out / aligned.file(index) for index in range(len(aligned.dataset))]
@@ -92,14 +88,9 @@ def align_label_files(
     shifts = [shifts[index] for index in ranking]
     worst = [aligned.moved(index)[0] for index, shift in zip(ranking[:4], shifts, strict=False) if shift.mean_px]
     subject = f"{config.data}, {split or config.train_split}"
-    by = f"the model of {run} after {checkpoint.step} steps and the network {config.net}"
+    by = f"the model of {run} after {checkpoint.step} steps" + (f" and the network {net}" if net else "")
     write_label_report(out, subject, by, shifts, worst, aligned.task)
     return shifts
-
-
-def _network(run: Path) -> str:
-    tuned = (run if run.is_dir() else run.parent) / TUNED
-    return str(tuned) if tuned.is_file() else "predictions"
 
 
 def _check_out(out: Path, root: str | None, overwrite: bool) -> None:

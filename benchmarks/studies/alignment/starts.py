@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
+import cv2
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Generator, Tensor
 
 from inverseform_fast import homography
@@ -65,12 +64,16 @@ def distances(masks: Tensor) -> tuple[Tensor, Tensor]:
 
     Both are 0 where they do not apply, and everywhere if the mask is empty.
     """
-    fields = [
-        [distance_transform_edt(side) * bool(mask.any() and not mask.all()) for side in (~mask, mask)]
-        for mask in masks.bool().numpy()
-    ]
-    outside, inside = torch.from_numpy(np.array(fields, dtype=np.float32)).unbind(1)
+    outside, inside = torch.zeros(2, *masks.shape)
+    for n, mask in enumerate(masks.bool()):
+        if mask.any() and not mask.all():
+            outside[n], inside[n] = _distance(~mask), _distance(mask)
     return outside, inside
+
+
+def _distance(mask: Tensor) -> Tensor:
+    """Compute the distance of each pixel of a mask ``(1, H, W)`` to the nearest one outside."""
+    return torch.from_numpy(cv2.distanceTransform(mask[0].byte().numpy(), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
 
 
 def displaced(starts: Starts) -> Tensor:

@@ -34,39 +34,33 @@ OTHERS = (
 )  # fmt: skip
 CHOSEN_ON = MAIN[:2]  # where the descent is tuned
 
-GIVEN, TUNED, UNZONED, POOLED, SHIPPED, PERMUTED, INVERSEFORM, DESCENT = (
-    "given", "self-tuned", "no-dead-zone", "pooled", "shipped", "permuted", "inverseform", "descent"
+GIVEN, ALIGNED, TWICE, PERMUTED, TUNED, SHIPPED, INVERSEFORM, DESCENT = (
+    "given", "aligned", "twice", "permuted", "self-tuned", "shipped", "inverseform", "descent"
 )  # fmt: skip
-ALIGNERS = (
-    TUNED,
-    UNZONED,
-    POOLED,
-    SHIPPED,
-    DESCENT,
-)  # what is tried where labels are exact, beside the labels as given
+# How often the labels of an arm are moved by the aligner without a network.
+ROUNDS = {GIVEN: 0, ALIGNED: 1, TWICE: 2}
+ALIGNERS = (ALIGNED, TWICE, TUNED, SHIPPED, DESCENT)  # are tried where labels are exact, too
 
 # In the order in which they are trained. The descent's weights are its blur and rate (in pixels), its steps, and
 # whether it has a dead zone, that is, whether its noise is measured.
 ARMS = {
     GIVEN: Arm("as given", "no label is moved", ((),), default_loss, main=True),
-    TUNED: Arm(
-        "self-tuned aligner", "moved once, by a network that was tuned on the first model's predictions", ((),),
-        default_loss, ours=True, main=True,
-    ),
-    UNZONED: Arm(
-        "self-tuned, no dead zone", "moved once, by the same network without its noise figure", ((),), default_loss,
+    ALIGNED: Arm(
+        "aligner", "moved once, by `LabelAligner()` with the first model's predictions", ((),), default_loss,
         ours=True, main=True,
     ),
-    POOLED: Arm(
-        "self-tuned, one dead zone for all", "moved once, by the same network; all readings are shrunk alike", ((),),
+    TWICE: Arm(
+        "aligner, twice", "moved by `LabelAligner()` with the predictions of the arm *aligner*'s model", ((),),
+        default_loss, ours=True, main=True,
+    ),
+    PERMUTED: Arm("aligner, permuted", "moved as the aligner moves another image's", ((),), default_loss, main=True),
+    TUNED: Arm(
+        "self-tuned network", "moved once, by a network that was tuned on the first model's predictions", ((),),
         default_loss, ours=True, main=True,
     ),
     SHIPPED: Arm(
         "shipped network", "moved once, by the network as it comes: no noise figure, so no dead zone", ((),),
         default_loss, main=True,
-    ),
-    PERMUTED: Arm(
-        "self-tuned, permuted", "moved as the self-tuned aligner moves another image's", ((),), default_loss, main=True
     ),
     INVERSEFORM: Arm("InverseForm, weight 0.3", "no label is moved; a term of the loss", ((),), with_inverseform,
                      main=True),

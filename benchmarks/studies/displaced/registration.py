@@ -1,21 +1,15 @@
-"""What stands for an inverse-transformation network where labels are moved: a descent, and a network that is shrunk."""
+"""What stands for an inverse-transformation network where labels are moved: a descent."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import chi2
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from benchmarks.studies.alignment.descent import descend
 from inverseform_fast import InverseTransformNet, homography
 from inverseform_fast.functional import homography_warp
-from inverseform_fast.inverse_net.noise import QUANTILE
-from inverseform_fast.inverse_net.predictions import Predictions, upright_views
-
-# The noise is the 90 % quantile of the errors' length; of 8 normal numbers the mean square is so much of its square.
-SQUARE_OF_QUANTILE = 8 / chi2(8).ppf(QUANTILE)
 
 
 class Descent(InverseTransformNet):
@@ -47,28 +41,3 @@ class Descent(InverseTransformNet):
     def blurred(self, maps: Tensor) -> Tensor:
         sigma = self.blur / 2
         return gaussian_blur(F.avg_pool2d(maps.detach(), 2), [2 * round(2.5 * sigma) + 1] * 2, [sigma, sigma])
-
-
-class Shrunk(InverseTransformNet):
-    """A network whose readings are multiplied by a factor. It has no noise figure, so no other dead zone."""
-
-    def __init__(self, net: InverseTransformNet, factor: float) -> None:
-        super().__init__()
-        self.net, self.factor, self.tile = net, factor, net.tile
-
-    def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
-        return self.factor * self.net.algebra(predicted, target)
-
-
-@torch.no_grad()
-def pooled(net: InverseTransformNet, predictions: Predictions, count: int = 256) -> Shrunk:
-    """The network with one dead zone for all images: the James-Stein estimate of the whole data set.
-
-    The factor is 1 - (mean square of the errors) / (mean square of the readings), at least 0. A reading that is short
-    by chance is not taken for noise where the others are long.
-    """
-    views = upright_views(predictions, predictions.kinds[0], net.tile, count, torch.Generator().manual_seed(0))
-    pairs = (each.still() for each in views)
-    readings = torch.cat([net.algebra(each.predicted, each.target) for each in pairs])
-    errors = SQUARE_OF_QUANTILE * (net.noise or 0) ** 2
-    return Shrunk(net, max(0.0, 1 - errors / readings.square().sum(1).mean().item()))

@@ -23,20 +23,19 @@ from benchmarks.studies.displaced.arms import (
     CHOSEN_ON,
     DESCENT,
     EXACT,
-    GIVEN,
     INVERSEFORM,
     MAIN,
     OTHERS,
     PERMUTED,
-    POOLED,
+    ROUNDS,
     SHIPPED,
     TUNED,
-    UNZONED,
     arms_of,
+    default_loss,
 )
 from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
 from benchmarks.studies.displaced.nearness import BATCH, boundary_distance, mean, nearness
-from benchmarks.studies.displaced.registration import Descent, pooled
+from benchmarks.studies.displaced.registration import Descent
 from benchmarks.studies.headless.arms import Arm, Weights
 from benchmarks.studies.headless.features import Frames, FrozenModel
 from benchmarks.studies.headless.study import CHOOSE, TEST, Job, Study, label
@@ -48,14 +47,15 @@ from inverseform_fast.inverse_net.noise import estimate_noise
 from inverseform_fast.inverse_net.predictions import Predictions, predicted_boundaries
 from inverseform_fast.inverse_net.state import STATE
 from inverseform_fast.inverse_net.tuning import tune_on
-from inverseform_fast.nets import WEIGHTS
+from inverseform_fast.nets.weights import weight_file
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.metrics import SegmentationMetrics
 
-SCHEMA = "inverseform_fast/displaced_study/1"
+SCHEMA = "inverseform_fast/displaced_study/2"
 MODELS = Path("runs/displaced")
 BLOCK = 10  # frames in a row, which are resampled together
 F3 = 1  # of the tolerances 1, 3 and 5 px
+Found = dict[str, float]  # what is known of labels
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DisplacedStudy(Study):
     """All arms in all settings.
 
     Attributes:
-        models: folder of the first models and of tuned networks, which several arms share.
+        models: folder of models and of tuned networks, which several arms share.
         settings: those to do, in order; all seeds of ``MAIN`` come first.
         tuning: of the networks.
     """
@@ -78,7 +78,7 @@ class DisplacedStudy(Study):
     models: Path = MODELS
     settings: Sequence[Setting] = (*MAIN, *OTHERS)
     arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
-    tuning: TuneConfig = field(default_factory=lambda: TuneConfig(net="compact"))  # which was the default when it began
+    tuning: TuneConfig = field(default_factory=TuneConfig)
 
     def jobs(self) -> Iterator[DisplacedJob]:
         if DESCENT in self.arms:
@@ -129,15 +129,13 @@ class DisplacedStudy(Study):
         config = job.config
         truth = self.frames(config.train_split)
         given = displaced(truth.labels, job.setting, config.seed)
-        if job.arm in (GIVEN, INVERSEFORM):
-            labels, found = given.labels, {"before_px": mean(boundary_distance(given.labels, truth.labels))}
+        if job.arm in ROUNDS:
+            labels, found = self.labels(job, truth, given, ROUNDS[job.arm])
+            model, seconds = self.model(job, truth, given, ROUNDS[job.arm])
         else:
             labels, found = self.moved(job, truth, given)
-        if job.stage == CHOOSE:
-            return found, math.nan
-        if job.arm == GIVEN:
-            model, seconds = self.first_model(job, truth, given)
-        else:
+            if job.stage == CHOOSE:
+                return found, math.nan
             frames, loss = truth._replace(labels=labels), self.arms[job.arm].make(job.weights)
             model, seconds = train_head(config, self.tasks, frames, loss)
         metric = measured(model, self.tasks["semantic"], self.frames(config.eval_split), config.batch_size)
@@ -146,16 +144,23 @@ class DisplacedStudy(Study):
         blocks = {f"block/{i}": mean(each.nanmean(0)) for i, each in enumerate(f_scores.split(BLOCK))}
         return metric.compute() | found | blocks, seconds
 
-    def first_model(self, job: DisplacedJob, truth: Frames, given: Displaced) -> tuple[FrozenModel, float]:
-        """The model that is trained on the labels as given, and the CPU seconds of its steps; it is kept in a file.
+    def labels(self, job: DisplacedJob, truth: Frames, given: Displaced, rounds: int) -> tuple[Tensor, Found]:
+        """The labels after so many rounds of alignment, and how near they were and are to the truth."""
+        if not rounds:
+            return given.labels, {"before_px": mean(boundary_distance(given.labels, truth.labels))}
+        labels, motion = aligned(LabelAligner(), self.logits(job, truth, given, rounds - 1), given.labels)
+        return labels, nearness(truth.labels, given, labels, motion)
+
+    def model(self, job: DisplacedJob, truth: Frames, given: Displaced, rounds: int) -> tuple[FrozenModel, float]:
+        """The model that is trained on these labels, and the CPU seconds of its steps; it is kept in a file.
 
         Raises:
             ValueError: the file's model was trained by another configuration.
         """
-        path = self.folder(job) / "model.pt"
+        path = self.folder(job) / f"model{rounds}.pt"
         if not path.exists():
-            frames, loss = truth._replace(labels=given.labels), self.arms[GIVEN].make(())
-            model, seconds = train_head(job.config, self.tasks, frames, loss)
+            labels, _ = self.labels(job, truth, given, rounds)
+            model, seconds = train_head(job.config, self.tasks, truth._replace(labels=labels), default_loss(()))
             saved = {"config": job.config.to_dict(), "model": model.state_dict(), "seconds": seconds}
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: torch.save(saved, file))
@@ -166,29 +171,34 @@ class DisplacedStudy(Study):
         model.load_state_dict(saved["model"])
         return model, saved["seconds"]
 
+    def logits(self, job: DisplacedJob, truth: Frames, given: Displaced, rounds: int) -> Tensor:
+        """What that model predicts of the frames that it was trained on."""
+        model, _ = self.model(job, truth, given, rounds)
+        return torch.cat([batch for batch, _ in predicted(model, "semantic", truth, BATCH)])
+
     def folder(self, job: DisplacedJob) -> Path:
         return self.models / job.config.train_split / f"{job.setting.name}-{job.config.seed}".replace(" ", "-")
 
-    def moved(self, job: DisplacedJob, truth: Frames, given: Displaced) -> tuple[Tensor, dict[str, float]]:
-        """The labels after the arm moved them, and how near they were and are."""
-        model, _ = self.first_model(job, truth, given)
-        logits = torch.cat([batch for batch, _ in predicted(model, "semantic", truth, BATCH)])
-        maps = [predicted_boundaries({"semantic": batch}, job.config.crop) for batch in logits.split(BATCH)]
-        net = self.instrument(job, Predictions(torch.cat(maps), given.labels))
-        aligner = LabelAligner(net)
-        pairs = zip(logits.split(BATCH), given.labels.split(BATCH), strict=True)
-        parts = [aligner.align(*pair) for pair in pairs]
-        labels, motion = torch.cat([part.labels for part in parts]), torch.cat([part.displacement for part in parts])
+    def moved(self, job: DisplacedJob, truth: Frames, given: Displaced) -> tuple[Tensor, Found]:
+        """The labels after another arm moved them, or left them, and how near they were and are to the truth."""
+        if job.arm == INVERSEFORM:
+            return self.labels(job, truth, given, 0)
+        logits = self.logits(job, truth, given, 0)
         if job.arm == PERMUTED:
+            _, motion = aligned(LabelAligner(), logits, given.labels)
             motion = motion[derangement(len(motion), job.config.seed)]
             labels = read_at(given.labels, motion)
+            return labels, nearness(truth.labels, given, labels, motion)
+        maps = [predicted_boundaries({"semantic": batch}, job.config.crop) for batch in logits.split(BATCH)]
+        net = self.instrument(job, Predictions(torch.cat(maps), given.labels))
+        labels, motion = aligned(LabelAligner(net), logits, given.labels)
         noise = math.nan if net.noise is None else net.noise * net.tile / 2
         return labels, {"noise_px": noise, **nearness(truth.labels, given, labels, motion)}
 
     def instrument(self, job: DisplacedJob, predictions: Predictions) -> InverseTransformNet:
         """What reads displacements in an arm."""
         if job.arm == SHIPPED:
-            return InverseTransformNet.compact()
+            return InverseTransformNet.from_file(weight_file(self.tuning.net))
         if job.arm == DESCENT:
             blur, rate, steps, dead_zone = job.weights
             descent = Descent(blur, rate, int(steps))
@@ -199,19 +209,19 @@ class DisplacedStudy(Study):
         if not path.exists():
             resume, quiet = (folder / STATE).exists(), Console(quiet=True)
             tune_on(predictions, self.tuning, folder, resume=resume, console=quiet).save(path)
-        net = InverseTransformNet.from_file(path)
-        if job.arm == POOLED:
-            return pooled(net, predictions)
-        if job.arm == UNZONED:
-            net.noise = None
-        return net
+        return InverseTransformNet.from_file(path)
+
+
+def aligned(aligner: LabelAligner, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels that the aligner makes, and its motion."""
+    parts = [aligner.align(*pair) for pair in zip(logits.split(BATCH), labels.split(BATCH), strict=True)]
+    return torch.cat([part.labels for part in parts]), torch.cat([part.displacement for part in parts])
 
 
 def shipped_net(arm: str) -> str | None:
     """A digest of the shipped weights, if the arm depends on them."""
-    if arm not in (TUNED, UNZONED, POOLED, SHIPPED, PERMUTED, INVERSEFORM):
-        return None
-    return hashlib.sha256((WEIGHTS / "compact.safetensors").read_bytes()).hexdigest()[:16]
+    name = {TUNED: "predictions", SHIPPED: "predictions", INVERSEFORM: "compact"}.get(arm)
+    return name and hashlib.sha256(weight_file(name).read_bytes()).hexdigest()[:16]
 
 
 def derangement(count: int, seed: int) -> Tensor:

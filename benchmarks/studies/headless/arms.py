@@ -25,6 +25,7 @@ from benchmarks.studies.headless.terms import (
     headless,
     headless_per_class,
     inverseform,
+    random_direction,
 )
 from inverseform_fast import BoundaryAwareLoss
 
@@ -77,15 +78,16 @@ def relaxed(weights: Weights) -> Loss:
     return lambda predictions, labels: term(predictions["semantic"], labels)
 
 
-def with_head(weights: Weights) -> Loss:
+def with_head(weights: Weights, edge: float = 0, dice: float = 0) -> Loss:
     """The package's loss; without a second weight it has no InverseForm."""
     beta, gamma = weights if len(weights) == 2 else (*weights, 0.0)
-    whole = BoundaryAwareLoss(beta=beta, gamma=gamma, edge=0, dice=0)
+    whole = BoundaryAwareLoss(beta=beta, gamma=gamma, edge=edge, dice=dice)
     return lambda predictions, labels: whole(predictions["semantic"], labels, predictions["boundary"]).total
 
 
-def with_inverseform(weights: Weights) -> Loss:
-    return added(dice, boundary_cross_entropy, headless, inverseform)((1, 1, 2, *weights))
+def beside(term: Term) -> Callable[[Weights], Loss]:
+    """The package's default without a head, and a weighted term."""
+    return lambda weights: added(dice, boundary_cross_entropy, headless, term)((1, 1, 2, *weights))
 
 
 def each(*values: float) -> tuple[Weights, ...]:
@@ -97,7 +99,7 @@ ARMS = {
     "ce": Arm("cross-entropy", "CE", ((),), added(), main=True),
     "dice-per-class": Arm(
         "+ Dice + headless BCE per class", "CE + w1 Dice + w2 BCE_c", ((1, 3), (1, 1), (1, 6)),
-        added(dice, headless_per_class), ours=True, main=True,
+        added(dice, headless_per_class), ours=True,
     ),
     "dice-edge-headless": Arm(
         "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 1, 2), (1, 2, 2)),
@@ -109,7 +111,7 @@ ARMS = {
         ours=True, main=True,
     ),
     "per-class": Arm(
-        "+ headless BCE per class", "CE + w BCE_c", each(3, 1, 6), added(headless_per_class), ours=True, main=True
+        "+ headless BCE per class", "CE + w BCE_c", each(3, 1, 6), added(headless_per_class), ours=True
     ),
     "headless": Arm("+ headless BCE", "CE + w BCE", each(1, 0.3, 3), added(headless), ours=True, main=True),
     "edge": Arm("+ boundary CE", "CE + w CE_b", each(1, 0.5, 2), added(boundary_cross_entropy), main=True),
@@ -119,11 +121,23 @@ ARMS = {
     ),
     "with-inverseform": Arm(
         "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + 2 BCE + w IF", each(0.3, 0.1, 1),
-        with_inverseform, ours=True, main=True,
+        beside(inverseform), ours=True, main=True,
+    ),
+    "with-predictions": Arm(
+        "+ Dice + boundary CE + headless BCE + InverseForm, *predictions*", "CE + Dice + CE_b + 2 BCE + w IF_p",
+        each(0.3, 0.1, 1), beside(partial(inverseform, net="predictions")), ours=True, main=True,
+    ),
+    "with-random": Arm(
+        "+ Dice + boundary CE + headless BCE + random direction", "CE + Dice + CE_b + 2 BCE + w random",
+        each(0.3, 0.1, 1), beside(random_direction), main=True,
     ),
     "relaxed": Arm("boundary label relaxation", "relaxed CE, w px", each(1, 2, 3), relaxed, main=True),
     "head": Arm(
         "+ boundary head, BCE", "CE + w BCE of the head", each(10, 3, 30), with_head, main=True, boundary_head=True
+    ),
+    "dice-edge-head": Arm(
+        "+ Dice + boundary CE + boundary head, BCE", "CE + Dice + CE_b + w BCE of the head", each(10, 3, 30),
+        partial(with_head, edge=1, dice=1), ours=True, boundary_head=True,
     ),
     "boundary-dice": Arm("+ Dice of the soft boundary", "CE + w Dice_b", each(0.5, 0.25, 1), added(boundary_dice)),
     "paper": Arm(

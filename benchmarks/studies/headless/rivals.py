@@ -8,6 +8,7 @@ Where a paper speaks of one object, the term is the mean over the classes presen
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,14 +33,17 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     first i pixels were the wrong ones: 1 - (|y| - wrong y) / (|y| + wrong others).
     """
     valid = labels != VOID
-    predicted = probabilities(logits, labels).movedim(1, 0)[:, valid].unbind()
+    known, predicted = labels[valid], probabilities(logits, labels).movedim(1, 0)[:, valid].unbind()
     terms = []
     for c in classes_present(labels):
-        true = (labels[valid] == c).float()
-        errors, order = (predicted[c] - true).abs().sort(descending=True)
-        true = true[order]
-        jaccard = 1 - (true.sum() - true.cumsum(0)) / (true.sum() + (1 - true).cumsum(0))
-        terms.append(errors @ jaccard.diff(prepend=jaccard.new_zeros(1)))
+        true = (known == c).float()
+        errors = (predicted[c] - true).abs()
+        # NumPy sorts several times as fast as PyTorch on a CPU.
+        order = torch.from_numpy(np.argsort(errors.detach().numpy())).flip(0)
+        sorted_true = true[order]
+        jaccard = 1 - (true.sum() - sorted_true.cumsum(0)) / (true.sum() + (1 - sorted_true).cumsum(0))
+        weights = torch.empty_like(true).scatter_(0, order, jaccard.diff(prepend=jaccard.new_zeros(1)))
+        terms.append(errors @ weights)
     return torch.stack(terms).mean()
 
 
@@ -90,7 +94,12 @@ def boundary_f1(logits: Tensor, labels: Tensor, width: int = 3, tolerance: int =
 
 
 def _pool(x: Tensor, window: int) -> Tensor:
-    return F.max_pool2d(x, window, stride=1, padding=window // 2)
+    """The largest value in the window around each pixel of maps (N, C, H, W)."""
+    # Only channels last are vectorized in PyTorch's max-pooling.
+    x = x.contiguous(memory_format=torch.channels_last)
+    for shape in ((window, 1), (1, window)):
+        x = F.max_pool2d(x, shape, stride=1, padding=(shape[0] // 2, shape[1] // 2))
+    return x
 
 
 def _share(mine: Tensor, others: Tensor) -> Tensor:
@@ -119,15 +128,17 @@ def probability_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     truth, predicted = truth_of(labels, logits.shape[1]).float(), probabilities(logits, labels)
     true, ours = _sobel(truth), _sobel(predicted)
     known = _pool((labels == VOID).float()[:, None], 3) == 0
-    counted = (true != 0).any(2) & known
-    return 1 - F.cosine_similarity(true, ours, dim=2, eps=EPS)[counted].sum() / counted.sum().clamp(min=1)
+    counted = (true != 0).any(0) & known
+    cosines = F.cosine_similarity(true[:, counted], ours[:, counted], dim=0, eps=EPS)
+    return 1 - cosines.sum() / counted.sum().clamp(min=1)
 
 
 def _sobel(maps: Tensor) -> Tensor:
-    """(N, C, 2, H, W): the gradients by y and x of maps (N, C, H, W)."""
+    """(2, N, C, H, W): the gradients by y and x of maps (N, C, H, W)."""
     across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, torch.stack((across.T, across))[:, None]).unflatten(0, maps.shape[:2])
+    padded = F.pad(maps, (1, 1, 1, 1), mode="replicate").contiguous(memory_format=torch.channels_last)
+    kernels = [kernel.expand(maps.shape[1], 1, 3, 3) for kernel in (across.T, across)]
+    return torch.stack([F.conv2d(padded, kernel, groups=maps.shape[1]) for kernel in kernels])
 
 
 def active_boundary(logits: Tensor, labels: Tensor, share: float = 0.01, reach: float = 20) -> Tensor:

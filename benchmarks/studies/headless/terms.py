@@ -47,15 +47,23 @@ def headless(logits: Tensor, labels: Tensor, radius: int = 2) -> Tensor:
     return boundary_loss(soft_boundary_map(logits, labels.shape[-2:], radius).logit(eps=EPS), labels, radius)
 
 
-def inverseform(logits: Tensor, labels: Tensor) -> Tensor:
-    """InverseForm of the soft boundary of all classes together, with the shipped network."""
+def inverseform(logits: Tensor, labels: Tensor, net: str = "compact") -> Tensor:
+    """InverseForm of the soft boundary of all classes together, with a shipped network."""
     soft = soft_boundary_map(logits, labels.shape[-2:])
-    return _inverseform()(soft, boundary_map(labels)[:, None])
+    return _inverseform(net)(soft, boundary_map(labels)[:, None])
 
 
 @cache
-def _inverseform() -> InverseFormLoss:
-    return InverseFormLoss(activation=None)
+def _inverseform(net: str) -> InverseFormLoss:
+    return InverseFormLoss(net, activation=None)
+
+
+def random_direction(logits: Tensor, labels: Tensor) -> Tensor:
+    """A term with InverseForm's gradient, each of whose numbers has a random sign: as long, and at the same places."""
+    with torch.enable_grad():
+        known = logits.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(inverseform(known, labels), known)
+    return (logits * gradient * torch.randint_like(gradient, 2).mul(2).sub(1)).sum()
 
 
 def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:

@@ -135,10 +135,11 @@ class SemanticAligner(nn.Module):
     def __init__(self, config: TrainConfig, name: str, void: int) -> None:
         super().__init__()
         self.name = name
-        self.aligner = iff.LabelAligner(config.net or "predictions", config.radius, void)
+        self.aligner = iff.LabelAligner(config.net, config.radius, void)
 
     def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> iff.Alignment:
-        return self.aligner.align(predictions[self.name], targets[self.name], predictions.get("boundary"))
+        boundary = predictions.get("boundary") if self.aligner.reader else None  # the classes tell more
+        return self.aligner.align(predictions[self.name], targets[self.name], boundary)
 
 
 def colorize(labels: Tensor, colors: Sequence[RGB]) -> Tensor:
