@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import inverseform_fast as iff
 

@@ -261,9 +261,7 @@ class _Run:
         """Returns the terms as numbers. This waits for the device, so it is done only in steps that are logged."""
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(values["total"]):
-            raise FloatingPointError(
-                f"the loss must be finite, but is not at step {self.step}: {values}"
-            )
+            raise FloatingPointError(f"the loss must be finite, but is not at step {self.step}: {values}")
         return values
 
     def _log(self, writer: SummaryWriter, values: dict[str, float], alignments: dict[str, Alignment]) -> None:
