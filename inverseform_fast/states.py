@@ -127,9 +127,7 @@ def restore_optimizer(optimizer: Optimizer, state: object, name: str) -> None:
     if not isinstance(groups, list) or [isinstance(g, dict) and g.get("params") for g in groups] != known:
         raise ValueError(f"{name} must be of the {len(shapes)} parameters of the model, in their groups")
     if not isinstance(gathered, dict) or not gathered.keys() <= set(range(len(shapes))):
-        raise ValueError(
-            f"{name} must hold what belongs to the {len(shapes)} parameters of the model, and nothing else"
-        )
+        raise ValueError(f"{name} must hold what belongs to the {len(shapes)} parameters of the model alone")
     for index, moments in gathered.items():
         check_keys(moments, _MOMENTS[type(optimizer)], f"{name}, parameter {index},")
         for key, value in moments.items():

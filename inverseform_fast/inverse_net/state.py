@@ -65,7 +65,7 @@ def _checked(state: dict[str, Any]) -> NetConfig:
     states.check_keys(state, State.__annotations__, "the file")
     if not isinstance(state["config"], dict):
         raise ValueError(f"config must be a dict, got {type(state['config']).__name__}")
-    defaults = {field.name: field.default for field in fields(NetConfig)}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(NetConfig)}
     options = {name: defaults[name] for name in _YOUNGER} | {"predicted_share": 0.0} | state["config"]
     states.check_keys(options, defaults, "config")
     config = NetConfig(**options)

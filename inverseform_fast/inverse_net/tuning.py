@@ -83,9 +83,8 @@ def tune_net(
             run, split, root=root, size=config.size, limit=config.images, device=device, console=console
         ).to(device)
         tuned_on, held_out = _parted(predictions)
-        evaluate_predictions(
-            before, held_out, held_out.kinds[0], count=len(held_out.labels)
-        )  # shows early what is wrong
+        # This shows early what is wrong with the predictions.
+        evaluate_predictions(before, held_out, held_out.kinds[0], count=len(held_out.labels))
         net = tune_on(predictions, config, folder, resume=resume, device=device, console=console)
         noise = (net.noise or 0.0) * net.tile / 2  # pixels
         say(console, "measuring the network")

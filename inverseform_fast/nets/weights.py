@@ -43,7 +43,7 @@ def _digest(header: dict[str, str], weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -107,9 +107,8 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argume
     ]
     if wrong:
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise ValueError(
-            f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {'; '.join(wrong[:_NAMED])}{more}"
-        )
+        text = "; ".join(wrong[:_NAMED]) + more
+        raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {text}")
     if name := not_finite(weights):
         raise ValueError(f"{argument}: the tensors of {path} must be finite, but {name} is not")
     net.load_state_dict(weights)
