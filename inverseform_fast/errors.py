@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,9 @@ class Interrupted(Exception):
 @contextmanager
 def one_line() -> Iterator[None]:
     """Ends the program with one line on stderr for an error that the user can mend: exit code 1, or 130 for Ctrl-C."""
+    hook = threading.excepthook
+    if not os.environ.get(DEBUG):
+        threading.excepthook = lambda _: None  # the thread in which TensorBoard writes; its error is raised here, too
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -38,6 +42,8 @@ def one_line() -> Iterator[None]:
             raise
         print(line, file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt | Interrupted) else 1)
+    finally:
+        threading.excepthook = hook
 
 
 def _line(error: BaseException) -> str | None:

@@ -12,7 +12,7 @@ _WORDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a finite number",
-    str: "a text that is not empty",
+    str: "a string that is not empty",
     Path: "a path",
     NoneType: "null",
 }
@@ -23,7 +23,7 @@ MOST_SEED = 2**63 - 1
 def check_fields(config: Any) -> None:
     """Checks each field of a dataclass against its annotation.
 
-    A bool is no number, a float is finite, a text is not empty, and a list does for a tuple.
+    A bool is no number, a float is finite, a string is not empty, and a list does for a tuple.
 
     Raises:
         ValueError: a value is of another type; the message names the field.
@@ -94,5 +94,5 @@ def _words(hint: Any) -> str:
     if kind is tuple:
         return f"a list of {_words(parts[0])}" if parts[1:] == (Ellipsis,) else f"({', '.join(map(_words, parts))})"
     if kind is dict:
-        return "an object" if parts[1] is Any else f"{_words(parts[1]).removeprefix('a ')} by name"
+        return "an object" if parts[1] is Any else f"{_words(parts[1])} for each name"
     return _WORDS[hint]

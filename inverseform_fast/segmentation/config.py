@@ -159,7 +159,10 @@ class TrainConfig:
             raise ValueError(f"config {path} must be JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"config {path} must be a JSON object, got {type(values).__name__}")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"config {path}: {error}") from error
 
     def difference(self, other: TrainConfig) -> dict[str, tuple[object, object]]:
         """The fields in which a run with ``other`` gives another result, with both values."""
