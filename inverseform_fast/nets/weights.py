@@ -18,7 +18,7 @@ from ..states import not_finite
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
 SHIPPED = ("compact", "predictions")
 _DIGEST = "sha256"  # of all else in a file, among its metadata
-_NAMED = 3  # wrong tensors in an error message
+_NAMED = 8  # wrong tensors in an error message
 
 
 def weight_file(net: str | os.PathLike[str]) -> Path:
