@@ -40,8 +40,10 @@ def one_line() -> Iterator[None]:
         line = _line(error)
         if line is None or os.environ.get(DEBUG):
             raise
-        print(line, file=sys.stderr)
-        sys.exit(130 if isinstance(error, KeyboardInterrupt | Interrupted) else 1)
+        if isinstance(error, KeyboardInterrupt | Interrupted):
+            print(line, file=sys.stderr)
+            sys.exit(130)
+        sys.exit(line)  # which Python prints on stderr, with exit code 1
     finally:
         threading.excepthook = hook
 

@@ -213,29 +213,26 @@ def test_ctrl_c_is_one_line(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("two\nlines"), "error: two lines\n"),
+        (ValueError("two\nlines"), "error: two lines"),
         (
             ValueError(
                 "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nValueError: a: bad\n"
             ),
-            "error: a: bad\n",
+            "error: a: bad",
         ),
-        (MemoryError(), "error: there is too little memory for images or batches of this size: \n"),
+        (MemoryError(), "error: there is too little memory for images or batches of this size: "),
     ],
 )
-def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str], error: Exception, line: str) -> None:
+def test_an_error_of_many_lines_becomes_one(error: Exception, line: str) -> None:
     with pytest.raises(SystemExit) as end, one_line():
         raise error
-    assert (end.value.code, capsys.readouterr().err) == (1, line)
+    assert end.value.code == line
 
 
-def test_the_demo_says_in_one_line_what_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_says_in_one_line_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["demo", "--steps", "0"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^error: steps must be positive, got 0$"):
         demo_main()
-    assert capsys.readouterr().err == "error: steps must be positive, got 0\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,9 +283,8 @@ def test_without_typer_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     for name in [name for name in sys.modules if name.startswith("inverseform_fast.cli.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^error: this needs the training programs \(typer is missing\): "):
         cli.main()
-    assert capsys.readouterr().err.startswith("error: this needs the training programs (typer is missing): ")
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net: str) -> None:

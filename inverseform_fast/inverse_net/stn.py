@@ -56,7 +56,14 @@ def train_stn(
         FloatingPointError: the loss is no longer finite.
     """
     console = console or Console()
-    label_maps = label_maps.to(device)
+    with locked(out):
+        check_stn_out(out)
+        return _train(label_maps.to(device), config, out, torch.device(device), console)
+
+
+def _train(
+    label_maps: Tensor, config: StnConfig, out: Path, device: torch.device, console: Console
+) -> SpatialTransformer:
     classes = class_ids(label_maps)
     torch.manual_seed(config.seed)
     stn = SpatialTransformer(1, config.kind, config.max_displacement).to(device)
@@ -64,20 +71,18 @@ def train_stn(
     optimizer = torch.optim.AdamW([*stn.parameters(), *classifier.parameters()], lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     generator = Generator(label_maps.device).manual_seed(config.seed)
-    with locked(out):
-        check_stn_out(out)
-        for step in track(range(config.steps), "transformer", console):
-            loss = _loss(stn, classifier, sample_views(label_maps, classes, config, generator))
-            if step % CHECK_EVERY == 0:
-                _check_finite(loss.item(), config)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        say(console, "measuring the transformer")
-        scores = evaluate_stn(stn.eval(), classifier, label_maps, classes, config)
-        _check_finite(scores["loss"], config)
-        stn.save(out / WEIGHTS, training=json.dumps(asdict(config)), scores=json.dumps(scores))
+    for step in track(range(config.steps), "transformer", console):
+        loss = _loss(stn, classifier, sample_views(label_maps, classes, config, generator))
+        if step % CHECK_EVERY == 0:
+            _check_finite(loss.item(), config)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    say(console, "measuring the transformer")
+    scores = evaluate_stn(stn.eval(), classifier, label_maps, classes, config)
+    _check_finite(scores["loss"], config)
+    stn.save(out / WEIGHTS, training=json.dumps(asdict(config)), scores=json.dumps(scores))
     console.print(_summary(scores))
     return stn
 
