@@ -331,10 +331,12 @@ def test_one_run_at_a_time_trains_into_a_folder(config: TrainConfig) -> None:
             signal.pause()
     while not (Path(config.out) / LOCK).exists() or not (Path(config.out) / LOCK).read_text():
         time.sleep(0.002)
-    with pytest.raises(BlockingIOError, match=rf"process {pid} on .* is using"):
-        run(config)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        with pytest.raises(BlockingIOError, match=rf"process {pid} on .* is using"):
+            run(config)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     run(config)
 
 
