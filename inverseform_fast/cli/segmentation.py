@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
+from ..files import check_new_file
 from ..segmentation.config import TrainConfig
 from .options import DataOption, Device, data_options, options_of
 
@@ -62,6 +63,8 @@ def evaluate(
     from ..segmentation.report import metric_rows, write_metrics
 
     choose_device(device)  # before the data set is made
+    if json_file:
+        check_new_file(json_file, "json")
     loaded = load_checkpoint(checkpoint)
     metrics = evaluate_checkpoint(
         loaded,
@@ -73,6 +76,7 @@ def evaluate(
         workers=workers,
         device=device,
         data_options=data_options(data_option),
+        console=Console(stderr=True),
     )
     table = Table("metric", title=terminal(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")

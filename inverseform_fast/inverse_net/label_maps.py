@@ -17,6 +17,7 @@ from ..scenes import street
 from ..segmentation.datasets import build_dataset
 from ..segmentation.datasets.files import find_files, parallel_map, read_label
 from ..segmentation.datasets.label_map import LabelMap, Pairs
+from ..segmentation.progress import track
 
 VOID = 255
 
@@ -56,7 +57,9 @@ def collect_label_maps(
         return torch.cat(made)
     dataset = build_dataset(data, split, root, **data_options or {})
     resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
-    return torch.stack([resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in range(len(dataset))])
+    return torch.stack(
+        [resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in track(range(len(dataset)), "label maps")]
+    )
 
 
 def read_label_maps(folder: Path, limit: int = 128, label_map: Pairs | None = None) -> list[Tensor]:
