@@ -19,11 +19,9 @@ from rich.console import Console
 
 from inverseform_fast import __version__, cli
 from inverseform_fast.cli.app import app
-from inverseform_fast.errors import one_line
 from inverseform_fast.nets import ARCHITECTURES, InverseTransformNet
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.demo import main as demo_main
 from inverseform_fast.segmentation.demo import run_demo
 
 REPOSITORY = Path(__file__).parents[1]
@@ -210,31 +208,6 @@ def test_ctrl_c_is_one_line(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("train") == (130, "", "interrupted: stopped at step 7\n")
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ValueError("two\nlines"), "error: two lines"),
-        (
-            ValueError(
-                "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nValueError: a: bad\n"
-            ),
-            "error: a: bad",
-        ),
-        (MemoryError(), "error: there is too little memory for images or batches of this size: "),
-    ],
-)
-def test_an_error_of_many_lines_becomes_one(error: Exception, line: str) -> None:
-    with pytest.raises(SystemExit) as end, one_line():
-        raise error
-    assert end.value.code == line
-
-
-def test_the_demo_says_in_one_line_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["demo", "--steps", "0"])
-    with pytest.raises(SystemExit, match=r"^error: steps must be positive, got 0$"):
-        demo_main()
-
-
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")
     monkeypatch.setattr(sys, "argv", ["inverseform-fast", "--debug", "evaluate", "nowhere"])
@@ -277,14 +250,6 @@ main()
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert 'in a clone of the repository, pip install --no-build-isolation ".[train]"' in result.stderr
-
-
-def test_without_typer_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in [name for name in sys.modules if name.startswith("inverseform_fast.cli.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "typer", None)
-    with pytest.raises(SystemExit, match=r"^error: this needs the training programs \(typer is missing\): "):
-        cli.main()
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net: str) -> None:

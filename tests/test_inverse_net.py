@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,18 +174,6 @@ def test_the_picture_lays_the_moved_target_on_the_prediction(
     assert [axis.get_title() for axis in axes] == [f"{pixels:.1f} px apart" for pixels in [*expected, *[0.0] * 6]]
 
 
-def test_a_training_that_diverges_stops_and_keeps_its_last_state(label_maps: Tensor, tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, steps=4)
-    loss = torch.zeros((), requires_grad=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_distances", lambda *_: (loss, torch.tensor(math.nan), torch.ones(())))
-        with pytest.raises(
-            FloatingPointError, match=r"became nan by step 4 at an lr of 0\.002; .*: train anew with a lower lr"
-        ):
-            train_net(label_maps, config, tmp_path, console=quiet())
-    assert not (tmp_path / STATE).exists()
-
-
 def test_training_goes_on_from_weights_and_remembers_how_they_were_made(
     label_maps: Tensor, trained: Path, tmp_path: Path
 ) -> None:
@@ -220,53 +207,6 @@ def test_a_training_is_never_overwritten_nor_resumed_as_another(
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_net(label_maps, TINY, tmp_path / "elsewhere", resume=True, console=quiet())
     assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda s: s.pop("optimizer"), "optimizer is missing"),
-        (lambda s: s.update(more=1), "more is unknown"),
-        (lambda s: s.update(step=7), "step must be a whole number from 0 to 6, got 7"),
-        (lambda s: s["config"].pop("lr"), "lr is missing"),
-        (lambda s: s["config"].update(lrr=1), "lrr is unknown"),
-        (lambda s: s["config"].update(steps="6"), "steps must be a whole number, got '6'"),
-        (lambda s: s.update(net=[]), "net must be a dict, got list"),
-        (lambda s: s["net"].popitem(), "state: the tensors of .*last.pt must be those of Align: .* missing"),
-        (lambda s: s["optimizer"]["state"][0].pop("step"), "the optimizer's state of .*last.pt.* step is missing"),
-        (
-            lambda s: next(iter(s["net"].values())).fill_(math.nan),
-            r"must be a training state of finite numbers, but net\.",
-        ),
-    ],
-)
-def test_a_state_with_wrong_content_is_not_resumed_from(
-    label_maps: Tensor, trained: Path, tmp_path: Path, damage: Any, message: str
-) -> None:
-    state = torch.load(trained / STATE, weights_only=True)
-    damage(state)
-    torch.save(state, tmp_path / STATE)
-    with pytest.raises(ValueError, match=message) as raised:
-        train_net(label_maps, TINY, tmp_path, resume=True, console=quiet())
-    assert str(tmp_path / STATE) in str(raised.value)
-
-
-def test_weights_that_are_not_finite_leave_the_last_good_state(label_maps: Tensor, tmp_path: Path) -> None:
-    real, steps = training._distances, []
-
-    def infinite_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, distance, identity = real(*arguments)
-        steps.append(1)
-        if len(steps) == 4:
-            loss = loss + (loss - loss.detach()).abs().sqrt()
-        return loss, distance, identity
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_distances", infinite_gradient)
-        with pytest.raises(FloatingPointError, match=r"but net\..* does not; stopped at step 4, .*holds step 3"):
-            train_net(label_maps, TINY, tmp_path, save_every=1, console=quiet())
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 3
-    assert not (tmp_path / "align.safetensors").exists()
 
 
 def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp_path: Path) -> None:
