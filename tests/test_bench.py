@@ -289,9 +289,9 @@ def test_the_spread_is_median_and_interquartile_range() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Setting(classes=0), "classes must be at least 1, got 0"),
-        (lambda: Setting(batch_size=-1), "batch_size must be at least 1, got -1"),
-        (lambda: Setting(crop=(64, -64)), r"crop must be a positive \(height, width\), got \(64, -64\)"),
+        (lambda: Setting(classes=0), "classes must be positive, got 0"),
+        (lambda: Setting(batch_size=-1), "batch_size must be positive, got -1"),
+        (lambda: Setting(crop=(64, -64)), r"crop must be two positive numbers, got \(64, -64\)"),
         (lambda: Setting(amp="fp8"), "amp must be one of none, bf16, got 'fp8'"),
         (lambda: Loss(replace(TINY, resize=(224, 225)), "reference"), r"resize must be multiples .* got \(224, 225\)"),
         (lambda: bench(TINY, ["foo"]), "provider must be one of stock, release, .*fused, got 'foo'"),

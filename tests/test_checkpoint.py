@@ -12,6 +12,7 @@ import torch
 from inverseform_fast.files import write_atomically
 from inverseform_fast.segmentation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.evaluation import load_model
 from inverseform_fast.segmentation.models import build_model
 from inverseform_fast.segmentation.tasks import TASKS, SemanticTask
 
@@ -34,6 +35,70 @@ def test_a_checkpoint_has_what_was_saved(path: Path) -> None:
         assert checkpoint.tasks == {"semantic": TASK}
         model = build_model("pyramid", "test_resnet", checkpoint.tasks)
         model.load_state_dict(checkpoint.model)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda v: v.pop("optimizer"), "optimizer is missing"),
+        (lambda v: v.update(more=1), "more is unknown"),
+        (lambda v: v.update(step=2001), "step must be a whole number from 0 to 2000, got 2001"),
+        (lambda v: v.update(step=-1), "step must be a whole number from 0 to 2000, got -1"),
+        (lambda v: v.update(step=True), "step must be a whole number from 0 to 2000, got True"),
+        (lambda v: v.update(step=2.0), "step must be a whole number from 0 to 2000, got 2.0"),
+        (lambda v: v.update(config=[]), "config must be a dict, got list"),
+        (lambda v: v["config"].pop("lr"), "lr is missing"),
+        (lambda v: v["config"].update(lrr=1), "lrr is unknown"),
+        (lambda v: v["config"].update(steps="many"), "steps must be a whole number, got 'many'"),
+        (lambda v: v.update(model=[]), "model must be a dict, got list"),
+        (lambda v: v["model"].update(x=1), "model must hold tensors by name, got 'x': int"),
+        (lambda v: v.update(optimizer=[]), "optimizer must be a dict, got list"),
+        (lambda v: v.update(tasks={}), "tasks must be a list, got dict"),
+        (lambda v: v.update(tasks=[]), r"tasks must have names of their own, got \[\]"),
+        (lambda v: v["tasks"].append(v["tasks"][0]), "tasks must have names of their own"),
+        (lambda v: v.update(tasks=[3]), "tasks must be what task_to_dict returns, got 3"),
+        (lambda v: v["tasks"][0].pop("type"), "tasks must be what task_to_dict returns"),
+        (lambda v: v["tasks"][0].update(classes=("sky", 3), colors=()), "classes must be a list of a string"),
+    ],
+)
+def test_a_checkpoint_with_wrong_content_is_named(path: Path, damage: Any, message: str) -> None:
+    values = torch.load(path, weights_only=True)
+    damage(values)
+    torch.save(values, path)
+    with pytest.raises(ValueError, match=rf"last\.pt must be a checkpoint of inverseform-fast train, but .*{message}"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("heads.semantic.bias", None, r"heads\.semantic\.bias missing, not float32 \(2,\)"),
+        ("more", torch.zeros(1), r"more float32 \(1,\), not present"),
+        ("heads.semantic.bias", torch.zeros(3), r"heads\.semantic\.bias float32 \(3,\), not float32 \(2,\)"),
+        (
+            "heads.semantic.bias",
+            torch.zeros(2, dtype=torch.int64),
+            r"heads\.semantic\.bias int64 \(2,\), not float32 \(2,\)",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_named(path: Path, name: str, value: Any, message: str) -> None:
+    values = torch.load(path, weights_only=True)
+    if value is None:
+        del values["model"][name]
+    else:
+        values["model"][name] = value
+    values["config"]["boundary_head"] = True  # as the model of the fixture has
+    torch.save(values, path)
+    with pytest.raises(ValueError, match=rf"checkpoint: the tensors of .*last\.pt must be those of \w+: {message}"):
+        load_model(path)
+
+
+def test_a_checkpoint_from_before_labels_could_move_is_read(path: Path) -> None:
+    values = torch.load(path, weights_only=True)
+    del values["config"]["align_labels"], values["config"]["align_start"]
+    torch.save(values, path)
+    assert load_checkpoint(path).config == TrainConfig()
 
 
 def test_a_damaged_checkpoint_is_named(path: Path) -> None:

@@ -17,7 +17,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from inverseform_fast import cli
+from inverseform_fast import __version__, cli
 from inverseform_fast.cli.app import app
 from inverseform_fast.nets import ARCHITECTURES, InverseTransformNet
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
@@ -83,8 +83,13 @@ def test_train_then_evaluate_gives_the_same_numbers(call: Any, tmp_path: Path, n
     assert (config.crop, config.boundary_head, config.gamma, config.steps) == ((32, 48), False, 0.5, 3)
     assert config.data_options == {"size": [48, 64], "length": 3}
 
-    code, printed, _ = call("evaluate", str(out), "--json", str(tmp_path / "again.json"), "--device", "cpu")
+    code, printed, progress = call("evaluate", str(out), "--json", str(tmp_path / "again.json"), "--device", "cpu")
     assert code == 0
+    assert "evaluating: 3 of 3" in progress
+    for option in (["--batch-size", "0"], ["--workers", "-1"], ["--eval-size", "0", "0"]):
+        code, _, errors = call("evaluate", str(out), *option)
+        assert code == 1
+        assert errors.startswith(f"error: {option[0][2:].replace('-', '_')} must be ")
     trained, again = (json.loads(path.read_text()) for path in (out / "metrics.json", tmp_path / "again.json"))
     del trained["seconds_per_step"]
     assert again == pytest.approx(trained, nan_ok=True)
@@ -134,9 +139,31 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
             ["train-net", "--architecture", "vgg"],
             "architecture must be one of " + ", ".join(ARCHITECTURES) + ", got 'vgg'",
         ),
-        (["train-net", "--threads", "0"], "threads must be positive, got 0"),
-        (["train-stn", "--threads", "-2"], "threads must be positive, got -2"),
-        (["bench", "--threads", "0"], "threads must be positive, got 0"),
+        (["train-net", "--threads", "0"], "threads must be from 1 to 1024, got 0"),
+        (["train-stn", "--threads", "-2"], "threads must be from 1 to 1024, got -2"),
+        (["bench", "--threads", "100000"], "threads must be from 1 to 1024, got 100000"),
+        (["train", "--threads", "-1"], "threads must be from 1 to 1024, got -1"),
+        (["train", "--batch-size", "0"], "batch_size must be positive, got 0"),
+        (["train", "--lr", "inf"], "lr must be a finite number, got inf"),
+        (["train", "--data", "nosuch"], "data must be one of scenes, camvid, folder, got 'nosuch'"),
+        (["train", "--out", "/proc/x"], "out must be a folder that can be written into, but /proc/x cannot"),
+        (["train-net", "--out", "/proc/x"], "out must be a folder that can be written into, but /proc/x cannot"),
+        (["train-stn", "--out", "/proc/x"], "out must be a folder that can be written into, but /proc/x cannot"),
+        (["calibrate", "--labels", ".", "--out", "/proc/x"], "out must be a folder that can be written into"),
+        (["evaluate", "nowhere", "--json", "nodir/x"], "json must be a file in a folder that exists, got nodir/x"),
+        (["bench", "--json", "nodir/x"], "json must be a file in a folder that exists, got nodir/x"),
+        (["convert", "nowhere.pth", "nodir/x"], "out must be a file in a folder that exists, got nodir/x"),
+        (["train-net", "--init", "nowhere"], "net: no weight file at nowhere"),
+        (["train-net", "--predictions", "nowhere"], "no checkpoint at nowhere"),
+        (["train-net", "--tile", "33"], "tile must be a positive multiple of 8, got 33"),
+        (["train-net", "--seed", str(2**63)], "seed must be from 0 to 9223372036854775807, got 9223372036854775808"),
+        (["train-net", "--scenes", "-1"], "scenes must be at least 0, got -1"),
+        (["train-net", "--data", "nosuch"], "data must be one of scenes, camvid, folder, got 'nosuch'"),
+        (["train-stn", "--size", "0", "0"], "size must be two positive numbers, got (0, 0)"),
+        (["train-stn", "--max-pixels", "1e9"], "max_pixels must be from 0 to 448, got 1000000000.0"),
+        (["train-stn", "--seed", "-1"], "seed must be from 0 to 9223372036854775807, got -1"),
+        (["tune-net", "nowhere", "--size", "0", "0"], "size must be two positive numbers, got (0, 0)"),
+        (["bench", "--memory-gib", "inf"], "memory_gib must be above 0, or 0 on a GPU, got inf"),
         (["bench", "--amp", "fp8"], "amp must be one of none, bf16, got 'fp8'"),
         (["train-stn", "--kind", "rigid"], "kind must be one of affine, homography, got 'rigid'"),
         (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),
@@ -169,6 +196,18 @@ def test_a_device_that_is_not_there_is_said_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_version_is_printed(call: Any) -> None:
+    assert call("--version") == (0, f"inverseform-fast {__version__}\n", "")
+
+
+def test_ctrl_c_is_one_line(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt("stopped at step 7")
+
+    monkeypatch.setattr("inverseform_fast.cli.segmentation.choose_device", interrupted)
+    assert call("train") == (130, "", "interrupted: stopped at step 7\n")
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVERSEFORM_FAST_DEBUG", "")
     monkeypatch.setattr(sys, "argv", ["inverseform-fast", "--debug", "evaluate", "nowhere"])
@@ -195,8 +234,9 @@ def test_without_the_training_extra_help_is_there_and_the_rest_is_one_line() -> 
     """In a process of its own, --help imports nothing of the extra except typer and rich, which typer prints with."""
     code = """
 import contextlib, sys
-from inverseform_fast.cli import _EXTRA_MODULES, main
-sys.modules |= dict.fromkeys(_EXTRA_MODULES - {"typer", "rich"})
+from inverseform_fast.cli import main
+from inverseform_fast.errors import EXTRA_MODULES
+sys.modules |= dict.fromkeys(EXTRA_MODULES - {"typer", "rich"})
 for command in ([], ["train"], ["train-net"], ["bench"]):
     sys.argv = ["inverseform-fast", *command, "--help"]
     with contextlib.suppress(SystemExit):
@@ -209,18 +249,7 @@ main()
     assert result.stdout.count("Usage: ") == 4
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert "pip install 'inverseform-fast[train]' (" in result.stderr
-
-
-def test_without_typer_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("inverseform_fast.cli.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "typer", None)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == (
-        "error: this needs the training extra: pip install 'inverseform-fast[train]' (typer is missing)"
-    )
+    assert 'in a clone of the repository, pip install --no-build-isolation ".[train]"' in result.stderr
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(call: Any, tmp_path: Path, net: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,26 @@ def test_a_configuration_survives_json() -> None:
         ("tasks", "semantic"),
         ("loss", "dice"),
         ("amp", "fp8"),
+        ("steps", 2.5),
+        ("steps", True),
+        ("lr", True),
+        ("lr", math.inf),
+        ("gamma", math.nan),
+        ("scale", (0.5, math.inf)),
+        ("crop", (1.5, 2)),
+        ("crop", 5),
+        ("tasks", {"semantic": True}),
+        ("tasks", {"semantic": math.inf}),
+        ("tasks", {3: 1.0}),
+        ("data_options", [1]),
+        ("pretrained", 1),
+        ("out", 5),
+        ("out", ""),
+        ("root", 5),
+        ("loss", ["ce"]),
+        ("seed", 2**63),
+        ("threads", 100_000),
+        ("workers", -1),
     ],
 )
 def test_a_bad_option_is_named(field: str, value: Any) -> None:
@@ -47,8 +68,15 @@ def test_a_bad_option_is_named(field: str, value: Any) -> None:
 
 def test_a_bad_configuration_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    for text, message in (("{", "must be JSON"), ("[]", "must be a JSON object"), ('{"stepz": 3}', "got stepz")):
-        path.write_text(text)
+    for text, message in (
+        ("{", "must be JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"stepz": 3}', "got stepz"),
+        ("[" * 9999, "must be JSON"),
+        ("\xff", "must be JSON"),
+        ('{"steps": true}', "config.json: steps must be a whole number, got True"),
+    ):
+        path.write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=message):
             TrainConfig.from_file(path)
 

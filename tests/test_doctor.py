@@ -24,7 +24,17 @@ def test_report_names_everything() -> None:
         assert name in text
     assert torch.__version__ in text
     assert "tiles of 224 x 224" in text
+    assert f"CPU threads          {torch.get_num_threads()} of " in text
+    assert f"instruction set      {torch.backends.cpu.get_cpu_capability()}" in text
+    built = sorted(map(str, doctor.PACKAGE.glob("_C*.so")))
+    assert f"loaded from          {', '.join(built) or 'nowhere'}" in text
+    assert "input checks         on; " in text
     assert ("GPU 0" in text) == torch.cuda.is_available()
+
+
+def test_report_notices_checks_that_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "segmentation_loss", lambda *_: torch.zeros(()))
+    assert "input checks         off: " in doctor.report()
 
 
 def test_report_survives_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

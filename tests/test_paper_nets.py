@@ -181,7 +181,7 @@ def test_convert_reads_a_checkpoint_of_the_release(generator: torch.Generator, t
     [
         (
             {"fc.0.weight": torch.zeros(2, 7), "head": torch.zeros(3)},
-            r"fc\.0\.weight \(2, 7\), not .*fc\.2\.bias missing.*head \(3,\)",
+            r"fc\.0\.weight float32 \(2, 7\), not .*fc\.2\.bias missing.*head float32 \(3,\)",
         ),
         ({"fc.0.weight": torch.zeros(3), "step": 7}, "must hold a state dict of tensors"),
         ([torch.zeros(3)], "must hold a state dict of tensors"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_the_transformer_is_never_overwritten(label_maps: Tensor, tmp_path: Path
     with pytest.raises(FileExistsError, match="holds a spatial transformer: choose another folder"):
         train_stn(torch.empty(0), TINY, tmp_path, console=quiet())  # said before the label maps are looked at
     assert (tmp_path / WEIGHTS).read_bytes() == b"earlier"
+
+
+def test_a_training_that_diverges_stops_early_and_writes_nothing(
+    label_maps: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[Tensor] = []
+
+    def diverging(*_: object) -> Tensor:
+        losses.append(torch.tensor(math.nan, requires_grad=True))
+        return losses[-1]
+
+    monkeypatch.setattr("inverseform_fast.inverse_net.stn._loss", diverging)
+    with pytest.raises(FloatingPointError, match=r"the loss became nan: train anew with a lower lr than "):
+        train_stn(label_maps, TINY, tmp_path / "out", console=quiet())
+    assert len(losses) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_class_teaches_nothing(tmp_path: Path) -> None:

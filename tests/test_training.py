@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import signal
 import time
@@ -16,9 +19,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import SessionLog
 from torch import Tensor
 from training_runs import assert_same_end, interrupted_scenes, run, scalars, tiny_config
 
+from inverseform_fast.files import LOCK, locked
 from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
@@ -26,6 +33,8 @@ from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.models import MODELS, build_model
 from inverseform_fast.segmentation.models.pyramid import PyramidSegmenter
 from inverseform_fast.segmentation.tasks import SemanticTask
+from inverseform_fast.segmentation.training.criterion import Criterion
+from inverseform_fast.segmentation.training.run import train
 
 
 @pytest.fixture
@@ -196,8 +205,8 @@ def test_a_resumed_run_may_change_what_does_not(
     finished: tuple[TrainConfig, dict[str, float]], copied: TrainConfig
 ) -> None:
     again = run(dataclasses.replace(copied, workers=1, log_every=1, checkpoint_every=1, eval_every=1), resume=True)
-    assert math.isnan(again["seconds_per_step"])  # no step was left to take
-    assert json.dumps(again | {"seconds_per_step": 0}) == json.dumps(finished[1] | {"seconds_per_step": 0})
+    assert json.dumps(again) == json.dumps(finished[1])  # the seconds per step, too, although no step was left to take
+    assert json.loads((Path(copied.out) / "metrics.json").read_text())["seconds_per_step"] > 0
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(copied: TrainConfig) -> None:
@@ -215,9 +224,122 @@ def test_resuming_needs_a_checkpoint(config: TrainConfig) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config: TrainConfig) -> None:
-    config = dataclasses.replace(config, lr=1e30, warmup=0, loss="ce", log_every=1, checkpoint_every=1, steps=8)
+    config = dataclasses.replace(config, lr=1e30, warmup=0, loss="ce", log_every=1, steps=8)
     with pytest.raises(
-        FloatingPointError, match=r"must be finite, but is not at step \d.*'semantic/segmentation': nan"
+        FloatingPointError,
+        match=r"must be finite, but is not at step \d.*'semantic/segmentation': nan.*not written yet",
     ):
         run(config)
-    assert load_checkpoint(Path(config.out) / "last.pt").step < config.steps
+    assert not (Path(config.out) / "last.pt").exists()
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, 4])
+def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(config: TrainConfig, bad: int) -> None:
+    """The loss that is logged is from before the step, and does not know yet what became of the weights."""
+
+    class Explodes(Criterion):
+        def forward(self, predictions: Any, targets: Any, step: int) -> dict[str, Tensor]:
+            total = super().forward(predictions, targets, step)["total"]
+            if step + 1 == bad:  # finite, with an infinite gradient
+                total = total + (total - total.detach()).abs().sqrt()
+            return {"total": total}
+
+    config = dataclasses.replace(config, loss="ce", checkpoint_every=1)
+    kept = f"last.pt holds step {bad - 1}" if bad > 1 else "last.pt is not written yet"
+    message = rf"finite numbers, but model\..* does not; stopped at step {bad}, .*{kept}: train anew"
+    with pytest.raises(FloatingPointError, match=message):
+        run(config, criterion=Explodes)
+    if bad > 1:
+        assert load_checkpoint(Path(config.out)).step == bad - 1
+
+
+def test_a_resumed_run_keeps_the_order_of_its_tasks(config: TrainConfig) -> None:
+    class Two(Scenes):
+        def __init__(self, names: str) -> None:
+            super().__init__("train", size=(48, 64), length=2)
+            self.tasks = {name: dataclasses.replace(self.tasks["semantic"], name=name) for name in names}
+
+        def read(self, index: int) -> Any:
+            sample = super().read(index)
+            return {"image": sample["image"], **dict.fromkeys(self.tasks, sample["semantic"])}
+
+    config = dataclasses.replace(config, loss="ce", boundary_head=False, steps=1)
+    run(config, datasets=(Two("ab"), Two("ab")))
+    with pytest.raises(ValueError, match=r"must have its tasks in the order of .*last\.pt, a, b, got b, a"):
+        run(config, resume=True, datasets=(Two("ba"), Two("ba")))
+
+
+def test_an_interrupted_training_says_what_is_safe(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 2; .*last\.pt holds step 2: go on with --resume"):
+        run(config, datasets=interrupted_scenes(config, batches=2))
+
+
+def test_a_full_disk_is_said_and_the_old_checkpoint_stays(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, synced = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 4:  # config.json and two checkpoints had room
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = r"No space left on device: '.*last\.pt'; stopped at step 3; .*last\.pt holds step 2: go on with --resume"
+    with pytest.raises(OSError, match=message):
+        run(dataclasses.replace(config, checkpoint_every=1))
+    assert load_checkpoint(Path(config.out)).step == 2
+
+
+def test_without_a_terminal_each_log_entry_is_a_line(config: TrainConfig) -> None:
+    printed = io.StringIO()
+    config = dataclasses.replace(config, loss="boundary", log_every=2)
+    train(config, console=Console(file=printed, width=20))
+    lines = printed.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "step 2 of 4",
+        "step 4 of 4",
+        "evaluating",
+        "evaluating",
+        "step 4",
+        "writing the report",
+    ]
+    assert lines[0].split()[4::2] == ["L", "xe", "bxe", "edge", "dice"]  # no InverseForm, which this loss has not
+
+
+def test_a_resumed_run_removes_what_it_had_logged_beyond_its_checkpoint(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, checkpoint_every=2, log_every=1, steps=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, datasets=interrupted_scenes(config, batches=3))
+    events = [
+        each for path in (Path(config.out) / "tensorboard").iterdir() for each in EventFileLoader(str(path)).Load()
+    ]
+    assert max(event.step for event in events) == 3
+    run(config, resume=True)
+    events = [
+        each for path in (Path(config.out) / "tensorboard").iterdir() for each in EventFileLoader(str(path)).Load()
+    ]
+    (start,) = [
+        e.step for e in events if e.HasField("session_log") and e.session_log.status == SessionLog.START and e.step
+    ]
+    assert start == 2
+
+
+def test_one_run_at_a_time_trains_into_a_folder(config: TrainConfig) -> None:
+    if (pid := os.fork()) == 0:
+        with locked(Path(config.out)):
+            signal.pause()
+    while not (Path(config.out) / LOCK).exists() or not (Path(config.out) / LOCK).read_text():
+        time.sleep(0.002)
+    try:
+        with pytest.raises(BlockingIOError, match=rf"process {pid} on .* is using"):
+            run(config)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    run(config)
+
+
+def test_a_batch_too_small_for_batchnorm_is_named(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match=r"^batch_size must be at least 2, or crop larger: .* 1 x 32x32 pixels"):
+        run(dataclasses.replace(config, batch_size=1, crop=(32, 32)))

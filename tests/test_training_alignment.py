@@ -128,8 +128,8 @@ def test_the_boundary_head_is_used_if_there_is_one(config: TrainConfig, monkeypa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"align_start": 4}, "align_start must be at least 0 and below steps, 4, got 4"),
-        ({"align_start": -1}, "align_start must be at least 0 and below steps, 4, got -1"),
+        ({"align_start": 4}, "align_start must be from 0 to 3, got 4"),
+        ({"align_start": -1}, "align_start must be from 0 to 3, got -1"),
     ],
 )
 def test_a_bad_start_is_refused(config: TrainConfig, change: dict[str, Any], message: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypedDict
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ..devices import choose_device
+from ..segmentation.progress import say
 from .measure import LossRow, StepRow, compare_losses, compare_steps, largest
 from .setting import PROVIDERS, Setting
 from .steps import PHASES
@@ -28,7 +31,12 @@ class BenchRow(TypedDict):
 
 
 def bench(
-    setting: Setting, providers: Sequence[str] | None = None, rounds: int = 5, memory_gib: float | None = None
+    setting: Setting,
+    providers: Sequence[str] | None = None,
+    rounds: int = 5,
+    memory_gib: float | None = None,
+    *,
+    console: Console | None = None,
 ) -> list[BenchRow]:
     """All figures of a setting, a row for each provider.
 
@@ -37,6 +45,7 @@ def bench(
             minutes.
         memory_gib: memory that the largest batch's tensors must fit into; 0 means the GPU's, and None does not look
             for the largest batch.
+        console: says what is being measured; None says nothing.
 
     Raises:
         ValueError: a bad provider, device or number of rounds; ``memory_gib`` below 0, or 0 without a GPU.
@@ -44,16 +53,23 @@ def bench(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     on_gpu = choose_device(setting.device).type == "cuda"
-    if memory_gib is not None and not (memory_gib > 0 or (on_gpu and memory_gib == 0)):
+    if memory_gib is not None and not (0 < memory_gib < math.inf or (on_gpu and memory_gib == 0)):
         raise ValueError(f"memory_gib must be above 0, or 0 on a GPU, got {memory_gib} on device {setting.device!r}")
     providers = list(providers or (name for name in PROVIDERS if on_gpu or name != "compiled"))
     limit = int(memory_gib * 2**30) if memory_gib else None
 
-    def largest_batch(step: StepRow) -> int | None:
-        wanted = memory_gib is not None and step["status"] == "measured"
-        return largest(setting, step["provider"], limit) if wanted else None
+    console = console or Console(quiet=True)
 
-    steps, losses = compare_steps(setting, providers, rounds), compare_losses(setting, providers, rounds)
+    def largest_batch(step: StepRow) -> int | None:
+        if memory_gib is None or step["status"] != "measured":
+            return None
+        say(console, f"looking for the largest batch of {step['provider']}")
+        return largest(setting, step["provider"], limit)
+
+    say(console, f"measuring training steps of {', '.join(providers)}")
+    steps = compare_steps(setting, providers, rounds)
+    say(console, "measuring the losses alone")
+    losses = compare_losses(setting, providers, rounds)
     return [
         {"provider": step["provider"], "step": step, "loss": loss, "largest_batch": largest_batch(step)}
         for step, loss in zip(steps, losses, strict=True)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import torch
 
+from ..fields import check_fields, check_positive
+
 PROVIDERS = {
     "stock": "PyTorch's interpolate and cross-entropy, no boundary head",
     "release": "what the paper's public release does in a step",
@@ -22,7 +24,7 @@ class Setting:
     """What a step trains. Sizes are (height, width) in pixels.
 
     Raises:
-        ValueError: a value out of its range; the message names the field.
+        ValueError: a value is of another type or out of its range; the message names the field.
     """
 
     backbone: Annotated[str, "Backbone of the model."] = "test_resnet"
@@ -40,10 +42,7 @@ class Setting:
     device: Annotated[str, "Device of the step."] = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("classes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be a positive (height, width), got {self.crop}")
+        check_fields(self)
+        check_positive(self, "classes", "batch_size", "crop", "resize")
         if self.amp not in AMP:
             raise ValueError(f"amp must be one of {', '.join(AMP)}, got {self.amp!r}")

@@ -10,11 +10,12 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import inverseform_fast as iff
 
 from ..segmentation.models import build_model
+from ..segmentation.models.base import forward_in_training
 from ..segmentation.tasks import SemanticTask
 from . import release
 from .setting import AMP, PROVIDERS, Setting
@@ -123,7 +124,7 @@ class Step:
         torch.manual_seed(0)
         tasks = {"semantic": SemanticTask(classes=tuple(map(str, range(setting.classes))))}
         model = build_model(setting.model, setting.backbone, tasks, boundary_head=self.loss.head)
-        self.model: nn.Module = model.to(self.device).train()
+        self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.images, self.labels = batch(setting)
         self.targets, self.targets_seconds = self.loss.targets(self.labels)
@@ -140,7 +141,7 @@ class Step:
             images, labels, *targets = (each.to(self.device, non_blocking=True) for each in host)
             times.append(clock())
             with torch.autocast(self.device.type, amp, enabled=amp != torch.float32):
-                predictions = self.model({"image": images})
+                predictions = forward_in_training(self.model, {"image": images})
             times.append(clock())
             loss = self.loss.criterion(predictions["semantic"], labels, *_boundary(predictions), *targets)
             times.append(clock())

@@ -11,7 +11,7 @@ import typer
 
 from ..bench.setting import Setting
 from ..devices import choose_device
-from ..files import write_atomically
+from ..files import check_new_file, write_atomically
 from .options import Device, Threads, options_of, use_threads
 
 
@@ -43,7 +43,9 @@ def bench(
 
     setting = Setting(**given, device=str(choose_device(device)))
     use_threads(threads)
-    rows = measure(setting, provider, rounds, memory_gib)
+    if json_file:
+        check_new_file(json_file, "json")
+    rows = measure(setting, provider, rounds, memory_gib, console=Console(stderr=True))
     Console().print(table(setting, rows))
     if json_file:
         text = json.dumps({"setting": dataclasses.asdict(setting), "rows": rows}, indent=1)

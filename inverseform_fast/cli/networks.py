@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
+from ..files import check_new_file, locked
 from ..inverse_net.config import MapsConfig, NetConfig, StnConfig, TuneConfig
 from .options import Device, Threads, options_of, use_threads
 
@@ -35,20 +36,26 @@ def train_net(
     threads: Threads = None,
 ) -> None:
     """Train an inverse-transformation network from label maps, and from models' predictions if given; measure it."""
+    from rich.console import Console
+
     from ..inverse_net.evaluation import evaluate
     from ..inverse_net.label_maps import collect_label_maps
     from ..inverse_net.predictions import predict_run
     from ..inverse_net.state import check_out
-    from ..inverse_net.training import PICTURE
+    from ..inverse_net.training import PICTURE, check_files
     from ..inverse_net.training import train_net as run_training
 
     maps, config = MapsConfig(**given_maps), NetConfig(**given)
     torch_device = choose_device(device)
-    check_out(out, resume)  # making the label maps takes a while, so an error that needs none comes before
     use_threads(threads)
-    label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=shapes, seed=config.seed)
-    predicted = [predict_run(run, device=torch_device) for run in predictions or ()]
-    net = run_training(label_maps, config, out, predictions=predicted, resume=resume, device=torch_device)
+    with locked(out):
+        check_out(out, resume)  # making the label maps takes a while, so an error that needs none comes before
+        check_files(config)
+        predicted = [predict_run(run, device=torch_device, console=Console()) for run in predictions or ()]
+        typer.echo("making the label maps")
+        label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=shapes, seed=config.seed)
+        net = run_training(label_maps, config, out, predictions=predicted, resume=resume, device=torch_device)
+    typer.echo("measuring the network")
     scores = evaluate(net, label_maps.to(torch_device), count=512, seed=config.seed + 1)
     typer.echo(
         "On the boundaries that it was trained on, moved by up to 16 px, the network has a corner error of "
@@ -103,10 +110,12 @@ def train_stn(
 
     maps, config = MapsConfig(**given_maps), StnConfig(**given)
     torch_device = choose_device(device)
-    check_stn_out(out)  # making the label maps takes a while, so an error that needs none comes before
     use_threads(threads)
-    label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=0, seed=config.seed)
-    run_training(label_maps, config, out, device=torch_device)
+    with locked(out):
+        check_stn_out(out)  # making the label maps takes a while, so an error that needs none comes before
+        typer.echo("making the label maps")
+        label_maps = collect_label_maps(**dataclasses.asdict(maps), shapes=0, seed=config.seed)
+        run_training(label_maps, config, out, device=torch_device)
     typer.echo(f"The weights are in {out / WEIGHTS}: use them with train-net --transforms stn --stn ...")
 
 
@@ -119,6 +128,7 @@ def convert(
 
     if out.exists():
         raise FileExistsError(f"out must be a new file, but {out} exists")
+    check_new_file(out, "out")
     InverseTransformNet.from_release(release).save(out)
     typer.echo(f'The weights are in {out}: use them with InverseFormLoss(net="...", resize=(672, 1344)).')
 
@@ -136,6 +146,8 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Displace the boundaries of your own label maps by known amounts; show InverseForm's values and gradients."""
+    from rich.console import Console
+
     from ..inverse_net.calibration import calibrate as measure
     from ..inverse_net.calibration import draw, write
     from ..inverse_net.label_maps import read_label_maps
@@ -143,10 +155,11 @@ def calibrate(
     from ..nets.weights import weight_file
 
     torch_device = choose_device(device)
-    network = InverseTransformNet.from_file(weight_file(net))
-    result = measure(network.requires_grad_(False).to(torch_device), read_label_maps(labels), views=views, seed=seed)
-    write(result, out / "calibration.json")
-    draw(result, out / "calibration.png")
+    with locked(out):
+        network = InverseTransformNet.from_file(weight_file(net)).requires_grad_(False).to(torch_device)
+        result = measure(network, read_label_maps(labels), views=views, seed=seed, console=Console())
+        write(result, out / "calibration.json")
+        draw(result, out / "calibration.png")
     typer.echo(
         f"The median loss of {result['views']} tiles at a match is {result['crisp']['match']:.2g} px, and "
         f"{result['degraded']['match']:.2g} px with a damaged prediction. {out / 'calibration.png'} shows all."

@@ -12,6 +12,8 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import torch
 import typer
 
+from ..fields import MOST_THREADS
+
 Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:1; by default the GPU, if there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's own choice if not given.")]
 
@@ -20,11 +22,11 @@ def use_threads(threads: int | None) -> None:
     """Lets PyTorch use this many CPU threads; None leaves the number to PyTorch.
 
     Raises:
-        ValueError: the number is not positive.
+        ValueError: the number is not positive, or more than OpenMP can make.
     """
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be positive, got {threads}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
         torch.set_num_threads(threads)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..devices import choose_device
+from ..files import check_new_file
 from ..segmentation.config import TrainConfig
 from .options import Device, options_of
 
@@ -60,9 +61,19 @@ def evaluate(
     from ..segmentation.report import metric_rows, write_metrics
 
     choose_device(device)  # before the data set is made
+    if json_file:
+        check_new_file(json_file, "json")
     loaded = load_checkpoint(checkpoint)
     metrics = evaluate_checkpoint(
-        loaded, data, root, split, size=eval_size, batch_size=batch_size, workers=workers, device=device
+        loaded,
+        data,
+        root,
+        split,
+        size=eval_size,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        console=Console(stderr=True),
     )
     table = Table("metric", title=str(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")

@@ -9,13 +9,16 @@ from typing import TypedDict
 
 import matplotlib
 import torch
+from rich.console import Console
 from torch import Generator, Tensor
 
 from .. import homography
+from ..fields import MOST_SEED
 from ..files import write_atomically
 from ..functional import boundary_map, extract_tiles, homography_warp
 from ..losses import nearest_multiples
 from ..nets import InverseTransformNet
+from ..segmentation.progress import track
 from .evaluation import degrade
 
 matplotlib.use("Agg")
@@ -44,7 +47,12 @@ class Calibration(TypedDict):
 
 
 def calibrate(
-    net: InverseTransformNet, label_maps: Sequence[Tensor], *, views: int = 128, seed: int = 0
+    net: InverseTransformNet,
+    label_maps: Sequence[Tensor],
+    *,
+    views: int = 128,
+    seed: int = 0,
+    console: Console | None = None,
 ) -> Calibration:
     """Measures the loss and its gradient for true boundaries, displaced by known amounts in random directions.
 
@@ -58,23 +66,26 @@ def calibrate(
         views: number of tiles to measure, spread evenly over the maps. Each is a random tile that has a boundary; a map
             without one gives no view.
         seed: seed of the tiles, the directions and the damage.
+        console: shows the progress; None shows none.
 
     Returns:
         The result, which :func:`write` and :func:`draw` take. Its direction error is the angle, in the space of the
         eight coefficients, between the descent and the way back to the match; by chance it is 90 degrees.
 
     Raises:
-        ValueError: there are no label maps, or none shows a boundary.
+        ValueError: there are no label maps, or none shows a boundary; or a number is out of its range.
     """
     if len(label_maps) == 0:
         raise ValueError("label_maps must hold at least one label map, got none")
     if views < 1:
         raise ValueError(f"views must be at least 1, got {views}")
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed must be from 0 to {MOST_SEED}, got {seed}")
     generator = Generator().manual_seed(seed)
     device = next(net.parameters()).device
     measured = [
         view
-        for index in range(views)
+        for index in track(range(views), "calibrating", console or Console(quiet=True))
         if (view := _view(net, label_maps[index * len(label_maps) // views].to(device), generator)) is not None
     ]
     if not measured:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..fields import MOST_SEED, check_fields, check_positive, check_range
 from ..homography import check_distance
 from ..nets import ARCHITECTURES
 from ..nets.spatial_transformer import check_kind
@@ -13,7 +14,11 @@ from ..nets.spatial_transformer import check_kind
 
 @dataclass(frozen=True)
 class MapsConfig:
-    """Where the label maps of a training come from."""
+    """Where the label maps of a training come from.
+
+    Raises:
+        ValueError: a value is of another type or out of its range; the message names the field.
+    """
 
     data: Annotated[
         str, "Data set that the label maps come from: scenes (procedural, needs no files), camvid or folder (your own)."
@@ -26,6 +31,11 @@ class MapsConfig:
     )
     scenes: Annotated[int, "How many street scenes to make, if the data are scenes."] = 384
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_positive(self, "size")
+        check_range(self, 0, "scenes")
+
 
 @dataclass(frozen=True)
 class NetConfig:
@@ -34,7 +44,7 @@ class NetConfig:
     AdamW trains the network, with a linear warm-up over 100 steps and cosine decay.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is of another type or out of its range; the message names the field.
     """
 
     architecture: Annotated[str, "Network: align, dense (the paper's) or aet."] = "align"
@@ -58,6 +68,7 @@ class NetConfig:
     predicted_share: Annotated[float, "Share of the pairs that show what models predict, if there are any."] = 2 / 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_distance(self.distance)
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
@@ -68,12 +79,10 @@ class NetConfig:
         if (self.stn is None) != (self.transforms == "random"):
             expected = "left out" if self.transforms == "random" else "a weight file"
             raise ValueError(f"stn must be {expected} for transforms {self.transforms}, got {self.stn!r}")
-        _require_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
-        for name in ("weight_decay", "seed", "damage_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.predicted_share <= 1:
-            raise ValueError(f"predicted_share must be from 0 to 1, got {self.predicted_share}")
+        check_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+        check_range(self, 0, "weight_decay", "damage_every")
+        check_range(self, 0, "seed", highest=MOST_SEED)
+        check_range(self, 0, "predicted_share", highest=1)
 
     @property
     def max_displacement(self) -> float:
@@ -89,7 +98,7 @@ class StnConfig:
     undo, and of those that it makes.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is of another type or out of its range; the message names the field.
     """
 
     tile: Annotated[int, "Edge of the square tiles, in pixels."] = 224
@@ -101,8 +110,11 @@ class StnConfig:
     seed: Annotated[int, "Seed of the weights, the scenes and the views."] = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_kind(self.kind)
-        _require_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+        check_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+        check_range(self, 0, "max_pixels", highest=2 * self.tile)
+        check_range(self, 0, "seed", highest=MOST_SEED)
 
     @property
     def max_displacement(self) -> float:
@@ -115,7 +127,7 @@ class TuneConfig:
     """All that decides a network that is tuned on the predictions of a run.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is of another type or out of its range; the message names the field.
     """
 
     net: Annotated[str, "Network to start from: predictions, compact, or a weight file."] = "predictions"
@@ -131,14 +143,6 @@ class TuneConfig:
     seed: Annotated[int, "Seed of the pairs."] = 0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "images", "max_pixels", "steps", "batch_size", "lr")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size must be a positive (height, width), got {self.size}")
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+        check_fields(self)
+        check_positive(self, "images", "size", "max_pixels", "steps", "batch_size", "lr")
+        check_range(self, 0, "seed", highest=MOST_SEED)

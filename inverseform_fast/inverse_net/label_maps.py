@@ -12,6 +12,7 @@ from ..scenes import shapes as abstract_shapes
 from ..scenes import street
 from ..segmentation.datasets import build_dataset
 from ..segmentation.datasets.files import parallel_map, read_label
+from ..segmentation.progress import track
 
 VOID = 255
 
@@ -43,7 +44,9 @@ def collect_label_maps(
         return torch.cat(made)
     dataset = build_dataset(data, split, root)
     resize = v2.Resize(size, v2.InterpolationMode.NEAREST_EXACT)
-    return torch.stack([resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in range(len(dataset))])
+    return torch.stack(
+        [resize(dataset[index]["semantic"]).as_subclass(Tensor) for index in track(range(len(dataset)), "label maps")]
+    )
 
 
 def read_label_maps(folder: Path, limit: int = 128) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Generator, Tensor
 
 from .. import homography
@@ -17,6 +18,7 @@ from ..functional import homography_warp, soft_boundary_map
 from ..nets import InverseTransformNet
 from ..segmentation.evaluation import Transformed, load_model, open_dataset
 from ..segmentation.models.base import model_inputs
+from ..segmentation.progress import track
 from ..segmentation.tasks.semantic import VOID
 from ..segmentation.transforms import EvalTransform
 from .pairs import Pairs, boundaries, random_views, view_labels
@@ -58,6 +60,7 @@ def predict_run(
     size: tuple[int, int] | None = None,
     limit: int = 256,
     device: str | torch.device = "cpu",
+    console: Console | None = None,
 ) -> Predictions:
     """Returns what the model of a run predicts of images of its data set, on the CPU.
 
@@ -69,6 +72,7 @@ def predict_run(
             ``eval_size`` or, without one, the size of the first image.
         limit: largest number of images, which are spread evenly over the split.
         device: the device of the model.
+        console: shows the progress; None shows none.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or a file of the data set is missing.
@@ -84,7 +88,8 @@ def predict_run(
     samples = Transformed(dataset, EvalTransform(dataset.tasks, (height, width)))
     model.to(device)
     maps, labels = [], []
-    for index in range(0, len(samples), -(-len(samples) // limit)):
+    chosen = range(0, len(samples), -(-len(samples) // limit))
+    for index in track(chosen, "predicting", console or Console(quiet=True)):
         sample = {name: value[None] for name, value in samples[index].items()}
         outputs = model(model_inputs(model, sample, torch.device(device)))
         if not all(output.isfinite().all() for output in outputs.values()):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 
-from ..files import write_atomically
+from .. import states
 from .config import NetConfig
 
 STATE = "last.pt"
+_YOUNGER = ("outputs", "init", "damage_every", "transforms", "stn")  # options that an older state may lack
 
 
 class State(TypedDict):
@@ -43,26 +43,41 @@ def read_state(out: Path, config: NetConfig) -> State:
     """Reads the state of the training in ``out``.
 
     Raises:
-        ValueError: the file is damaged, or of another configuration than ``config``.
+        ValueError: the file is damaged, or of another configuration than ``config``; the message names it.
     """
     path = out / STATE
-    try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises UnpicklingError, RuntimeError, EOFError, KeyError and more
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} must be a complete training state, but cannot be read: {reason}") from error
-    if not isinstance(state, dict) or state.keys() != State.__annotations__.keys():
+    state = states.read_state(path, "training state")
+    if not isinstance(state, dict) or "net" not in state:
         raise ValueError(f"{path} must be a training state of inverseform-fast train-net, and is not")
-    older = {"predicted_share": 0.0}  # other fields that an older state lacks get their defaults
-    before = asdict(NetConfig(**older | state["config"]))
-    changes = [
-        f"{name} was {before[name]!r}, now {new!r}" for name, new in asdict(config).items() if new != before[name]
-    ]
+    try:
+        before = _checked(state)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a training state of inverseform-fast train-net, but {error}") from error
+    old, new = asdict(before), asdict(config)
+    changes = [f"{name} was {old[name]!r}, now {value!r}" for name, value in new.items() if value != old[name]]
     if changes:
         raise ValueError(f"a resumed training must keep its configuration: {'; '.join(changes)}")
-    return state
+    return State(**state)  # type: ignore[typeddict-item]
+
+
+def _checked(state: dict[str, Any]) -> NetConfig:
+    """Checks the types of a state; returns its configuration."""
+    states.check_keys(state, State.__annotations__, "the file")
+    if not isinstance(state["config"], dict):
+        raise ValueError(f"config must be a dict, got {type(state['config']).__name__}")
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(NetConfig)}
+    options = {name: defaults[name] for name in _YOUNGER} | {"predicted_share": 0.0} | state["config"]
+    states.check_keys(options, defaults, "config")
+    config = NetConfig(**options)
+    states.check_step(state["step"], config.steps)
+    states.check_tensors(state["net"], "net")
+    return config
 
 
 def write_state(out: Path, state: State) -> None:
-    """Writes the state into ``out``, atomically."""
-    write_atomically(out / STATE, lambda file: torch.save(state, file))
+    """Writes the state into ``out``, atomically.
+
+    Raises:
+        FloatingPointError: a number is not finite. The file stays as it is.
+    """
+    states.write_state(out / STATE, state)

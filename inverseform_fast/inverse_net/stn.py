@@ -11,18 +11,20 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import track
 from torch import Generator, Tensor, nn
 
 from .. import homography
+from ..files import locked
 from ..functional import homography_warp
 from ..nets.spatial_transformer import SpatialTransformer, small_network
+from ..segmentation.progress import say, track
 from .config import StnConfig
 from .label_maps import class_ids
 from .pairs import boundaries, draw, make_pairs, random_views, view_labels
 
 WEIGHTS = "stn.safetensors"
 CELLS = 4  # cells along each side of a view
+CHECK_EVERY = 20  # steps
 
 
 def train_stn(
@@ -49,12 +51,19 @@ def train_stn(
 
     Raises:
         FileExistsError: ``out`` holds a spatial transformer.
+        BlockingIOError: another process trains into the folder.
         ValueError: the label maps hold fewer than two classes.
         FloatingPointError: the loss is no longer finite.
     """
-    check_stn_out(out)
     console = console or Console()
-    label_maps = label_maps.to(device)
+    with locked(out):
+        check_stn_out(out)
+        return _train(label_maps.to(device), config, out, torch.device(device), console)
+
+
+def _train(
+    label_maps: Tensor, config: StnConfig, out: Path, device: torch.device, console: Console
+) -> SpatialTransformer:
     classes = class_ids(label_maps)
     torch.manual_seed(config.seed)
     stn = SpatialTransformer(1, config.kind, config.max_displacement).to(device)
@@ -62,19 +71,25 @@ def train_stn(
     optimizer = torch.optim.AdamW([*stn.parameters(), *classifier.parameters()], lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     generator = Generator(label_maps.device).manual_seed(config.seed)
-    for _ in track(range(config.steps), "transformer", console=console):
+    for step in track(range(config.steps), "transformer", console):
         loss = _loss(stn, classifier, sample_views(label_maps, classes, config, generator))
+        if step % CHECK_EVERY == 0:
+            _check_finite(loss.item(), config)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    say(console, "measuring the transformer")
     scores = evaluate_stn(stn.eval(), classifier, label_maps, classes, config)
-    if not math.isfinite(scores["loss"]):
-        raise FloatingPointError(f"the loss became {scores['loss']}: train anew with a lower lr than {config.lr}")
-    out.mkdir(parents=True, exist_ok=True)
+    _check_finite(scores["loss"], config)
     stn.save(out / WEIGHTS, training=json.dumps(asdict(config)), scores=json.dumps(scores))
     console.print(_summary(scores))
     return stn
+
+
+def _check_finite(loss: float, config: StnConfig) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss}: train anew with a lower lr than {config.lr}")
 
 
 def _summary(scores: dict[str, float]) -> str:

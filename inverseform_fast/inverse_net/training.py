@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from torch import Generator, Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import homography
-from ..files import write_atomically
+from ..files import locked, write_atomically
 from ..nets import ARCHITECTURES, InverseTransformNet
 from ..nets.spatial_transformer import SpatialTransformer
+from ..nets.weights import load_strictly
+from ..segmentation.progress import bars, say
+from ..states import restore_optimizer, stop_explained
 from .config import NetConfig
 from .label_maps import class_ids
 from .pairs import Pairs, Transforms, both_orders, make_pairs
 from .pictures import draw_pairs
 from .predictions import Predictions, prediction_pairs
-from .state import State, check_out, read_state, write_state
+from .state import STATE, State, check_out, read_state, write_state
 
 PICTURE = "pairs.png"
 LOG_EVERY = 20
@@ -64,25 +66,38 @@ def train_net(
     Raises:
         FileExistsError: ``out`` holds a training, and ``resume`` is not asked for.
         FileNotFoundError: there is nothing to resume.
+        BlockingIOError: another process trains into the folder.
         ValueError: the label maps hold fewer than two classes; or the state to resume is damaged, or has another
             configuration.
-        FloatingPointError: the error is no longer finite.
+        FloatingPointError: the error or a weight is no longer finite.
+        KeyboardInterrupt, OSError: as they come; the message says what is safe.
     """
     class_ids(label_maps)
-    check_out(out, resume)
     if not predictions:
         config = replace(config, predicted_share=0.0)
-    console = console or Console()
-    state = read_state(out, config) if resume else None
-    training = _Training(label_maps, predictions, config, device)
-    if state:
-        training.restore(state)
-    out.mkdir(parents=True, exist_ok=True)
-    with SummaryWriter(str(out / "tensorboard"), purge_step=training.step + 1) as writer:
-        _run(training, out, writer, console, save_every)
-    net = training.net.eval()
-    net.save(out / f"{config.architecture}.safetensors", training=json.dumps(_history(config)))
-    return net
+    with locked(out):
+        check_out(out, resume)
+        state = read_state(out, config) if resume else None
+        training = _Training(label_maps, predictions, config, device)
+        if state:
+            training.restore(state, out / STATE)
+        with stop_explained(out / STATE, training):
+            with SummaryWriter(str(out / "tensorboard"), purge_step=training.step + 1) as writer:
+                _run(training, out, writer, console or Console(), save_every)
+            net = training.net.eval()
+            net.save(out / f"{config.architecture}.safetensors", training=json.dumps(_history(config)))
+        return net
+
+
+def check_files(config: NetConfig) -> None:
+    """Checks the weight files that a training starts from, and the sizes of its network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file is damaged or of another network, or a size is wrong.
+    """
+    _initial(config)
+    _transforms(config, "cpu")
 
 
 class _Training:
@@ -102,13 +117,14 @@ class _Training:
         self.net = _initial(config).train().requires_grad_(True).to(device)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
+        self.saved: int | None = None  # the step of the state in the folder
         # The estimates' distance from the truth as a share of the identity's, averaged over the last steps
         self.relative_error = torch.ones((), device=device)
 
-    def restore(self, state: State) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+    def restore(self, state: State, path: Path) -> None:
+        load_strictly(self.net, state["net"], path, "state")
+        restore_optimizer(self.optimizer, state["optimizer"], f"the optimizer's state of {path}")
+        self.step = self.saved = state["step"]
 
     def state(self) -> State:
         return {
@@ -160,45 +176,33 @@ class _Training:
         """
         error = self.relative_error.item()
         if not math.isfinite(error):
-            raise FloatingPointError(
-                f"the error became {error} by step {self.step}: train anew with a lower lr than {self.config.lr}"
-            )
+            raise FloatingPointError(f"the error became {error} by step {self.step} at an lr of {self.config.lr}")
         return error
 
 
 def _run(training: _Training, out: Path, writer: SummaryWriter, console: Console, save_every: int) -> None:
     """Take the steps that are left, with logs, states and pictures on the way."""
     config = training.config
-    with _progress(console) as progress:
-        bar = progress.add_task("network", total=config.steps, completed=training.step, error=math.nan)
+    with bars(console) as progress:
+        bar = progress.add_task("network", total=config.steps, completed=training.step, status="")
         logged, clock = training.step, time.perf_counter()
         while training.step < config.steps:
             training.take_step()
             if training.is_due(LOG_EVERY):
                 error = training.finite_error()
                 speed = (training.step - logged) * config.batch_size / (time.perf_counter() - clock)
-                progress.update(bar, completed=training.step, error=error)
+                shown = f"{error:.3f} of the identity's distance"
+                progress.update(bar, completed=training.step, status=shown)
+                if not console.is_terminal:
+                    say(console, f"step {training.step} of {config.steps}: {shown}")
                 writer.add_scalar("train/relative_error", error, training.step)
                 writer.add_scalar("train/lr", training.optimizer.param_groups[0]["lr"], training.step)
                 writer.add_scalar("train/pairs_per_second", speed, training.step)
                 logged, clock = training.step, time.perf_counter()
             if training.is_due(save_every):
                 write_state(out, training.state())
+                training.saved = training.step
                 _write_picture(training, out, writer)
-                if not console.is_terminal:  # where no progress bar is seen
-                    error = training.relative_error.item()
-                    console.print(f"step {training.step} of {config.steps}: {error:.3f} of the identity's distance")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("error {task.fields[error]:.3f} of the identity's"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _write_picture(training: _Training, out: Path, writer: SummaryWriter) -> None:

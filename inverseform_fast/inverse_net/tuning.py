@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Generator
 
-from ..files import write_atomically
+from ..files import locked, write_atomically
 from ..nets import InverseTransformNet
 from ..nets.weights import weight_file
 from ..segmentation.checkpoint import load_checkpoint
+from ..segmentation.progress import say
 from .config import NetConfig, TuneConfig
 from .noise import estimate_noise
 from .pictures import draw_pairs
@@ -61,30 +62,37 @@ def tune_net(
 
     Raises:
         FileExistsError: ``out``, or a tuning of this name, exists, and ``resume`` is not asked for.
+        BlockingIOError: another process tunes into ``out``.
         FileNotFoundError: the run, its data or the network is missing, or there is nothing to resume.
         ValueError: ``out`` is no ``.safetensors``, a file is damaged, there are fewer than two images, or their labels
             show no boundary.
         FloatingPointError: the error is no longer finite.
     """
+    console = console or Console()
     folder, card, picture = (out.with_suffix(suffix) for suffix in ("", ".md", ".png"))
     if out.suffix != ".safetensors":
         raise ValueError(f"out must be a file .safetensors, got {out}")
-    check_out(folder, resume)
-    for path in (out, card, picture):
-        if path.exists() and not resume:
-            raise FileExistsError(f"out must be a new file, but {path} exists")
-    before = InverseTransformNet.from_file(weight_file(config.net)).requires_grad_(False).to(device)
-    split = config.split or load_checkpoint(run).config.train_split
-    predictions = predict_run(run, split, root=root, size=config.size, limit=config.images, device=device).to(device)
-    tuned_on, held_out = _parted(predictions)
-    evaluate_predictions(before, held_out, held_out.kinds[0], count=len(held_out.labels))  # shows early what is wrong
-    net = tune_on(predictions, config, folder, resume=resume, device=device, console=console)
-    noise = (net.noise or 0.0) * net.tile / 2  # pixels
-    write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
-    text = _card(run, split, config, before, net, noise, tuned_on, held_out)
-    write_atomically(card, lambda file: file.write(text.encode()))
-    net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
-    return net
+    with locked(folder):
+        check_out(folder, resume)
+        for path in (out, card, picture):
+            if path.exists() and not resume:
+                raise FileExistsError(f"out must be a new file, but {path} exists")
+        before = InverseTransformNet.from_file(weight_file(config.net)).requires_grad_(False).to(device)
+        split = config.split or load_checkpoint(run).config.train_split
+        predictions = predict_run(
+            run, split, root=root, size=config.size, limit=config.images, device=device, console=console
+        ).to(device)
+        tuned_on, held_out = _parted(predictions)
+        # This shows early what is wrong with the predictions.
+        evaluate_predictions(before, held_out, held_out.kinds[0], count=len(held_out.labels))
+        net = tune_on(predictions, config, folder, resume=resume, device=device, console=console)
+        noise = (net.noise or 0.0) * net.tile / 2  # pixels
+        say(console, "measuring the network")
+        write_atomically(picture, lambda file: _picture(net, held_out, config).savefig(file, format="png"))
+        text = _card(run, split, config, before, net, noise, tuned_on, held_out)
+        write_atomically(card, lambda file: file.write(text.encode()))
+        net.save(out, training=json.dumps(training_history(folder / f"{net.architecture}.safetensors")))
+        return net
 
 
 def tune_on(

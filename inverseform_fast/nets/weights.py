@@ -1,7 +1,9 @@
-"""Weight files: they are whole or absent, hold nothing but tensors, and are loaded strictly."""
+"""Weight files: they are whole or absent, hold nothing but finite tensors, and are loaded strictly."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..files import write_atomically
+from ..states import not_finite
 
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
 SHIPPED = ("compact", "predictions")
+_DIGEST = "sha256"  # of all else in a file, among its metadata
+_NAMED = 8  # wrong tensors in an error message
 
 
 def weight_file(net: str | os.PathLike[str]) -> Path:
@@ -22,9 +27,24 @@ def weight_file(net: str | os.PathLike[str]) -> Path:
 
 
 def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:
-    """Write the state of ``net`` as safetensors, atomically, with ``header`` as its metadata."""
+    """Write the state of ``net`` as safetensors, atomically, with ``header`` and a digest as its metadata.
+
+    Raises:
+        FloatingPointError: a weight is not finite. ``path`` stays as it is.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    if name := not_finite(weights):
+        raise FloatingPointError(f"the weights for {path} must be finite, but {name} is not")
+    header = {**header, _DIGEST: _digest(header, weights)}
     write_atomically(path, lambda file: file.write(save(weights, header)))
+
+
+def _digest(header: dict[str, str], weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_weights(path: Path, argument: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -32,18 +52,22 @@ def read_weights(path: Path, argument: str) -> tuple[dict[str, str], dict[str, T
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a complete safetensors file (but a pickle, say).
+        ValueError: it is not a complete safetensors file (but a pickle, say), or its digest says that it is damaged.
+            A file of an earlier version has no digest.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{argument}: no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # safe_open is not a dict and cannot be iterated over
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
+            header, weights = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, AttributeError) as error:  # the latter for a dtype that is unknown to this PyTorch
         raise ValueError(
             f"{argument}: {path} must be a complete safetensors file (pickled weights are refused): {error}"
         ) from error
+    if (digest := header.pop(_DIGEST, None)) and digest != _digest(header, weights):
+        raise ValueError(f"{argument}: {path} must be as it was written, but its digest says that it is damaged")
+    return header, weights
 
 
 def read_release(path: Path) -> dict[str, Tensor]:
@@ -69,14 +93,26 @@ def read_release(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
-    """Load ``weights``, read from ``path``; a ValueError names each missing, superfluous or misshaped tensor."""
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
+    """Load ``weights``, read from ``path``.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous, of another shape or dtype, or not finite; the message names it.
+    """
+    expected = {name: _form(value) for name, value in net.state_dict().items()}
+    found = {name: _form(value) for name, value in weights.items()}
     wrong = [
         f"{k} {found.get(k, 'missing')}, not {expected.get(k, 'present')}"
         for k in sorted({*expected, *found})
         if expected.get(k) != found.get(k)
     ]
     if wrong:
-        raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        text = "; ".join(wrong[:_NAMED]) + more
+        raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {text}")
+    if name := not_finite(weights):
+        raise ValueError(f"{argument}: the tensors of {path} must be finite, but {name} is not")
     net.load_state_dict(weights)
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

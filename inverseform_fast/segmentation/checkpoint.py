@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all, and they are read without running code."""
+"""Checkpoints are written whole and finite or not at all; they are verified, and read without running code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..files import write_atomically
+from ..fields import check_fields
+from ..states import check_keys, check_step, check_tensors, read_state, write_state
 from .config import TrainConfig
 from .tasks import Task, task_from_dict, task_to_dict
 
 CHECKPOINT = "last.pt"
 _FORMAT = 3
 _READ = (2, 3)  # format 1 held class names in place of tasks
+_SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
+_YOUNGER = {"align_labels": False, "align_start": None}  # options that came without a new format
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Checkpoint:
         tasks: the tasks that the model predicts, by name and in order.
         step: the number of steps taken.
         model, optimizer, scaler: their state dicts.
+        path: the file that it was read from, for error messages.
     """
 
     config: TrainConfig
@@ -34,6 +36,7 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    path: Path = Path(CHECKPOINT)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -41,13 +44,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         ValueError: the class of a task is not in ``TASKS``.
+        FloatingPointError: a number is not finite. ``path`` stays as it is.
     """
     plain = {
         "format": _FORMAT,
         "config": checkpoint.config.to_dict(),
         "tasks": [task_to_dict(task) for task in checkpoint.tasks.values()],
     }
-    write_atomically(path, lambda file: torch.save(vars(checkpoint) | plain, file))
+    write_state(path, {name: getattr(checkpoint, name) for name in _SAVED} | plain)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -58,29 +62,56 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, of another format or no checkpoint of this program.
+        ValueError: the file is damaged, of another format or no checkpoint of this program; the message names it.
     """
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises UnpicklingError, RuntimeError, EOFError, KeyError and more
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} must be a complete checkpoint, but cannot be read: {reason}") from error
+    values = read_state(path, "checkpoint")
     found = values.pop("format", None) if isinstance(values, dict) else None
-    if found is None or (found in _READ and values.keys() != {field.name for field in fields(Checkpoint)}):
+    if found is None or (found in _READ and "step" not in values):
         raise ValueError(f"{path} must be a checkpoint of inverseform-fast train (format {_FORMAT}), and is not")
     if found not in _READ:
         raise ValueError(
             f"{path} must be a checkpoint of format {_FORMAT}, got format {found} of another version: train anew"
         )
-    config = values["config"] if found == _FORMAT else _upgraded(values["config"])
-    tasks = {task.name: task for task in map(task_from_dict, values["tasks"])}
-    return Checkpoint(**values | {"config": TrainConfig.from_dict(config), "tasks": tasks})
+    try:
+        return Checkpoint(**_parsed(values, found), path=path)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a checkpoint of inverseform-fast train, but {error}") from error
 
 
-def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+def _parsed(values: dict[str, Any], found: int) -> dict[str, Any]:
+    """Returns the values in a file of format ``found`` as a checkpoint has them; an error says what is wrong."""
+    check_keys(values, _SAVED, "the file")
+    if not isinstance(values["config"], dict):
+        raise ValueError(f"config must be a dict, got {type(values['config']).__name__}")
+    options = _upgraded(_YOUNGER | values["config"], found)
+    check_keys(options, [field.name for field in fields(TrainConfig)], "config")
+    config = TrainConfig.from_dict(options)
+    check_step(values["step"], config.steps)
+    check_tensors(values["model"], "model")
+    for name, kind in (("tasks", list), ("optimizer", dict), ("scaler", dict)):
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {type(values[name]).__name__}")
+    tasks = list(map(_task, values["tasks"]))
+    if not tasks or len({task.name for task in tasks}) < len(tasks):
+        raise ValueError(f"tasks must have names of their own, got {[task.name for task in tasks]}")
+    return values | {"config": config, "tasks": {task.name: task for task in tasks}}
+
+
+def _task(values: Any) -> Task:
+    try:
+        task = task_from_dict(values)
+        check_fields(task)
+    except (AttributeError, KeyError, TypeError) as error:  # of values of other types
+        raise ValueError(f"tasks must be what task_to_dict returns, got {values!r}") from error
+    return task
+
+
+def _upgraded(config: dict[str, Any], found: int) -> dict[str, Any]:
     """Returns a configuration of format 2, which knew no edge and no Dice and had another headless beta, in today's."""
-    beta = 0.3 if config["beta"] is None and not config["boundary_head"] else config["beta"]
+    if found == _FORMAT:
+        return config
+    beta = 0.3 if config.get("beta") is None and not config.get("boundary_head") else config.get("beta")
     return config | {"edge": 0.0, "dice": 0.0, "beta": beta}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
+
+from ..fields import MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
 
 NEUTRAL = "neutral"  # marks a field that a resumed run may change, for it does not change the result
 
@@ -17,7 +18,7 @@ class TrainConfig:
     """Options of a training run. Sizes are (height, width) in pixels; a step is one batch.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is of another type or out of its range; the message names the field.
     """
 
     data: Annotated[
@@ -113,42 +114,17 @@ class TrainConfig:
     eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0
 
     def __post_init__(self) -> None:
-        for name in ("radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every"):
-            self._require(name, lambda value: value > 0, "positive")
-        for name in ("weight_decay", "warmup", "seed", "workers", "eval_every", "inverseform_start", "edge", "dice"):
-            self._require(name, lambda value: value >= 0, "at least 0")
-        for name in ("beta", "gamma"):
-            self._require(name, lambda value: value is None or value >= 0, "at least 0")
-        for name in ("threads", "clip"):
-            self._require(name, lambda value: value is None or value > 0, "positive")
-        for name in ("crop", "scale", "resize", "eval_size"):
-            self._require(
-                name, lambda value: value is None or (len(value) == 2 and min(value) > 0), "two positive numbers"
-            )
-        self._require("inverseform_start", lambda value: value < self.steps, f"below steps, {self.steps}")
-        self._require(
-            "align_start",
-            lambda value: value is None or 0 <= value < self.steps,
-            f"at least 0 and below steps, {self.steps}",
-        )
-        self._require(
-            "tasks",
-            lambda value: isinstance(value, dict) and all(weight > 0 for weight in value.values()),
-            "positive weights by name",
-        )
-        self._require("scale", lambda value: value[0] <= value[1], "a range (lowest, highest)")
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal:
-                self._require(name, get_args(hint).__contains__, f"one of {get_args(hint)}")
-
-    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-        value = getattr(self, name)
-        try:
-            good = holds(value)
-        except TypeError:  # a string where a number belongs, from a JSON file
-            good = False
-        if not good:
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+        check_fields(self)
+        check_positive(self, "radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every", "clip")
+        check_positive(self, "crop", "scale", "resize", "eval_size")
+        check_range(self, 0, "weight_decay", "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
+        check_range(self, 0, "seed", highest=MOST_SEED)
+        check_range(self, 1, "threads", highest=MOST_THREADS)
+        check_range(self, 0, "inverseform_start", "align_start", highest=self.steps - 1)
+        if not all(weight > 0 for weight in self.tasks.values()):
+            raise ValueError(f"tasks must be positive weights by name, got {self.tasks}")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be a range (lowest, highest), got {self.scale}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples become lists)."""
@@ -159,7 +135,7 @@ class TrainConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: a field is unknown, or a value is out of its range.
+            ValueError: a field is unknown, or a value is of another type or out of its range.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
@@ -178,12 +154,15 @@ class TrainConfig:
         if not Path(path).is_file():
             raise FileNotFoundError(f"config must be a JSON file: no file {path}")
         try:
-            values = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+            values = json.loads(Path(path).read_text("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"config {path} must be JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"config {path} must be a JSON object, got {type(values).__name__}")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"config {path}: {error}") from error
 
     def difference(self, other: TrainConfig) -> dict[str, tuple[object, object]]:
         """The fields in which a run with ``other`` gives another result, with both values."""

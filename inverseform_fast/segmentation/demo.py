@@ -9,8 +9,11 @@ from typing import Literal
 
 from rich.console import Console
 
+from ..errors import one_line
+from ..files import locked
 from .config import TrainConfig
 from .evaluation import load_model
+from .progress import say
 from .report import comparison_table, draw_rows, predict_rows
 from .training.run import open_datasets, train
 
@@ -21,10 +24,15 @@ _COLUMNS = ("miou", "mba", "boundary_f_1px", "boundary_f_3px", "seconds_per_step
 
 def run_demo(config: TrainConfig, console: Console) -> Path:
     """Trains both runs into folders of ``config.out``, prints the table, and returns the path of the picture."""
+    with locked(Path(config.out)):
+        return _run_demo(config, console)
+
+
+def _run_demo(config: TrainConfig, console: Console) -> Path:
     out = Path(config.out)
     metrics, models = {}, {}
-    with console.status("making the scenes"):
-        datasets = open_datasets(config)
+    say(console, "making the scenes")
+    datasets = open_datasets(config)
     for name, loss in _RUNS.items():
         console.rule(name)
         run = dataclasses.replace(config, loss=loss, out=str(out / loss))
@@ -47,14 +55,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     arguments = parser.parse_args()
     console = Console()
-    config = TrainConfig(
-        out=arguments.out, steps=arguments.steps, threads=arguments.threads, checkpoint_every=arguments.steps
-    )
-    picture = run_demo(config, console)
-    console.print(
-        f"Picture: {picture}\nReports: "
-        + ", ".join(str(picture.parent / loss / "report.md") for loss in _RUNS.values())
-    )
+    with one_line():
+        config = TrainConfig(
+            out=arguments.out, steps=arguments.steps, threads=arguments.threads, checkpoint_every=arguments.steps
+        )
+        picture = run_demo(config, console)
+        say(console, f"Picture: {picture}")
+        say(console, "Reports: " + ", ".join(str(picture.parent / loss / "report.md") for loss in _RUNS.values()))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..checks import check_size
 from ..devices import choose_device
+from ..nets.weights import load_strictly
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
 from .datasets import Sample, SegmentationDataset, build_dataset
 from .datasets.base import Transform
 from .models import SegmentationModel, build_model
 from .models.base import model_inputs
+from .progress import bars, counter
 from .tasks import Task, metric_prefixes
 from .transforms import EvalTransform
 
@@ -90,8 +94,12 @@ def evaluate(
         The metrics of the first task by their own names, those of the others by ``"task/metric"``.
 
     Raises:
-        ValueError: the data set lacks a task or an input of the model, or its task differs from the model's.
+        ValueError: the data set lacks a task or an input of the model, or its task differs from the model's; or the
+            size or a number is not positive.
     """
+    check_size(size)
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"batch_size must be positive and workers at least 0, got {batch_size} and {workers}")
     tasks = dataset.tasks if tasks is None else tasks
     check_tasks(dataset, tasks)
     metrics = {name: task.metrics().to(device_of(model)) for name, task in tasks.items()}
@@ -182,10 +190,14 @@ def load_model(path: Path) -> tuple[SegmentationModel, Checkpoint]:
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
-    """Rebuilds the model of a checkpoint, in evaluation mode and on the CPU."""
+    """Rebuilds the model of a checkpoint, in evaluation mode and on the CPU.
+
+    Raises:
+        ValueError: a weight is missing, superfluous, of another shape or dtype, or not finite.
+    """
     config = checkpoint.config
     model = build_model(config.model, config.backbone, checkpoint.tasks, boundary_head=config.boundary_head)
-    model.load_state_dict(checkpoint.model)
+    load_strictly(model, checkpoint.model, checkpoint.path, "checkpoint")
     return model.eval()
 
 
@@ -199,22 +211,30 @@ def evaluate_checkpoint(
     batch_size: int = 8,
     workers: int = 0,
     device: str | None = None,
+    console: Console | None = None,
 ) -> dict[str, float]:
     """Measures the model of a checkpoint; see :func:`evaluate` for arguments and result.
 
     An argument that is None has the value of the training. ``device`` is an exception: None is the GPU if there is one.
+    ``console`` shows the progress; None shows none.
 
     Raises:
         FileNotFoundError: the data are missing.
-        ValueError: the data set has other tasks or classes, or this machine has no such device.
+        ValueError: the data set has other tasks or classes, an option is wrong, or this machine has no such device.
     """
     config = with_data(checkpoint.config, data, root)
-    dataset = open_dataset(config, split or config.eval_split)
-    return evaluate(
-        restore_model(checkpoint).to(choose_device(device)),
-        dataset,
-        tasks=checkpoint.tasks,
-        size=size or config.eval_size,
-        batch_size=batch_size,
-        workers=workers,
+    config = dataclasses.replace(
+        config, eval_size=size or config.eval_size, batch_size=batch_size, workers=workers, device=device
     )
+    model = restore_model(checkpoint).to(choose_device(config.device))
+    dataset = open_dataset(config, split or config.eval_split)
+    with bars(console or Console(quiet=True)) as progress:
+        return evaluate(
+            model,
+            dataset,
+            tasks=checkpoint.tasks,
+            size=config.eval_size,
+            batch_size=batch_size,
+            workers=workers,
+            on_images=counter(progress, "evaluating", len(dataset)),
+        )

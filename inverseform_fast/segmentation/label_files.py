@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from inverseform_fast.functional import boundary_map
 
 from ..devices import choose_device
-from ..files import write_atomically
+from ..files import LOCK, locked, write_atomically
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
 from .datasets import SegmentationDataset
@@ -25,6 +24,7 @@ from .evaluation import check_tasks, open_dataset, restore_model, with_data
 from .label_report import Shift, remove_label_report, write_label_report
 from .models.base import model_inputs
 from .moved_labels import MovedLabels
+from .progress import say, track
 from .tasks import Task
 from .transforms import EvalTransform
 
@@ -64,30 +64,34 @@ def align_label_files(
 
     Raises:
         FileExistsError: ``out`` holds files.
+        BlockingIOError: another process writes into ``out``.
         FileNotFoundError: the checkpoint, the network or the data are missing.
         ValueError: ``out`` would mix with the data set, the data set has other classes, or a file is bad.
     """
     checkpoint = load_checkpoint(run)
     config = with_data(checkpoint.config, data, root)
     config = replace(config, net=net or _network(run))
-    _check_out(out, config.root, overwrite)
-    aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
-    files = [out / aligned.file(index) for index in range(len(aligned.dataset))]
-    _check_originals(aligned.dataset, files)
-    remove_label_report(out)  # so that a folder with a report is complete
+    console = console or Console()
+    with locked(out):
+        _check_out(out, config.root, overwrite)
+        aligned = _AlignedLabels(checkpoint, config, split or config.train_split, choose_device(device))
+        files = [out / aligned.file(index) for index in range(len(aligned.dataset))]
+        _check_originals(aligned.dataset, files)
+        remove_label_report(out)  # so that a folder with a report is complete
 
-    shifts = []
-    for index in track(range(len(files)), "aligning", console=console):
-        moved, shift = aligned.moved(index)
-        _write_labels(files[index], moved.after, aligned.dataset.label_file(index), aligned.task)
-        shifts.append(shift)
-    ranking = sorted(range(len(shifts)), key=lambda index: (-shifts[index].mean_px, -shifts[index].max_px))
-    shifts = [shifts[index] for index in ranking]
-    worst = [aligned.moved(index)[0] for index, shift in zip(ranking[:4], shifts, strict=False) if shift.mean_px]
-    subject = f"{config.data}, {split or config.train_split}"
-    by = f"the model of {run} after {checkpoint.step} steps and the network {config.net}"
-    write_label_report(out, subject, by, shifts, worst, aligned.task)
-    return shifts
+        shifts = []
+        for index in track(range(len(files)), "aligning", console):
+            moved, shift = aligned.moved(index)
+            _write_labels(files[index], moved.after, aligned.dataset.label_file(index), aligned.task)
+            shifts.append(shift)
+        say(console, "writing the report")
+        ranking = sorted(range(len(shifts)), key=lambda index: (-shifts[index].mean_px, -shifts[index].max_px))
+        shifts = [shifts[index] for index in ranking]
+        worst = [aligned.moved(index)[0] for index, shift in zip(ranking[:4], shifts, strict=False) if shift.mean_px]
+        subject = f"{config.data}, {split or config.train_split}"
+        by = f"the model of {run} after {checkpoint.step} steps and the network {config.net}"
+        write_label_report(out, subject, by, shifts, worst, aligned.task)
+        return shifts
 
 
 def _network(run: Path) -> str:
@@ -101,11 +105,10 @@ def _check_out(out: Path, root: str | None, overwrite: bool) -> None:
         folder, originals = out.resolve(), Path(root).resolve()
         if folder.is_relative_to(originals) or originals.is_relative_to(folder):
             raise ValueError(f"out must be a folder apart from that of the data set, {root}, got {out}")
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out must be a folder, but {out} is a file")
-    if out.is_dir() and not overwrite and (found := next(out.iterdir(), None)):
+    found = [path.name for path in out.iterdir() if path.name != LOCK]
+    if found and not overwrite:
         raise FileExistsError(
-            f"out must be a folder without files, but {out} holds {found.name}: overwrite it, or choose another folder"
+            f"out must be a folder without files, but {out} holds {found[0]}: overwrite it, or choose another folder"
         )
 
 

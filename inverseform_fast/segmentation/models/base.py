@@ -56,3 +56,21 @@ def model_inputs(model: SegmentationModel, batch: Mapping[str, Tensor], device: 
             f"the data set must give the model's inputs {', '.join(model.inputs)}, but lacks {', '.join(missing)}"
         )
     return {name: batch[name].to(device, non_blocking=True) for name in model.inputs}
+
+
+def forward_in_training(model: SegmentationModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Predicts every task of a batch, by a model in training mode.
+
+    Raises:
+        ValueError: the batch is so small that a BatchNorm of the model sees a single value.
+    """
+    try:
+        return model(inputs)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        images = inputs["image"].shape
+        raise ValueError(
+            "batch_size must be at least 2, or crop larger: BatchNorm cannot train on one value per channel, which is "
+            f"all that {images[0]} x {images[2]}x{images[3]} pixels give this model"
+        ) from error

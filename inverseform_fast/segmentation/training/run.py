@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -23,14 +23,17 @@ from torch.utils.tensorboard import SummaryWriter
 from inverseform_fast import Alignment
 
 from ...devices import choose_device
-from ...files import write_atomically
+from ...files import locked, write_atomically
+from ...nets.weights import load_strictly
+from ...states import check_keys, restore_optimizer, stop_explained
 from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
 from ..models import build_model
-from ..models.base import model_inputs
+from ..models.base import forward_in_training, model_inputs
 from ..moved_labels import MovedLabels, draw_moved
+from ..progress import bars, counter, say
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
 from ..tasks import Task, choose_tasks
 from ..transforms import TrainTransform, denormalize
@@ -82,27 +85,32 @@ def train(
     Raises:
         FileExistsError: the folder holds an earlier run, and neither ``resume`` nor ``overwrite`` is given.
         FileNotFoundError: there is nothing to resume, or the data are missing.
+        BlockingIOError: another process trains into the folder.
         ValueError: the configuration is wrong, or differs from the checkpoint's in what decides the result.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or a weight is no longer finite.
+        KeyboardInterrupt, OSError: as they come; the message says what is safe.
     """
-    out = Path(config.out)
-    checkpoint = _check_folder(out, config, resume, overwrite)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    train_set, eval_set = datasets or open_datasets(config)
-    run = _Run(config, train_set, eval_set, criterion, console or Console())
-    if checkpoint:
-        run.restore(checkpoint)
-    _prepare_folder(out, config, overwrite)
-    metrics = run.fit()
-    write_report(out, config, run.model, eval_set, run.tasks, metrics)
-    return metrics
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
+    out, console = Path(config.out), console or Console()
+    with locked(out):
+        checkpoint = _check_folder(out, config, resume, overwrite)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        train_set, eval_set = datasets or open_datasets(config)
+        run = _Run(config, train_set, eval_set, criterion, console)
+        if checkpoint:
+            run.restore(checkpoint)
+        with stop_explained(out / CHECKPOINT, run):
+            _prepare_folder(out, config, overwrite)
+            metrics = run.fit()
+            say(console, "writing the report")
+            write_report(out, config, run.model, eval_set, run.tasks, metrics)
+        return metrics
 
 
 def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Checkpoint | None:
     """Returns the checkpoint to resume from, if any; raises an error before an earlier run's files would be lost."""
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other")
     if resume:
         checkpoint = load_checkpoint(out / CHECKPOINT)
         changes = [
@@ -158,22 +166,32 @@ class _Run:
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.first_step = self.step = 0
+        self.saved: int | None = None  # the step of the checkpoint
         self.seconds = 0.0  # what this process has spent in steps, loading included
+        self.seconds_per_step = math.nan  # the mean over the steps of this process
 
     def restore(self, checkpoint: Checkpoint) -> None:
         check_tasks(self.train_set, checkpoint.tasks)
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if list(checkpoint.tasks) != list(self.tasks):
+            raise ValueError(
+                f"the data set must have its tasks in the order of {checkpoint.path}, {', '.join(checkpoint.tasks)}, "
+                f"got {', '.join(self.tasks)}"
+            )
+        load_strictly(self.model, checkpoint.model, checkpoint.path, "checkpoint")
+        restore_optimizer(self.optimizer, checkpoint.optimizer, f"the optimizer's state of {checkpoint.path}")
+        check_keys(checkpoint.scaler, self.scaler.state_dict(), f"the scaler's state of {checkpoint.path}")
+        if not all(isinstance(value, int | float) for value in checkpoint.scaler.values()):
+            raise ValueError(f"the scaler's state of {checkpoint.path} must hold numbers, got {checkpoint.scaler}")
         self.scaler.load_state_dict(checkpoint.scaler)
-        self.first_step = self.step = checkpoint.step
+        self.first_step = self.step = self.saved = checkpoint.step
+        if self.step == self.config.steps:  # no step is left to measure
+            self.seconds_per_step = _measured_before(Path(self.config.out))
 
     def fit(self) -> dict[str, float]:
         """Takes the remaining steps, with logs, checkpoints and evaluations; returns the last evaluation's metrics."""
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        progress = Progress(*columns, TextColumn("{task.fields[status]}"), console=self.console)
         writer = SummaryWriter(str(Path(self.config.out) / "tensorboard"), purge_step=self.first_step)
         self.model.train()
-        with progress, writer:
+        with bars(self.console) as progress, writer:
             self._take_steps(writer, progress)
             return self._evaluate(writer, progress)
 
@@ -187,9 +205,14 @@ class _Run:
             logs = saves or self._is_due(config.log_every)
             values = self._finite_values(terms) if logs else {}
             self.seconds += time.perf_counter() - started
+            self.seconds_per_step = self.seconds / (self.step - self.first_step)
             progress.update(bar, completed=self.step)
             if logs:
-                progress.update(bar, status=terms_text(values, self.tasks))
+                # A term that is exactly 0 is off, or has nothing to see.
+                status = terms_text({k: v for k, v in values.items() if v or k == "total"}, self.tasks)
+                progress.update(bar, status=status)
+                if not self.console.is_terminal:
+                    say(self.console, f"step {self.step} of {config.steps}: {status}")
                 self._log(writer, values, alignments)
             if saves:
                 self._save()
@@ -220,7 +243,7 @@ class _Run:
         inputs = model_inputs(self.model, batch, self.device)
         targets = {name: batch[name].to(self.device, non_blocking=True) for name in self.tasks}
         with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
-            predictions = self.model(inputs)
+            predictions = forward_in_training(self.model, inputs)
         alignments = self.aligner(predictions, targets, self.step)
         aligned = {name: alignment.labels for name, alignment in alignments.items()}
         terms = self.criterion(predictions, targets | aligned, self.step)
@@ -238,24 +261,22 @@ class _Run:
         """Returns the terms as numbers. This waits for the device, so it is done only in steps that are logged."""
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(values["total"]):
-            raise FloatingPointError(
-                f"the loss must be finite, but is not at step {self.step}: {values}; the last checkpoint is kept"
-            )
+            raise FloatingPointError(f"the loss must be finite, but is not at step {self.step}: {values}")
         return values
 
     def _log(self, writer: SummaryWriter, values: dict[str, float], alignments: dict[str, Alignment]) -> None:
-        seconds = self._seconds_per_step()
         for name, value in values.items():
             writer.add_scalar(f"loss/{name}", value, self.step)
         for name, value in alignment_scalars(alignments).items():
             writer.add_scalar(f"align/{name}", value, self.step)
         writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], self.step)
-        writer.add_scalar("train/seconds_per_step", seconds, self.step)
-        writer.add_scalar("train/images_per_second", self.config.batch_size / seconds, self.step)
+        writer.add_scalar("train/seconds_per_step", self.seconds_per_step, self.step)
+        writer.add_scalar("train/images_per_second", self.config.batch_size / self.seconds_per_step, self.step)
 
     def _save(self) -> None:
         states = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
         save_checkpoint(Path(self.config.out) / CHECKPOINT, Checkpoint(self.config, self.tasks, self.step, *states))
+        self.saved = self.step
 
     def _draw_moved(self, writer: SummaryWriter, batch: Sample, alignments: dict[str, Alignment]) -> None:
         for name, alignment in alignments.items():
@@ -265,7 +286,6 @@ class _Run:
             writer.add_figure(f"align/{name}", draw_moved(rows, self.tasks[name]), self.step)
 
     def _evaluate(self, writer: SummaryWriter, progress: Progress) -> dict[str, float]:
-        bar = progress.add_task("evaluating", total=len(self.eval_set), status="")
         metrics = evaluate(
             self.model,
             self.eval_set,
@@ -273,14 +293,18 @@ class _Run:
             size=self.config.eval_size,
             batch_size=self.config.batch_size,
             workers=self.config.workers,
-            on_images=lambda count: progress.advance(bar, count),
+            on_images=counter(progress, "evaluating", len(self.eval_set)),
         )
-        progress.remove_task(bar)
         for name, value in metrics.items():
             writer.add_scalar(f"eval/{name}", value, self.step)
-        progress.console.print(f"step {self.step}: {summary(metrics, self.tasks)}")
-        return {**metrics, "seconds_per_step": self._seconds_per_step()}
+        say(progress.console, f"step {self.step}: {summary(metrics, self.tasks)}")
+        return {**metrics, "seconds_per_step": self.seconds_per_step}
 
-    def _seconds_per_step(self) -> float:
-        """Returns the mean over the steps of this process; NaN before the first."""
-        return self.seconds / steps if (steps := self.step - self.first_step) else math.nan
+
+def _measured_before(out: Path) -> float:
+    """Returns the seconds per step that the report of a finished run gives; NaN if it gives none."""
+    try:
+        value = json.loads((out / METRICS).read_text())["seconds_per_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
+    return float(value) if isinstance(value, float | int) else math.nan

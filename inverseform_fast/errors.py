@@ -1,0 +1,68 @@
+"""An error that ends a program is one line on stderr; its traceback is for those who ask for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+DEBUG = "INVERSEFORM_FAST_DEBUG"  # the environment variable that asks for tracebacks
+EXTRA_MODULES = {
+    "PIL",
+    "matplotlib",
+    "rich",
+    "tensorboard",
+    "timm",
+    "torchmetrics",
+    "torchvision",
+    "transformers",
+    "typer",
+}
+
+
+class Interrupted(Exception):
+    """A KeyboardInterrupt on its way through a library that would swallow its message."""
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Ends the program with one line on stderr for an error that the user can mend: exit code 1, or 130 for Ctrl-C."""
+    hook = threading.excepthook
+    if not os.environ.get(DEBUG):
+        threading.excepthook = lambda _: None  # the thread in which TensorBoard writes; its error is raised here, too
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        line = _line(error)
+        if line is None or os.environ.get(DEBUG):
+            raise
+        if isinstance(error, KeyboardInterrupt | Interrupted):
+            print(line, file=sys.stderr)
+            sys.exit(130)
+        sys.exit(line)  # which Python prints on stderr, with exit code 1
+    finally:
+        threading.excepthook = hook
+
+
+def _line(error: BaseException) -> str | None:
+    """Says in one line what the user can do; None if the error is not the user's."""
+    text = " ".join(_without_traceback(str(error)).split())
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return f"interrupted: {text}" if text else "interrupted"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRA_MODULES:
+        return (
+            f"error: this needs the training programs ({error.name} is missing): in a clone of the repository, "
+            'pip install --no-build-isolation ".[train]"'
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"error: there is too little memory for images or batches of this size: {text}"
+    return f"error: {text}" if isinstance(error, ValueError | OSError | FloatingPointError) else None
+
+
+def _without_traceback(text: str) -> str:
+    """What went wrong in a worker of a DataLoader, which puts the whole traceback into the message."""
+    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
