@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional, homography
-from .checks import check_labels, check_maps, check_radius, check_same_device
+from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
-from .nets.frozen import WithFrozenNet, nearest_multiples
+from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration
@@ -73,7 +73,7 @@ class LabelAligner(WithFrozenNet):
         ignore_index: the label that marks void.
 
     Raises:
-        ValueError: an option is not one of these, or the weight file is not valid.
+        TypeError, ValueError: an option is not one of these, or the weight file is not valid.
         FileNotFoundError: the weight file is missing.
 
     Example:
@@ -93,8 +93,8 @@ class LabelAligner(WithFrozenNet):
     def __init__(
         self, net: str | os.PathLike[str] | nn.Module = "predictions", radius: int = 2, ignore_index: int = 255
     ) -> None:
-        check_radius(radius)
         super().__init__(net)
+        self.radius, self.ignore_index = check_radius(radius), check_ignore_index(ignore_index)
         if self.net.tile % 2:
             raise ValueError(f"net must have tiles of an even number of pixels, got {self.net.tile}")
         if self.net.noise is None:
@@ -102,8 +102,6 @@ class LabelAligner(WithFrozenNet):
                 "net has no noise figure, so the aligner has no dead zone: it moves labels by readings of any length",
                 stacklevel=2,
             )
-        self.radius = radius
-        self.ignore_index = ignore_index
 
     def forward(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None = None) -> Tensor:
         """The labels ``(N, H, W)``, moved; see :meth:`align` for arguments and errors.
@@ -112,7 +110,7 @@ class LabelAligner(WithFrozenNet):
         :meth:`align` tells of them there.
         """
         result = self.align(segmentation_logits, labels, boundary_logits)
-        if labels.device.type == "cpu" and not result.finite.all():
+        if readable(labels) and not result.finite.all():
             left = int((~result.finite).sum())
             warnings.warn(f"{left} of {len(labels)} predictions are not finite; their labels stay", stacklevel=2)
         return result.labels
@@ -150,7 +148,7 @@ class LabelAligner(WithFrozenNet):
             raise ValueError(
                 f"labels must be of a dtype that holds ignore_index={self.ignore_index}, got {labels.dtype}"
             )
-        with torch.autocast(labels.device.type, enabled=False):
+        with in_full_precision(labels):
             finite = evidence.isfinite().flatten(1).all(1)
             readings = self._readings(evidence, labels, headless=boundary_logits is None)
             readings = torch.where(finite[:, None, None, None], readings, 0)
@@ -163,15 +161,16 @@ class LabelAligner(WithFrozenNet):
         if headless:
             evidence = functional.soft_boundary_map(evidence, labels.shape[-2:], self.radius)
         target = functional.boundary_map(labels, self.radius, self.ignore_index)[:, None]
-        size, half = nearest_multiples(labels, self.net.tile), self.net.tile // 2
+        net = self.net_for(evidence)
+        size, half = nearest_multiples(labels, net.tile), net.tile // 2
         blocks = functional.extract_tiles(evidence, target, size, half, None if headless else "sigmoid")
         rows, columns = size[0] // half, size[1] // half
         tiles = [_overlapping(side.view(-1, rows, columns, half, half)) for side in blocks]
-        a = self.net.algebra(*tiles)
+        a = net.algebra(*tiles)
         predicted, true = (side.flatten(1).amax(1) for side in tiles)
         squared = a.square().sum(1)
         known = (true > 0) & (predicted > _SEEN) & (squared < _LONGEST**2)
-        kept = (1 - (self.net.noise or 0) ** 2 / squared.clamp(min=1e-12)).clamp(min=0)
+        kept = (1 - (net.noise or 0) ** 2 / squared.clamp(min=1e-12)).clamp(min=0)
         a = torch.where(known[:, None], kept[:, None] * a, 0)
         return a.view(len(labels), rows - 1, columns - 1, 8)
 

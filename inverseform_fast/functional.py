@@ -14,22 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import ops
-from .checks import (
-    check_align,
-    check_extract_tiles,
-    check_geodesic_distance,
-    check_homography_exp,
-    check_homography_warp,
-    check_labels,
-    check_local_correlation,
-    check_maps,
-    check_matrices,
-    check_radius,
-    check_same_device,
-    check_segmentation_loss,
-    check_size,
-)
+from . import checks, ops
 
 __all__ = [
     "align",
@@ -74,12 +59,14 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
         >>> iff.functional.boundary_map(labels, radius=1)
         tensor([[[  0,   0,   1,   1,   0, 255]]], dtype=torch.uint8)
     """
-    check_labels(labels)
-    check_radius(radius)
-    return ops.boundary_map(labels, radius, ignore_index, bool(release))
+    checks.check_labels(labels)
+    radius, ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
+    return ops.boundary_map(labels, radius, ignore_index, checks.check_flag(release, "release"))
 
 
-def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:
+def soft_boundary_map(
+    logits: Tensor, size: Sequence[int] | None = None, radius: int = 2, as_logits: bool = False
+) -> Tensor:
     """Boundary probability of predicted classes: :func:`boundary_map` for logits, and differentiable in them.
 
     It is ``1 - prod_d s_d`` over the neighbours d of the disk, the probability that some neighbour's class differs.
@@ -91,9 +78,10 @@ def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius:
         logits: ``(N, C, h, w)`` class logits.
         size: ``(H, W)`` that the logits are upsampled to first (bilinear, ``align_corners=False``); None keeps theirs.
         radius: radius of the disk stencil in pixels of the result, at least 1.
+        as_logits: give the logits of the probabilities, clamped to [1e-6, 1 - 1e-6], as a boundary head does.
 
     Returns:
-        ``(N, 1, H, W)`` probabilities in [0, 1], float32 (float64 for float64 logits).
+        ``(N, 1, H, W)`` probabilities in [0, 1], or logits; float32 (float64 for float64 logits).
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or radius.
@@ -103,10 +91,10 @@ def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius:
         >>> iff.functional.soft_boundary_map(logits, radius=1).round().int()
         tensor([[[[0, 0, 1, 1, 0, 0]]]], dtype=torch.int32)
     """
-    check_maps(logits, "logits")
-    check_size(size)
-    check_radius(radius)
-    return ops.soft_boundary_map(logits, size, radius)
+    checks.check_maps(logits, "logits")
+    size = logits.shape[-2:] if size is None else checks.check_size(size)
+    radius, as_logits = checks.check_radius(radius), checks.check_flag(as_logits, "as_logits")
+    return ops.soft_boundary_map(logits, size, radius, as_logits)
 
 
 def extract_tiles(
@@ -137,7 +125,7 @@ def extract_tiles(
         >>> predicted.shape  # two tiles of each image
         torch.Size([4, 1, 224, 224])
     """
-    check_extract_tiles(predicted, target, size, tile, activation)
+    size, tile = checks.check_extract_tiles(predicted, target, size, tile, activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
 
 
@@ -161,7 +149,7 @@ def homography_exp(a: Tensor) -> Tensor:
                  [0., 1., 0.],
                  [0., 0., 1.]]])
     """
-    check_homography_exp(a)
+    checks.check_rows(a, "a", 8)
     return ops.homography_exp(a)
 
 
@@ -200,7 +188,8 @@ def homography_warp(
         >>> iff.functional.homography_warp(image, theta)
         tensor([[[[1., 2., 3., 0.]]]])
     """
-    check_homography_warp(image, theta, size, mode, padding)
+    checks.check_homography_warp(image, theta, mode, padding)
+    size = image.shape[-2:] if size is None else checks.check_size(size)
     return ops.homography_warp(image, theta, size, mode, padding)
 
 
@@ -226,7 +215,7 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
         >>> iff.functional.local_correlation(first, second, reach=1).shape  # 3 x 3 offsets
         torch.Size([1, 9, 5, 5])
     """
-    check_local_correlation(first, second, reach, groups)
+    reach, groups = checks.check_local_correlation(first, second, reach, groups)
     return ops.local_correlation(first, second, reach, groups)
 
 
@@ -254,7 +243,7 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
         >>> iff.functional.align(tiles, tiles, net.weights).abs().max()  # identical tiles need no motion
         tensor(0.)
     """
-    check_align(predicted, target, weights)
+    checks.check_align(predicted, target, weights)
     return ops.align(predicted, target, weights)
 
 
@@ -278,7 +267,7 @@ def project_to_so3(matrix: Tensor) -> Tensor:
                 [0., 1., 0.],
                 [0., 0., 1.]])
     """
-    check_matrices(matrix, "matrix")
+    checks.check_matrices(matrix, "matrix")
     return ops.project_to_so3(matrix)
 
 
@@ -318,7 +307,7 @@ def geodesic_distance(
         >>> iff.functional.geodesic_distance(torch.eye(3), quarter_turn)  # pi / 2
         tensor(1.5708)
     """
-    check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
+    lam, smooth, damping = checks.check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
 
 
@@ -349,7 +338,7 @@ def segmentation_loss(
         >>> iff.functional.segmentation_loss(logits, labels)  # four equally likely classes: log 4
         tensor(1.3863)
     """
-    check_segmentation_loss(logits, labels, class_weights, ignore_index)
+    ignore_index = checks.check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
 
 
@@ -380,7 +369,7 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
         >>> iff.functional.dice_loss(logits, labels)  # p = 1/4 of the one class present: 1 - 2/4 / (1/4 + 1)
         tensor(0.6000)
     """
-    check_segmentation_loss(logits, labels, None, ignore_index)
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
     return ops.dice_loss(logits, labels, ignore_index)
 
 
@@ -408,8 +397,8 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
         >>> iff.functional.boundary_loss(torch.zeros(2, 1, 8, 8), labels) > 0
         tensor(True)
     """
-    check_maps(boundary_logits, "boundary_logits", channels=1)
-    check_labels(labels, batch=boundary_logits.shape[0])
-    check_same_device("labels", labels, "boundary_logits", boundary_logits)
-    check_radius(radius)
+    checks.check_maps(boundary_logits, "boundary_logits", channels=1)
+    checks.check_labels(labels, batch=boundary_logits.shape[0])
+    checks.check_same_device("labels", labels, "boundary_logits", boundary_logits)
+    radius, ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
     return ops.boundary_loss(boundary_logits, labels, radius, ignore_index)

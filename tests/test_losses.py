@@ -327,14 +327,14 @@ def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Except
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: iff.InverseFormLoss(distance="l2"), "distance must be one of log, euclidean, geodesic, got 'l2'"),
+        (lambda: iff.InverseFormLoss(distance="l2"), "distance must be 'log', 'euclidean' or 'geodesic', got 'l2'"),
         (lambda: iff.InverseFormLoss(reduction="max"), "reduction must be 'mean', 'sum' or 'none', got 'max'"),
         (lambda: iff.InverseFormLoss(activation="relu"), "activation must be 'sigmoid' or None, got 'relu'"),
         (lambda: iff.InverseFormLoss(resize=(200, 224)), r"resize must be multiples of .* 224, got \(200, 224\)"),
-        (lambda: iff.BoundaryAwareLoss(beta=-1.0), "beta must be at least 0, got -1.0"),
-        (lambda: iff.BoundaryAwareLoss(edge=-1.0), "edge must be at least 0, got -1.0"),
-        (lambda: iff.BoundaryAwareLoss(dice=-1.0), "dice must be at least 0, got -1.0"),
-        (lambda: iff.BoundaryAwareLoss(gamma=float("nan")), "gamma must be at least 0, got nan"),
+        (lambda: iff.BoundaryAwareLoss(beta=-1.0), "beta must be finite and at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(edge=-1.0), "edge must be finite and at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(dice=-1.0), "dice must be finite and at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(gamma=float("nan")), "gamma must be finite and at least 0, got nan"),
         (lambda: iff.BoundaryAwareLoss(radius=0), "radius must be a whole number of pixels, at least 1, got 0"),
     ],
 )

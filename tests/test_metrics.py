@@ -351,7 +351,7 @@ def test_bad_labels_are_refused_by_name() -> None:
         metrics.update(good, good + 7)
     with pytest.raises(ValueError, match="dilation_ratio must be between 0 and 1, got 2"):
         SegmentationMetrics(3, dilation_ratio=2)
-    with pytest.raises(ValueError, match=r"tolerances must be at least 0 pixels, got \(-1,\)"):
+    with pytest.raises(ValueError, match=r"tolerances must be a whole number of pixels, at least 0, got -1"):
         SegmentationMetrics(3, tolerances=(-1,))
     with pytest.raises(ValueError, match="class_names must name 3 classes, got 2"):
         SegmentationMetrics(3, class_names=("a", "b"))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..checks import shown
 from ..files import write_atomically
 
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
 SHIPPED = ("compact", "predictions")
+LARGEST = 4096  # of the sizes that a file names: a tile beyond this is an image
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def weight_file(net: str | os.PathLike[str]) -> Path:
@@ -23,6 +30,9 @@ def weight_file(net: str | os.PathLike[str]) -> Path:
 
 def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:
     """Write the state of ``net`` as safetensors, atomically, with ``header`` as its metadata."""
+    for name, value in header.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be text, as all metadata of a weight file, got {shown(value)}")
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     write_atomically(path, lambda file: file.write(save(weights, header)))
 
@@ -68,8 +78,56 @@ def read_release(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
-    """Load ``weights``, read from ``path``; a ValueError names each missing, superfluous or misshaped tensor."""
+def size_in(header: dict[str, str], name: str) -> int:
+    """A size that a file's metadata names.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is no whole number from 1 to ``LARGEST``.
+    """
+    text = header[name]
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST):
+        raise ValueError(f"{name} must be a whole number from 1 to {LARGEST}, got {text[:20]!r}")
+    return int(text)
+
+
+def load_strictly(make: Callable[[], Net], weights: dict[str, Tensor], path: Path, argument: str) -> Net:
+    """A new network, on the CPU, in float32, with ``weights``, which were read from ``path``.
+
+    It is first made without memory, so that a file cannot ask for more than its tensors need.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous or of another shape, or it holds anything but finite floats.
+        RuntimeError: the caller puts every new module on the meta device.
+    """
+    with _plain_tensors("meta"):
+        try:
+            planned = make()
+        except ValueError as error:
+            raise ValueError(f"{argument}: {path} must name sizes that a network can have: {error}") from error
+    _check_weights(planned, weights, path, argument)
+    with _plain_tensors("cpu"):
+        net = make()
+    if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
+        raise RuntimeError(f"{argument}: {path} cannot be loaded while all modules are made on the meta device")
+    net.load_state_dict(weights)
+    return net.eval()
+
+
+@contextmanager
+def _plain_tensors(device: str) -> Iterator[None]:
+    """Tensors are made on ``device`` in float32, whatever the defaults are: whole models are made on meta, or in
+    bfloat16."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _check_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [
@@ -79,4 +137,6 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argume
     ]
     if wrong:
         raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {'; '.join(wrong)}")
-    net.load_state_dict(weights)
+    for name, value in weights.items():
+        if not value.is_floating_point() or not value.float().isfinite().all():
+            raise ValueError(f"{argument}: the tensors of {path} must hold finite floats, but {name} does not")

@@ -5,31 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .boundary_map import is_valid
 
 
 def upsample(maps: Tensor, size: Sequence[int] | None) -> Tensor:
-    """``maps (N, C, h, w)`` in float32 or wider, resized (bilinear, ``align_corners=False``) if ``size`` is another."""
+    """``maps (N, C, h, w)`` in float32 or wider, resized (bilinear, ``align_corners=False``) if ``size`` is another.
+
+    In ``F.interpolate`` an infinite number counts as NaN where its weight is 0; here it does not count at all.
+    """
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    if size is None or list(maps.shape[-2:]) == list(size):
+    if size is None:
         return maps
-    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
+    return _stretch(_stretch(maps, 2, size[0]), 3, size[1])
+
+
+def _stretch(maps: Tensor, dim: int, count: int) -> Tensor:
+    """``maps`` with ``count`` positions along ``dim``; each lies between two of the old ones."""
+    size = maps.shape[dim]
+    if size == count:
+        return maps
+    place = (torch.arange(count, dtype=torch.float64, device=maps.device) + 0.5) * size / count - 0.5
+    place = place.clamp(0, size - 1)
+    before = place.long()
+    share = (place - before).to(maps.dtype).view(-1, *[1] * (maps.ndim - 1 - dim))
+    first, second = maps.index_select(dim, before), maps.index_select(dim, (before + 1).clamp(max=size - 1))
+    return torch.where(share == 0, first, (1 - share) * first + share * second)
 
 
 def segmentation_loss(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = 255
 ) -> Tensor:
     """See :func:`inverseform_fast.functional.segmentation_loss`."""
-    log_probability = upsample(logits, labels.shape[-2:]).log_softmax(1)
     valid = is_valid(labels, ignore_index)
+    # Void counts for nothing, whatever its logits.
+    log_probability = torch.where(valid[:, None], upsample(logits, labels.shape[-2:]), 0).log_softmax(1)
     target = torch.where(valid, labels, 0).long()[:, None]
     weight = valid.to(log_probability.dtype)
     if class_weights is not None:
         weight = weight * class_weights.to(log_probability)[target[:, 0]]
     loss = -log_probability.gather(1, target)[:, 0]
-    # A plain weight * loss would be NaN where a void pixel of weight 0 has an infinite loss.
-    total = torch.where(weight > 0, weight * loss, 0).sum()
-    return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)  # of the mean; a sum may be too large
+    # A plain share * loss would be NaN where a pixel of weight 0 has an infinite loss.
+    return torch.where(share > 0, share * loss, 0).sum()
