@@ -162,7 +162,7 @@ inline void add_cells(const Backward& args, int64_t begin, int64_t end, int64_t 
         for (int64_t x = 0; x < tile; ++x) {
           const float counted = valid[x] ? grad[x] : 0;
           first[x] += (1 - share) * counted;
-          second[x] += share * counted;
+          second[x] += share == 0 ? 0 : share * counted;  // NaN does not count there
         }
       }
     }

@@ -38,14 +38,14 @@ def segmentation_loss(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = 255
 ) -> Tensor:
     """See :func:`inverseform_fast.functional.segmentation_loss`."""
+    upsampled = upsample(logits, labels.shape[-2:])
     valid = is_valid(labels, ignore_index)
-    # Void counts for nothing, whatever its logits.
-    log_probability = torch.where(valid[:, None], upsample(logits, labels.shape[-2:]), 0).log_softmax(1)
     target = torch.where(valid, labels, 0).long()[:, None]
-    weight = valid.to(log_probability.dtype)
+    weight = valid.to(upsampled.dtype)
     if class_weights is not None:
-        weight = weight * class_weights.to(log_probability)[target[:, 0]]
+        weight = weight * class_weights.to(upsampled)[target[:, 0]]
+    # A pixel of weight 0 counts for nothing, even if its logits are not finite.
+    log_probability = torch.where(weight[:, None] > 0, upsampled, 0).log_softmax(1)
     loss = -log_probability.gather(1, target)[:, 0]
     share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)  # of the mean; a sum may be too large
-    # A plain share * loss would be NaN where a pixel of weight 0 has an infinite loss.
-    return torch.where(share > 0, share * loss, 0).sum()
+    return (share * loss).sum()
