@@ -137,10 +137,11 @@ class LabelAligner(WithFrozenNet):
         Raises:
             TypeError, ValueError: wrong dtype or shape, or the labels' dtype cannot hold ``ignore_index``.
         """
+        check_maps(segmentation_logits, "segmentation_logits")
         evidence, name = segmentation_logits, "segmentation_logits"
         if boundary_logits is not None:
             evidence, name = boundary_logits, "boundary_logits"
-        check_maps(evidence, name, channels=None if boundary_logits is None else 1)
+            check_maps(evidence, name, channels=1)
         check_labels(labels, batch=len(evidence))
         check_same_device("labels", labels, name, evidence)
         limits = torch.iinfo(labels.dtype)

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .reference.align import CELL, weight_shapes
-from .reference.boundary_map import VOID
 
 LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+VOID = 255  # of a boundary map, as in reference/boundary_map.py
 _BELOW = 2**31  # of whole numbers: the kernels count in 32 bits
 
 
@@ -50,8 +50,8 @@ def check_tensor(value: object, name: str) -> None:
     if isinstance(value, np.ndarray):
         hint = ": torch.from_numpy makes one of it"
     elif isinstance(value, Mapping):
-        hint = f": pass on one of its values, {', '.join(map(str, value))}"
-    elif isinstance(value, Sequence) and not isinstance(value, str):
+        hint = f": pass on one of its values, {shown(list(value))}"
+    elif isinstance(value, (list, tuple)):
         hint = ": pass on one of its items, or torch.tensor of it"
     raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{hint}")
 
@@ -143,7 +143,10 @@ def check_ignore_index(ignore_index: int) -> int:
 def check_number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
-    return value if isinstance(value, (int, float)) else float(value)
+    try:
+        return value if isinstance(value, int) and abs(value) < _BELOW else float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def check_weight(value: Any, name: str) -> float:

@@ -8,12 +8,15 @@ corners by one unit (half a tile) on average. So ``|a|`` times half the tile siz
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from . import checks, functional
 from .checks import check_matrices
 from .constants import constant
+from .devices import choose_device
 from .sl3 import GENERATORS as GENERATORS
 from .sl3 import basis
 
@@ -87,6 +90,8 @@ def symmetric_product(outer: Tensor, inner: Tensor) -> Tensor:
         >>> iff.homography.symmetric_product(shift, shift)[0, 0]  # one shift after the other
         tensor(0.2000)
     """
+    checks.check_rows(outer, "outer", 8)
+    checks.check_like("inner", inner, "outer", outer)
     once = bracket(outer, inner)
     return outer + inner - bracket(outer / 24 + inner / 12, once)
 
@@ -187,11 +192,13 @@ def sample(
         >>> a.shape, bool((a.norm(dim=1) <= 16 / 112 + 1e-6).all())
         (torch.Size([100, 8]), True)
     """
-    count, max_displacement = checks.check_whole(count, "count", 0), checks.check_number(max_displacement, "max_displacement")
-    if not max_displacement > 0:
+    count = checks.check_whole(count, "count", 0)
+    max_displacement = checks.check_number(max_displacement, "max_displacement")
+    if not 0 < max_displacement < math.inf:
         raise ValueError(f"max_displacement must be positive (half tiles), got {max_displacement}")
     if not isinstance(generator, (torch.Generator, type(None))):
         raise TypeError(f"generator must be a torch.Generator, got {checks.shown(generator)}")
+    device = None if device is None else choose_device(device)
     direction = torch.randn(count, 8, generator=generator, device=device)
     radius = torch.rand(count, 1, generator=generator, device=device) * max_displacement
     return direction / direction.norm(dim=1, keepdim=True) * radius

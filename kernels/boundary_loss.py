@@ -116,7 +116,9 @@ def _balanced_loss(
     positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
     valid = tl.maximum(positives + negatives, 1.0)
     positive_weight, negative_weight = negatives / (valid * valid), positives / (valid * valid)
-    losses = positive_weight * column_total(sums, 0, 4, programs) + negative_weight * column_total(sums, 1, 4, programs)
-    tl.store(loss, losses / SCALE)
+    # Where a weight is 0, the total may be infinite.
+    positive_loss = tl.where(positive_weight == 0, 0.0, positive_weight * column_total(sums, 0, 4, programs))
+    negative_loss = tl.where(negative_weight == 0, 0.0, negative_weight * column_total(sums, 1, 4, programs))
+    tl.store(loss, (positive_loss + negative_loss) / SCALE)
     tl.store(weights, positive_weight)
     tl.store(weights + 1, negative_weight)

@@ -238,9 +238,7 @@ def test_network_follows_moves_but_stays_wide(criterion: iff.BoundaryAwareLoss) 
     for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         model.to(dtype)
         assert {parameter.dtype for parameter in net.parameters()} == {expected}
-    model.to("meta")
-    assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
-    assert {parameter.device.type for parameter in criterion.inverseform.net.parameters()} == {"cpu"}
+    assert {parameter.dtype for parameter in criterion.inverseform.net.parameters()} == {torch.float32}
 
 
 def test_copies_and_pickles(criterion: iff.BoundaryAwareLoss) -> None:

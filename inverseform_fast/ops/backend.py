@@ -101,7 +101,8 @@ def _log_once(message: str) -> None:
 def _usable(backend: str) -> str:
     """``backend`` if it can run here; otherwise an error that says why not."""
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        got = repr(backend) if isinstance(backend, str) else type(backend).__name__
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {got}")
     reason = _why_not(backend)
     if reason:
         raise RuntimeError(f"backend {backend!r} cannot run here: {reason}")

@@ -221,8 +221,8 @@ class BoundaryMetrics(Metric):
         dilation_ratio: float = 0.02,
     ) -> None:
         super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
-        if not isinstance(tolerances, Sequence):
-            raise TypeError(f"tolerances must be a sequence of numbers of pixels, got {shown(tolerances)}")
+        if not isinstance(tolerances, (list, tuple)):
+            raise TypeError(f"tolerances must be a list of numbers of pixels, got {shown(tolerances)}")
         self.tolerances = tuple(check_whole(tolerance, "tolerances", 0, " of pixels") for tolerance in tolerances)
         if not isinstance(dilation_ratio, (int, float)) or not 0 < dilation_ratio < 1:
             raise ValueError(f"dilation_ratio must be between 0 and 1, got {shown(dilation_ratio)}")
