@@ -11,6 +11,7 @@ from helpers import some_labels
 from torch import Tensor, nn
 
 import inverseform_fast as iff
+from inverseform_fast.constants import _CONSTANTS
 from inverseform_fast.nets import Align, Dense
 from inverseform_fast.nets.weights import _plain_tensors
 
@@ -61,15 +62,13 @@ def test_the_default_dtype_changes_no_network(net: str, expected: Tensor, dtype:
 
 
 def test_constants_are_made_on_the_host_while_the_default_device_is_meta() -> None:
-    from inverseform_fast.constants import _CONSTANTS
-
     before = dict(_CONSTANTS)
     _CONSTANTS.clear()
     try:
         with torch.device("meta"):
             assert iff.homography.log(torch.eye(3, device="cpu")).equal(torch.zeros(8, device="cpu"))
             first = torch.ones(1, 8, device="cpu")
-            assert iff.homography.bracket(first, first).equal(torch.zeros(1, 8, device="cpu"))
+            assert iff.homography.bracket(first, first).abs().max() < 1e-6
     finally:
         _CONSTANTS.update(before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -339,6 +340,44 @@ def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Except
 def test_bad_options_are_refused_at_once(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [((0, 0.5), r"\[0\.5"), ((0, 2), r"\[2"), ((0.25, 1), r"\[0\.25"), ((0, torch.nan), r"\[nan")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64, torch.int8], ids=str)
+def test_a_target_of_other_values_is_refused(
+    inverseform: iff.InverseFormLoss, values: tuple[float, float], found: str, dtype: torch.dtype
+) -> None:
+    if not dtype.is_floating_point and any(value != value // 1 for value in values):
+        pytest.skip("not a value of this dtype")
+    target = torch.where(target_of(scene()) == 1, values[1], values[0]).to(dtype)
+    with pytest.raises(ValueError, match=rf"target must hold 0 \(none\), 1 \(boundary\) and 255.* found {found}"):
+        inverseform(random_logits(2, 1, 24, 32), target)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool], ids=str)
+def test_a_target_of_any_dtype_counts_the_same(inverseform: iff.InverseFormLoss, dtype: torch.dtype) -> None:
+    logits, target = random_logits(2, 1, 24, 32), target_of(scene().clamp(max=2))
+    assert inverseform(logits, target.to(dtype)) == inverseform(logits, target) > 0
+
+
+def test_255_is_no_void_of_a_dtype_that_cannot_hold_it(inverseform: iff.InverseFormLoss) -> None:
+    with pytest.raises(ValueError, match=r"target must hold .* found \[-1\]"):
+        inverseform(random_logits(2, 1, 24, 32), target_of(scene()).to(torch.int8))  # 255 wraps around to -1
+
+
+def test_a_target_of_0_and_255_warns_once() -> None:
+    loss, logits, target = iff.InverseFormLoss(), random_logits(2, 1, 24, 32), target_of(scene())
+    with pytest.warns(UserWarning, match="255 .void. but no 1 .boundary. so far, .* divide a map of 0 and 255"):
+        loss(logits, 255 * (target == 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(logits, 255 * (target == 1))
+        fresh = iff.InverseFormLoss()
+        fresh(logits, target)  # a boundary was seen, so that a void batch is nothing strange
+        fresh(logits, torch.full_like(target, 255))
+        iff.BoundaryAwareLoss(gamma=0.3)(random_logits(2, 3, 24, 32), torch.full((2, 96, 128), 255))
 
 
 def test_torch_func_differentiates_it(criterion: iff.BoundaryAwareLoss) -> None:

@@ -69,7 +69,10 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        raise NotImplementedError("project_to_so3 and geodesic_distance can be differentiated once, not twice")
+        raise NotImplementedError(
+            "project_to_so3 and geodesic_distance can be differentiated once, not twice; under the backend 'reference', "
+            "the distances 'log' and 'euclidean' have second derivatives"
+        )
 
 
 class _Projection(torch.autograd.Function):
