@@ -17,4 +17,6 @@ def choose_device(name: torch.device | str | None) -> torch.device:
         return torch.empty(0, device=torch.device(name)).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         got = repr(name) if isinstance(name, str) else type(name).__name__
-        raise ValueError(f"device must be one that this machine has, got {got}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"device must be one that this machine has, got {got}: {str(error).splitlines()[0]}"
+        ) from error

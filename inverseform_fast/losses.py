@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import functional, homography
-from . import checks
+from . import checks, functional, homography
 from .nets.frozen import WithFrozenNet, in_full_precision, keeping_values, nearest_multiples
 
 _BETA, _HEADLESS_BETA = 10.0, 2.0

@@ -29,7 +29,7 @@ from .resize import (
     upsample,
     upsample_backward,
 )
-from .softmax import UNKNOWN, VOID, labels_at, largest_and_chosen, sum_of_exponentials
+from .softmax import UNKNOWN, labels_at, largest_and_chosen, sum_of_exponentials
 
 
 def segmentation_loss(

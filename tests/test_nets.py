@@ -194,7 +194,7 @@ def test_a_wrong_path_or_metadata_is_named(net: Align, tmp_path: Path) -> None:
             load(5)
     with pytest.raises(TypeError, match="path must be a path, got None"):
         net.save(None)
-    with pytest.raises(TypeError, match="step must be text.* got 7"):
+    with pytest.raises(TypeError, match=r"step must be text.* got 7"):
         net.save(tmp_path / "net.safetensors", step=7)
     assert not list(tmp_path.iterdir())
 

@@ -45,7 +45,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "euclidean": lambda x: iff.InverseFormLoss(NET, "euclidean")(x[:, :1], TARGET),
     "BoundaryAwareLoss": lambda x: iff.BoundaryAwareLoss(gamma=0.3, inverseform=iff.InverseFormLoss(NET))(x, LABELS)[0],
 }
-TWICE = {"project_to_so3": functional.project_to_so3, "geodesic_distance": lambda x: iff.homography.distance(x, kind="geodesic")}
+TWICE = {
+    "project_to_so3": functional.project_to_so3,
+    "geodesic_distance": lambda x: iff.homography.distance(x, kind="geodesic"),
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -62,7 +65,7 @@ def test_rotations_have_one_derivative_and_say_so(name: str) -> None:
     for backend in ("auto", "reference"):
         with iff.set_backend(backend):
             (gradient,) = torch.autograd.grad(TWICE[name](matrix).square().sum(), matrix, create_graph=True)
-            with pytest.raises(NotImplementedError, match="once, not twice; .*'log' and 'euclidean' have second"):
+            with pytest.raises(NotImplementedError, match=r"once, not twice; .*'log' and 'euclidean' have second"):
                 gradient.sum().backward()
 
 
@@ -70,8 +73,8 @@ def test_rotations_have_one_derivative_and_say_so(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "align"])
 def test_kernels_have_one_derivative_and_name_the_way_out(name: str) -> None:
     x = LOGITS.float().requires_grad_()
+    (gradient,) = torch.autograd.grad(FUNCTIONS[name](x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="kernels are differentiated once; choose the backend 'reference'"):
-        (gradient,) = torch.autograd.grad(FUNCTIONS[name](x).sum(), x, create_graph=True)
         gradient.sum().backward()
 
 
@@ -85,7 +88,7 @@ def test_vmap_over_logits_and_labels_is_a_loop() -> None:
 
 @pytest.mark.parametrize("name", ["BoundaryAwareLoss", "extract_tiles", "homography_warp", "soft_boundary_map"])
 def test_a_trace_names_the_way_out(name: str) -> None:
-    with pytest.raises(RuntimeError, match="torch.jit.trace cannot record this: .*torch.compile or torch.export"):
+    with pytest.raises(RuntimeError, match=r"torch.jit.trace cannot record this: .*torch.compile or torch.export"):
         torch.jit.trace(FUNCTIONS[name], LOGITS.float())
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import reference
 from ..kernels.layout import empty_gradient, layout
-from .backend import Op
 from ..reference.soft_boundary_map import LOGIT_EPS
+from .backend import Op
 from .library import EXTENSION, backward_op, define, differentiate, kernel, kernel_op
 
 

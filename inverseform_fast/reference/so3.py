@@ -70,8 +70,8 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         raise NotImplementedError(
-            "project_to_so3 and geodesic_distance can be differentiated once, not twice; under the backend 'reference', "
-            "the distances 'log' and 'euclidean' have second derivatives"
+            "project_to_so3 and geodesic_distance can be differentiated once, not twice; under the backend "
+            "'reference', the distances 'log' and 'euclidean' have second derivatives"
         )
 
 

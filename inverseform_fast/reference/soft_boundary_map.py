@@ -10,7 +10,6 @@ from torch import Tensor
 from .boundary_map import half_disk, neighbours
 from .segmentation_loss import upsample
 
-
 LOGIT_EPS = 1e-6  # of a probability whose logit is taken
 
 

@@ -226,7 +226,10 @@ class BoundaryMetrics(Metric):
         self.tolerances = tuple(check_whole(tolerance, "tolerances", 0, " of pixels") for tolerance in tolerances)
         if not isinstance(dilation_ratio, (int, float)) or not 0 < dilation_ratio < 1:
             raise ValueError(f"dilation_ratio must be between 0 and 1, got {shown(dilation_ratio)}")
-        self.num_classes, self.ignore_index = check_whole(num_classes, "num_classes", 1), check_ignore_index(ignore_index)
+        self.num_classes, self.ignore_index = (
+            check_whole(num_classes, "num_classes", 1),
+            check_ignore_index(ignore_index),
+        )
         self.dilation_ratio = dilation_ratio
         self.add_state("boundary_accuracies", [], dist_reduce_fx="cat")  # (1,) float64 for each image
         self.add_state("f_scores", [], dist_reduce_fx="cat")  # (1, tolerances, classes) float64 each

@@ -8,9 +8,7 @@ from torch import Tensor
 from ...checks import check_tensor
 
 
-def checked_labels(
-    prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int
-) -> tuple[Tensor, Tensor]:
+def checked_labels(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Checks a batch of class ids (N, H, W), and returns it as int64: narrow dtypes cannot hold every class id.
 
     Raises:

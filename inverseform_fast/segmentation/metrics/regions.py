@@ -21,7 +21,10 @@ class RegionMetrics(Metric):
 
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None) -> None:
         super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
-        self.num_classes, self.ignore_index = check_whole(num_classes, "num_classes", 1), check_ignore_index(ignore_index)
+        self.num_classes, self.ignore_index = (
+            check_whole(num_classes, "num_classes", 1),
+            check_ignore_index(ignore_index),
+        )
         if not isinstance(class_names, (Sequence, type(None))):
             raise TypeError(f"class_names must be a list of names, got {shown(class_names)}")
         self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
