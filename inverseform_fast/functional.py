@@ -279,8 +279,8 @@ def geodesic_distance(
 ) -> Tensor:
     """``angle(P) + lam |M - P|_F^2``, where P projects ``M = theta^-1 theta_hat`` onto SO(3) (paper, section 3.3).
 
-    The angle is in radians. At a match, the distance and its gradient are exactly 0. Elsewhere the gradient is exact.
-    Near a match, where those of SVD and arccos explode, it is bounded by 0.7071.
+    The angle is in radians. The distance and its gradient are exactly 0 at a match; near one the gradient is bounded by
+    0.7071, where those of SVD and arccos explode.
 
     Args:
         theta: ``(..., 3, 3)`` true transformations (the identity, if the distance is a loss).
@@ -373,8 +373,7 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
     """Class-balanced binary cross-entropy of boundary logits against the boundaries of the labels (paper, section 3.5).
 
     Positives are weighted by the share of negatives among the batch's valid pixels, and negatives by that of positives;
-    the weighted sum is divided by the number of valid pixels. The loss is 0 with zero gradients if these are all of one
-    kind, or if there are none.
+    the mean is over these pixels. The loss is 0 with zero gradients if they are all of one kind, or if there are none.
 
     Args:
         boundary_logits: ``(N, 1, h, w)``, upsampled (bilinear, ``align_corners=False``) to the labels.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_maps_on_meta_have_a_shape(net: str) -> None:
 
 
 def test_a_transformers_model_that_owns_the_loss_survives_its_checkpoint(net: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers: Any = pytest.importorskip("transformers")
 
     class Config(transformers.PretrainedConfig):
         model_type = "owner"

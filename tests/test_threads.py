@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 
 import inverseform_fast as iff
 from inverseform_fast import functional
+from inverseform_fast.nets import Align
 
 SIZE = (203, 331)  # of logits and labels; 32768 numbers are the least that PyTorch cuts
 LABELS = some_labels((1, *SIZE), 3)
 TARGET = functional.boundary_map(LABELS)[:, None]
 NET = iff.InverseTransformNet.compact().requires_grad_(False)
+WEIGHTS = cast(Align, NET).weights
 SMALL = (112, 97)  # of the logits that are upsampled
 
 
@@ -43,7 +46,7 @@ CASES: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], tuple[Tensor,
     "homography_exp": (functional.homography_exp, (random(5001, 8, scale=0.2),)),
     "homography_warp": (functional.homography_warp, (random(2, 1, *SIZE), torch.eye(3) + random(2, 3, 3, scale=0.1))),
     "local_correlation": (functional.local_correlation, (random(1, 4, 101, 83), random(1, 4, 101, 83))),
-    "align": (lambda *tiles: functional.align(*tiles, NET.weights), tuple(random(2, 3, 1, 224, 224).unbind())),
+    "align": (lambda x, y: functional.align(x, y, WEIGHTS), tuple(random(2, 3, 1, 224, 224).unbind())),
     "project_to_so3": (functional.project_to_so3, (random(5001, 3, 3),)),
     "geodesic_distance": (functional.geodesic_distance, tuple(torch.eye(3) + random(2, 5001, 3, 3, scale=0.1))),
     "headless": (partial(total, iff.BoundaryAwareLoss(gamma=0.3)), (random(1, 3, *SIZE),)),
