@@ -5,8 +5,8 @@ computed in float32), and labels of an integer dtype, uint8 or int8 to int64. An
 extension computes rotations. C++ kernels on a CPU and Triton kernels on a GPU compute the rest; plain PyTorch does so
 in float64. Triton kernels take maps of at most 32000 pixels in height and width that span fewer than 2^31 elements each
 (batches may be larger). A channel that ``homography_warp`` reads on a CPU must also span fewer than 2^31 elements.
-Kernels give the same bits on any number of CPU threads. They can be differentiated once. Under the backend
-``"reference"`` all functions have second derivatives except :func:`project_to_so3` and :func:`geodesic_distance`.
+Kernels give the same bits on any number of CPU threads. They can be differentiated once; under the backend
+``"reference"`` all functions have second derivatives (:func:`geodesic_distance` only without damping).
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def project_to_so3(matrix: Tensor) -> Tensor:
 
     Raises:
         ValueError: wrong dtype or shape.
-        NotImplementedError: the gradient is differentiated again.
+        NotImplementedError: a kernel's gradient is differentiated again.
 
     Example:
         >>> iff.functional.project_to_so3(torch.diag(torch.tensor([2.0, 3.0, 4.0])))
@@ -298,7 +298,7 @@ def geodesic_distance(
 
     Raises:
         ValueError: wrong dtype, device, shape or option.
-        NotImplementedError: the gradient is differentiated again.
+        NotImplementedError: a kernel's gradient is differentiated again.
 
     Example:
         >>> quarter_turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])

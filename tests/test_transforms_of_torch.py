@@ -42,12 +42,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "local_correlation": lambda x: functional.local_correlation(x, x.flip(1), 1),
     "align": lambda x: functional.align(tiles(x, 0), tiles(x, 1), [weight.to(x.dtype) for weight in SMALL.weights]),
     "InverseFormLoss": lambda x: iff.InverseFormLoss(NET)(x[:, :1], TARGET),
+    "geodesic": lambda x: iff.InverseFormLoss(NET, "geodesic")(x[:, :1], TARGET),
     "euclidean": lambda x: iff.InverseFormLoss(NET, "euclidean")(x[:, :1], TARGET),
     "BoundaryAwareLoss": lambda x: iff.BoundaryAwareLoss(gamma=0.3, inverseform=iff.InverseFormLoss(NET))(x, LABELS)[0],
-}
-TWICE = {
-    "project_to_so3": functional.project_to_so3,
-    "geodesic_distance": lambda x: iff.homography.distance(x, kind="geodesic"),
 }
 
 
@@ -56,17 +53,6 @@ def test_the_reference_has_second_derivatives(name: str) -> None:
     with iff.set_backend("reference"):
         x = LOGITS.clone().requires_grad_()
         assert torch.autograd.gradgradcheck(FUNCTIONS[name], x, atol=1e-4, rtol=1e-3, fast_mode=True)
-
-
-@pytest.mark.parametrize("name", TWICE)
-def test_rotations_have_one_derivative_and_say_so(name: str) -> None:
-    matrix = torch.eye(3) + 0.1 * random(2, 3, 3)
-    matrix.requires_grad_()
-    for backend in ("auto", "reference"):
-        with iff.set_backend(backend):
-            (gradient,) = torch.autograd.grad(TWICE[name](matrix).square().sum(), matrix, create_graph=True)
-            with pytest.raises(NotImplementedError, match=r"once, not twice; .*'log' and 'euclidean' have second"):
-                gradient.sum().backward()
 
 
 @pytest.mark.skipif(bool(iff.ops.backend.MISSING["cpu"]), reason="needs the extension")
