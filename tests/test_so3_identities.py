@@ -203,7 +203,7 @@ def test_the_reference_has_second_derivatives(normalize: str | None, smooth: flo
     pair = some_pairs()
     assert torch.autograd.gradgradcheck(reference.project_to_so3, pair[1])
     assert torch.autograd.gradgradcheck(
-        lambda *matrices: reference.geodesic_distance(*matrices, normalize=normalize, smooth=smooth), pair
+        lambda a, b: reference.geodesic_distance(a, b, normalize=normalize, smooth=smooth), pair
     )
 
 
