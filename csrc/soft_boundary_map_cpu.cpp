@@ -73,7 +73,7 @@ Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logit
 }
 
 // Returns the logits of probabilities that are clamped to [eps, 1 - eps]. Each row is computed as a whole, so that the
-// number of threads, which torch's logit rounds by, changes no bit.
+// number of threads, by which torch's logit rounds in builds without MKL, changes no bit.
 Tensor logit(const Tensor& probability, double eps) {
   const Tensor chances = dense(probability, ScalarType::Float);
   const int64_t width = chances.size(-1);

@@ -61,6 +61,7 @@ def _logit(
     probability: Tensor,  # [N, 1, H, W]
     eps: float,
 ) -> Tensor:  # [N, 1, H, W]
+    """Its bits do not depend on the number of threads, as those of torch's do in builds without MKL."""
     return torch.empty_like(probability)
 
 
