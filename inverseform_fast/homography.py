@@ -236,7 +236,7 @@ def distance(theta_hat: Tensor, theta: Tensor | None = None, kind: str = "log") 
         >>> iff.homography.distance(theta, kind="log")
         tensor(0.2500)
     """
-    check_distance(kind)
+    check_distance(kind, "kind")
     check_matrices(theta_hat, "theta_hat")
     if theta is not None:
         check_matrices(theta, "theta")
@@ -251,15 +251,16 @@ def distance(theta_hat: Tensor, theta: Tensor | None = None, kind: str = "log") 
     return torch.linalg.vector_norm(log(inverse(theta) @ theta_hat), dim=-1)
 
 
-def check_distance(kind: str) -> None:
-    """Raise ValueError unless ``kind`` is one of ``DISTANCES``.
+def check_distance(kind: str, name: str = "distance") -> None:
+    """Raise ValueError unless ``kind``, which errors call ``name``, is one of ``DISTANCES``.
 
     Example:
         >>> iff.homography.check_distance("riemannian")
         Traceback (most recent call last):
-        ValueError: distance must be 'log', 'euclidean' or 'geodesic', got 'riemannian'
+        ValueError: distance must be one of log, euclidean, geodesic, got 'riemannian'
     """
-    checks.check_choice(kind, "distance", DISTANCES)
+    if not isinstance(kind, str) or kind not in DISTANCES:
+        raise ValueError(f"{name} must be one of {', '.join(DISTANCES)}, got {checks.shown(kind)}")
 
 
 def _project(theta: Tensor, points: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"count": 2, "max_displacement": 0.1, "generator": torch.Generator(), "device": "cpu"},
     ),
     "homography.corner_displacement": (homography.corner_displacement, {"theta": EYE, "reference": EYE}),
-    "homography.distance": (homography.distance, {"theta_hat": EYE, "theta": EYE}),
+    "homography.distance": (homography.distance, {"theta_hat": EYE, "theta": EYE, "kind": "log"}),
     "InverseFormLoss": (
         iff.InverseFormLoss,
         {

@@ -187,7 +187,7 @@ def test_exp_and_log_compile_and_take_any_batch() -> None:
         (lambda: homography.sample(3, -1.0), r"max_displacement must be positive \(half tiles\), got -1.0"),
         (
             lambda: homography.distance(EYE, kind="chordal"),
-            r"distance must be 'log', 'euclidean' or 'geodesic', got 'chordal'",
+            r"kind must be one of log, euclidean, geodesic, got 'chordal'",
         ),
     ],
 )

@@ -326,7 +326,7 @@ def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Except
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: iff.InverseFormLoss(distance="l2"), "distance must be 'log', 'euclidean' or 'geodesic', got 'l2'"),
+        (lambda: iff.InverseFormLoss(distance="l2"), "distance must be one of log, euclidean, geodesic, got 'l2'"),
         (lambda: iff.InverseFormLoss(reduction="max"), "reduction must be 'mean', 'sum' or 'none', got 'max'"),
         (lambda: iff.InverseFormLoss(activation="relu"), "activation must be 'sigmoid' or None, got 'relu'"),
         (lambda: iff.InverseFormLoss(resize=(200, 224)), r"resize must be multiples of .* 224, got \(200, 224\)"),
