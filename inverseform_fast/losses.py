@@ -117,7 +117,7 @@ class InverseFormLoss(WithFrozenNet):
             warnings.warn(
                 "target holds 255 (void) but no 1 (boundary) so far, so nothing is compared; divide a map of 0 and 255 "
                 "by 255",
-                stacklevel=4,
+                stacklevel=5,  # the caller of the module
             )
 
     def extra_repr(self) -> str:

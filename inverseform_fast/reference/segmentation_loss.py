@@ -18,7 +18,7 @@ def upsample(maps: Tensor, size: Sequence[int] | None) -> Tensor:
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if size is None:
         return maps
-    return _stretch(_stretch(maps, 2, size[0]), 3, size[1])
+    return _stretch(_stretch(maps, 3, size[1]), 2, size[0])
 
 
 def _stretch(maps: Tensor, dim: int, count: int) -> Tensor:
@@ -26,12 +26,14 @@ def _stretch(maps: Tensor, dim: int, count: int) -> Tensor:
     size = maps.shape[dim]
     if size == count:
         return maps
-    place = (torch.arange(count, dtype=torch.float64, device=maps.device) + 0.5) * size / count - 0.5
-    place = place.clamp(0, size - 1)
-    before = place.long()
-    share = (place - before).to(maps.dtype).view(-1, *[1] * (maps.ndim - 1 - dim))
-    first, second = maps.index_select(dim, before), maps.index_select(dim, (before + 1).clamp(max=size - 1))
-    return torch.where(share == 0, first, (1 - share) * first + share * second)
+    place = (2 * torch.arange(count, device=maps.device) + 1) * size - count  # in parts of a pixel, 2 * count of them
+    place = place.clamp(0, 2 * count * (size - 1))
+    before, rest = place // (2 * count), place % (2 * count)
+    on_a_pixel = rest == 0  # which counts as half of itself, twice, because infinity times 0 would be NaN
+    after = torch.where(on_a_pixel, before, before + 1)
+    share = torch.where(on_a_pixel, 0.5, rest.double() / (2 * count)).to(maps.dtype)
+    share = share.view(-1, *[1] * (maps.ndim - 1 - dim))
+    return torch.addcmul(maps.index_select(dim, before) * (1 - share), maps.index_select(dim, after), share)
 
 
 def segmentation_loss(
