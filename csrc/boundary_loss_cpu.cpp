@@ -39,7 +39,9 @@ std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Ten
   const double valid = std::max(total[2] + total[3], 1.0);
   const double positive_weight = total[3] / (valid * valid), negative_weight = total[2] / (valid * valid);
   const Tensor loss = torch::stable::new_empty(maps, {}), weights = torch::stable::new_empty(maps, {2});
-  torch::stable::fill_(loss, positive_weight * total[0] + negative_weight * total[1]);
+  const double positive_loss = positive_weight == 0 ? 0 : positive_weight * total[0];  // the total may be infinite
+  const double negative_loss = negative_weight == 0 ? 0 : negative_weight * total[1];
+  torch::stable::fill_(loss, positive_loss + negative_loss);
   results<float>(weights)[0] = static_cast<float>(positive_weight);
   results<float>(weights)[1] = static_cast<float>(negative_weight);
   return {loss, weights, grad_logits};

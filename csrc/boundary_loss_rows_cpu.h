@@ -60,8 +60,8 @@ inline void add_row(const uint8_t* __restrict target,  // [W]
     const float grad_positive = positive ? -doubt : 0, grad_negative = negative ? chance : 0;
     positive_first[x] += (1 - share) * grad_positive;
     negative_first[x] += (1 - share) * grad_negative;
-    positive_second[x] += share * grad_positive;
-    negative_second[x] += share * grad_negative;
+    positive_second[x] += share == 0 ? 0 : share * grad_positive;  // NaN does not count there
+    negative_second[x] += share == 0 ? 0 : share * grad_negative;
   }
   int64_t count[2] = {};
   for (int64_t x = 0; x < width; ++x) count[0] += target[x] == 1, count[1] += target[x] == 0;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/elementary.h"
 #include "common/resize_rows_cpu.h"
 
 #ifndef EXTRACT_TILES_ROWS_CPU_H
@@ -45,11 +46,30 @@ struct Backward {
 
 namespace extract_tiles::SIMD_TARGET {
 
+using elementary::SIMD_TARGET::sigmoids;
 using resize::SIMD_TARGET::add_adjoint;
 using resize::SIMD_TARGET::lerp;
 using resize::SIMD_TARGET::stretch;
 
 constexpr float VOID = 255, VOID_SHARE = 1e-3f;  // as in the reference
+
+inline void squash(const float* __restrict logits,  // [rows, width]
+                   int64_t rows, int64_t width,
+                   float* __restrict probabilities) {  // [rows, width]
+  for (int64_t row = 0; row < rows; ++row, logits += width, probabilities += width)
+    for (int64_t x = 0; x < width; ++x) probabilities[x] = sigmoids(logits[x]).chance;
+}
+
+// Turns the gradient by the probabilities into that by the logits.
+inline void scale_by_slopes(const float* __restrict logits,  // [rows, width]
+                            int64_t rows, int64_t width,
+                            float* __restrict grad) {  // [rows, width]
+  for (int64_t row = 0; row < rows; ++row, logits += width, grad += width)
+    for (int64_t x = 0; x < width; ++x) {
+      const auto [chance, doubt, log1p] = sigmoids(logits[x]);
+      grad[x] *= chance * doubt;
+    }
+}
 
 // A row of the target, resized to the share of one kind of pixel.
 struct TargetRow {
@@ -142,7 +162,7 @@ inline void add_cells(const Backward& args, int64_t begin, int64_t end, int64_t 
         for (int64_t x = 0; x < tile; ++x) {
           const float counted = valid[x] ? grad[x] : 0;
           first[x] += (1 - share) * counted;
-          second[x] += share * counted;
+          second[x] += share == 0 ? 0 : share * counted;  // NaN does not count there
         }
       }
     }

@@ -37,9 +37,12 @@ inline void add_losses(const Block& block, double* sums) {  // sums: [2]
   alignas(64) float losses[BLOCK];
   for (int64_t x = 0; x < block.count; ++x) {
     const float loss = elementary::SIMD_TARGET::log(block.total[x]) - (block.chosen[x] - block.largest[x]);
-    losses[x] = block.weight[x] == 0 ? 0 : block.weight[x] * loss;  // void counts for nothing, whatever its logits
+    losses[x] = block.weight[x] == 0 ? 0 : loss;  // void counts for nothing, whatever its logits
   }
-  for (int64_t x = 0; x < block.count; ++x) sums[0] += losses[x], sums[1] += block.weight[x];
+  for (int64_t x = 0; x < block.count; ++x) {
+    const double weight = block.weight[x];  // in float, the product of large numbers would be infinite
+    sums[0] += weight * losses[x], sums[1] += weight;
+  }
 }
 
 inline void add_gradients(Block& block) {

@@ -72,6 +72,21 @@ Tensor backward(const Tensor& grad, const Tensor& logarithm, const Tensor& logit
   return grad_logits;
 }
 
+// Returns the logits of probabilities that are clamped to [eps, 1 - eps]. Each row is computed as a whole, so that the
+// number of threads, by which torch's logit rounds in builds without MKL, changes no bit.
+Tensor logit(const Tensor& probability, double eps) {
+  const Tensor chances = dense(probability, ScalarType::Float);
+  const int64_t width = chances.size(-1);
+  const Tensor result = torch::stable::empty_like(chances);
+  const float* from = numbers<float>(chances);
+  float* to = results<float>(result);
+  constexpr int64_t GRAIN = 16;  // rows that are worth a thread
+  torch::stable::parallel_for(0, width ? chances.numel() / width : 0, GRAIN, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(logits)(from + begin * width, end - begin, width, static_cast<float>(eps), to + begin * width);
+  });
+  return result;
+}
+
 }  // namespace soft_boundary_map
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
@@ -79,6 +94,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
+  m.impl("logit", TORCH_BOX(&soft_boundary_map::logit));
   m.impl("soft_boundary_map", TORCH_BOX(&soft_boundary_map::forward));
   m.impl("soft_boundary_map_backward_cpu", TORCH_BOX(&soft_boundary_map::backward));
 }

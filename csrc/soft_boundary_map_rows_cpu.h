@@ -53,6 +53,16 @@ inline void add_product(const float* a,  // [count]
   for (int64_t x = 0; x < count; ++x) sum[x] += a[x] * b[x];
 }
 
+inline void logits(const float* __restrict probability,  // [rows, width]
+                   int64_t rows, int64_t width, float eps,
+                   float* __restrict result) {  // [rows, width]
+  for (int64_t row = 0; row < rows; ++row, probability += width, result += width)
+    for (int64_t x = 0; x < width; ++x) {
+      const float p = probability[x] < eps ? eps : probability[x] > 1 - eps ? 1 - eps : probability[x];
+      result[x] = elementary::SIMD_TARGET::log(p / (1 - p));
+    }
+}
+
 struct Row {
   std::vector<float> root;                // [C, W], square roots of the probabilities
   std::vector<float> log_agreement;       // [W], forward: the sum over the neighbours so far

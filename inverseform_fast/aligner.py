@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional, homography
-from .checks import check_labels, check_maps, check_radius, check_same_device
+from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
-from .nets.frozen import WithFrozenNet, nearest_multiples
+from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
 from .registration import ToImage, register
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
@@ -76,7 +76,7 @@ class LabelAligner(nn.Module):
         ignore_index: the label that marks void.
 
     Raises:
-        ValueError: an option is not one of these, or the weight file is not valid.
+        TypeError, ValueError: an option is not one of these, or the weight file is not valid.
         FileNotFoundError: the weight file is missing.
 
     Example:
@@ -94,11 +94,9 @@ class LabelAligner(nn.Module):
     def __init__(
         self, net: str | os.PathLike[str] | nn.Module | None = None, radius: int = 2, ignore_index: int = 255
     ) -> None:
-        check_radius(radius)
         super().__init__()
+        self.radius, self.ignore_index = check_radius(radius), check_ignore_index(ignore_index)
         self.reader = None if net is None else _NetReader(net)
-        self.radius = radius
-        self.ignore_index = ignore_index
 
     def forward(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None = None) -> Tensor:
         """The labels ``(N, H, W)``, moved; see :meth:`align` for arguments and errors.
@@ -107,7 +105,7 @@ class LabelAligner(nn.Module):
         :meth:`align` tells of them there.
         """
         result = self.align(segmentation_logits, labels, boundary_logits)
-        if labels.device.type == "cpu" and not result.finite.all():
+        if readable(labels) and not result.finite.all():
             left = int((~result.finite).sum())
             warnings.warn(f"{left} of {len(labels)} predictions are not finite; their labels stay", stacklevel=2)
         return result.labels
@@ -134,10 +132,11 @@ class LabelAligner(nn.Module):
         Raises:
             TypeError, ValueError: wrong dtype or shape, or the labels' dtype cannot hold ``ignore_index``.
         """
+        check_maps(segmentation_logits, "segmentation_logits")
         evidence, name = segmentation_logits, "segmentation_logits"
         if boundary_logits is not None:
             evidence, name = boundary_logits, "boundary_logits"
-        check_maps(evidence, name, channels=None if boundary_logits is None else 1)
+            check_maps(evidence, name, channels=1)
         check_labels(labels, batch=len(evidence))
         check_same_device("labels", labels, name, evidence)
         limits = torch.iinfo(labels.dtype)
@@ -145,7 +144,7 @@ class LabelAligner(nn.Module):
             raise ValueError(
                 f"labels must be of a dtype that holds ignore_index={self.ignore_index}, got {labels.dtype}"
             )
-        with torch.autocast(labels.device.type, enabled=False):
+        with in_full_precision(labels):
             finite = evidence.isfinite().flatten(1).all(1)
             known = finite[:, None, None, None]
             readings = self._read(torch.where(known, evidence, 0), labels, boundary_logits is None)
@@ -192,15 +191,16 @@ class _NetReader(WithFrozenNet):
 
     def forward(self, probability: Tensor, target: Tensor) -> Tensor:
         """Coefficients ``(N, rows, columns, 8)``, by a boundary's probability and the target of extract_tiles."""
-        size, half = nearest_multiples(target, self.net.tile), self.net.tile // 2
+        net = self.net_for(probability)
+        size, half = nearest_multiples(target, net.tile), net.tile // 2
         blocks = functional.extract_tiles(probability, target, size, half, None)
         rows, columns = size[0] // half, size[1] // half
         tiles = [_overlapping(side.view(-1, rows, columns, half, half)) for side in blocks]
-        a = self.net.algebra(*tiles)
+        a = net.algebra(*tiles)
         predicted, true = (side.flatten(1).amax(1) for side in tiles)
         squared = a.square().sum(1)
         known = (true > 0) & (predicted > _SEEN)
-        kept = (1 - (self.net.noise or 0) ** 2 / squared.clamp(min=1e-12)).clamp(min=0)
+        kept = (1 - (net.noise or 0) ** 2 / squared.clamp(min=1e-12)).clamp(min=0)
         return torch.where(known[:, None], kept[:, None] * a, 0).view(len(target), rows - 1, columns - 1, 8)
 
 

@@ -1,23 +1,66 @@
 """What the public functions demand: each error names the argument, what it must be and what it was.
 
-Checks of a single argument come first, then ``check_<op>`` for each op whose arguments depend on each other.
+Checks of a single argument come first, then ``check_<op>`` for each op whose arguments depend on each other. A check of
+a number returns it as Python's own type, because NumPy's are taken, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .reference.align import CELL, weight_shapes
 
 LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+VOID = 255  # of a boundary map, as in reference/boundary_map.py
+_BELOW = 2**31  # of whole numbers: the kernels count in 32 bits
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: in one short line."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{type(value).__name__} of {value.dtype} {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a check may read values: it would wait for a GPU, and there are none while a program is traced."""
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not isinstance(tensor, FakeTensor)
+    )
 
 
 def check_tensor(value: object, name: str) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if isinstance(value, Tensor):
+        return
+    hint = ""
+    if isinstance(value, np.ndarray):
+        hint = ": torch.from_numpy makes one of it"
+    elif isinstance(value, Mapping):
+        hint = f": pass on one of its values, {shown(list(value))}"
+    elif isinstance(value, (list, tuple)):
+        hint = ": pass on one of its items, or torch.tensor of it"
+    raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{hint}")
+
+
+def check_floating(tensor: Tensor, name: str) -> None:
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
 
 
 def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -45,8 +88,7 @@ def check_maps(maps: Tensor, name: str, channels: int | None = None) -> None:
     check_tensor(maps, name)
     if maps.ndim != 4 or 0 in maps.shape[1:] or channels not in (None, maps.shape[1]):
         raise ValueError(f"{name} must have shape (N, {channels or 'C'}, h, w), got {tuple(maps.shape)}")
-    if not maps.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {maps.dtype}")
+    check_floating(maps, name)
 
 
 def check_labels(labels: Tensor, batch: int | None = None) -> None:
@@ -60,27 +102,109 @@ def check_labels(labels: Tensor, batch: int | None = None) -> None:
 
 def check_matrices(matrix: Tensor, name: str) -> None:
     check_tensor(matrix, name)
-    if matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
+    if matrix.shape[-2:] != (3, 3) or matrix.dtype not in FLOAT_DTYPES:
         raise ValueError(
             f"{name} must be floating point of shape (..., 3, 3), got {matrix.dtype} {tuple(matrix.shape)}"
         )
 
 
-def check_radius(radius: int) -> None:
-    if not isinstance(radius, int) or radius < 1:
-        raise ValueError(f"radius must be a whole number of pixels, at least 1, got {radius!r}")
+def check_rows(rows: Tensor, name: str, width: int) -> None:
+    check_tensor(rows, name)
+    if rows.shape[-1:] != (width,):
+        raise ValueError(f"{name} must have shape (..., {width}), got {tuple(rows.shape)}")
+    check_floating(rows, name)
 
 
-def check_size(size: Sequence[int] | None) -> None:
-    if size is None:
-        return
-    if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(s, int) and s >= 1 for s in size):
-        raise ValueError(f"size must be (height, width) in pixels, got {size!r}")
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, torch.SymInt, np.integer)) and not isinstance(value, bool)
+
+
+def check_whole(value: Any, name: str, least: int, unit: str = "") -> int:
+    if type(value) is int and least <= value < _BELOW:  # as nearly always
+        return value
+    if not _is_whole(value) or not least <= value < _BELOW:
+        bound = "below 2^31" if _is_whole(value) and value >= least else f"at least {least}"
+        raise ValueError(f"{name} must be a whole number{unit}, {bound}, got {shown(value)}")
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def check_radius(radius: int) -> int:
+    return check_whole(radius, "radius", 1, " of pixels")
+
+
+def check_ignore_index(ignore_index: int) -> int:
+    if type(ignore_index) is int and abs(ignore_index) < _BELOW:  # as nearly always
+        return ignore_index
+    if not _is_whole(ignore_index) or not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must be a whole number of 64 bits, got {shown(ignore_index)}")
+    return int(ignore_index) if isinstance(ignore_index, np.integer) else ignore_index
+
+
+def check_number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        return value if isinstance(value, int) and abs(value) < _BELOW else float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def check_weight(value: Any, name: str) -> float:
+    number = check_number(value, name)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {number}")
+    return number
+
+
+def check_size(size: Sequence[int] | None, name: str = "size") -> tuple[int, int]:
+    if torch.jit.is_tracing():  # sizes are tensors then
+        raise RuntimeError(
+            "torch.jit.trace cannot record this: trace the model without its loss, or use torch.compile or torch.export"
+        )
+    pair: Any = size.tolist() if isinstance(size, np.ndarray) else size
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_whole(s) and 1 <= s < _BELOW for s in pair):
+        raise ValueError(f"{name} must be (height, width) in pixels, got {shown(size)}")
+    height, width = (int(s) if isinstance(s, np.integer) else s for s in pair)
+    return height, width
+
+
+def check_choice(value: object, name: str, choices: Sequence[str | None]) -> None:
+    if not isinstance(value, (str, type(None))) or value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {shown(value)}")
+
+
+def check_flag(value: object, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def check_path(path: object, name: str) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {shown(path)}")
 
 
 def check_activation(activation: str | None) -> None:
-    if activation not in ("sigmoid", None):
-        raise ValueError(f"activation must be 'sigmoid' or None, got {activation!r}")
+    check_choice(activation, "activation", ("sigmoid", None))
+
+
+def check_class_weights(class_weights: Tensor, classes: int | None = None) -> None:
+    """Check everything but the values, which :func:`check_weights_are_positive` reads."""
+    check_tensor(class_weights, "class_weights")
+    if class_weights.ndim != 1 or classes not in (None, len(class_weights)):
+        raise ValueError(
+            f"class_weights must have shape ({classes or 'C'},), one per channel of logits, "
+            f"got {tuple(class_weights.shape)}"
+        )
+    if class_weights.is_complex() or class_weights.dtype == torch.bool:
+        raise TypeError(f"class_weights must be numbers, got {class_weights.dtype}")
+
+
+def check_weights_are_positive(class_weights: Tensor) -> None:
+    known = class_weights.detach().double()
+    if not ((known >= 0) & (known < math.inf)).all():
+        raise ValueError(f"class_weights must be finite and at least 0, got {known.tolist()[:10]}")
 
 
 def check_align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> None:
@@ -89,6 +213,8 @@ def check_align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) ->
     if height != tile or tile % CELL:
         raise ValueError(f"predicted must be square, of a multiple of {CELL} pixels, got {tuple(predicted.shape)}")
     check_like("target", target, "predicted", predicted)
+    if not isinstance(weights, Sequence) or not all(isinstance(weight, Tensor) for weight in weights):
+        raise TypeError(f"weights must be a list of tensors, got {shown(weights)}")
     shapes = weight_shapes(tile)
     if [tuple(weight.shape) for weight in weights] != shapes:
         raise ValueError(f"weights must have shapes {shapes}, got {[tuple(weight.shape) for weight in weights]}")
@@ -96,90 +222,101 @@ def check_align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) ->
         check_same_device("weights", weight, "predicted", predicted)
 
 
-def check_extract_tiles(
-    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, activation: str | None
-) -> None:
+def check_tiles(predicted: Tensor, target: Tensor, tile: int) -> None:
     check_maps(predicted, "predicted", channels=1)
+    if predicted.shape[2:] != (tile, tile):
+        raise ValueError(f"predicted must have shape (N, 1, {tile}, {tile}), got {tuple(predicted.shape)}")
+    check_like("target", target, "predicted", predicted)
+
+
+def check_boundaries(predicted: Tensor, target: Tensor, name: str = "predicted") -> None:
+    check_maps(predicted, name, channels=1)
     check_tensor(target, "target")
     if target.ndim != 4 or target.shape[:2] != (predicted.shape[0], 1) or 0 in target.shape[2:]:
         raise ValueError(f"target must have shape ({predicted.shape[0]}, 1, H, W), got {tuple(target.shape)}")
-    check_same_device("target", target, "predicted", predicted)
-    check_size(size)
-    if not isinstance(tile, int) or tile < 1:
-        raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
+    if target.dtype not in (*LABEL_DTYPES, *FLOAT_DTYPES, torch.bool):
+        raise TypeError(f"target must be of an integer or a floating-point dtype, got {target.dtype}")
+    check_same_device("target", target, name, predicted)
+
+
+def check_extract_tiles(
+    predicted: Tensor, target: Tensor, size: Sequence[int], tile: int, activation: str | None
+) -> tuple[tuple[int, int], int]:
+    check_boundaries(predicted, target)
+    size, tile = check_size(size), check_whole(tile, "tile", 1, " of pixels")
     if size[0] % tile or size[1] % tile:
-        raise ValueError(f"size must be multiples of tile, got size {tuple(size)} and tile {tile}")
+        raise ValueError(f"size must be multiples of tile, got size {size} and tile {tile}")
     check_activation(activation)
+    if readable(target):
+        _check_boundary_values(target)
+    return size, tile
+
+
+def _check_boundary_values(target: Tensor) -> None:
+    known = (target == 0) | (target == 1)
+    if target.dtype not in (torch.int8, torch.bool):  # these would wrap 255 around
+        known |= target == VOID
+    if not known.all():
+        found = target[~known].unique().tolist()
+        raise ValueError(f"target must hold 0 (none), 1 (boundary) and {VOID} (void) only, found {found[:10]}")
 
 
 def check_geodesic_distance(
     theta: Tensor, theta_hat: Tensor, lam: float, normalize: str | None, smooth: float, damping: float
-) -> None:
+) -> tuple[float, float, float]:
     check_matrices(theta, "theta")
     check_matrices(theta_hat, "theta_hat")
     check_same_device("theta_hat", theta_hat, "theta", theta)
     check_broadcast("theta_hat", theta_hat, "theta", theta)
-    if normalize not in (None, "frobenius", "det"):
-        raise ValueError(f"normalize must be None, 'frobenius' or 'det', got {normalize!r}")
-    for name, value in (("lam", lam), ("smooth", smooth), ("damping", damping)):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+    check_choice(normalize, "normalize", (None, "frobenius", "det"))
+    return check_weight(lam, "lam"), check_weight(smooth, "smooth"), check_weight(damping, "damping")
 
 
-def check_homography_exp(a: Tensor) -> None:
-    check_tensor(a, "a")
-    if a.shape[-1:] != (8,):
-        raise ValueError(f"a must have shape (..., 8), got {tuple(a.shape)}")
-    if not a.is_floating_point():
-        raise TypeError(f"a must be floating point, got {a.dtype}")
-
-
-def check_homography_warp(image: Tensor, theta: Tensor, size: Sequence[int] | None, mode: str, padding: str) -> None:
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
-    if padding not in ("zeros", "border"):
-        raise ValueError(f"padding must be 'zeros' or 'border', got {padding!r}")
+def check_homography_warp(image: Tensor, theta: Tensor, mode: str, padding: str) -> None:
+    check_choice(mode, "mode", ("bilinear", "nearest"))
+    check_choice(padding, "padding", ("zeros", "border"))
     check_tensor(image, "image")
     check_tensor(theta, "theta")
     if image.ndim != 4 or 0 in image.shape[2:]:
         raise ValueError(f"image must have shape (N, C, H, W), got {tuple(image.shape)}")
-    if mode == "bilinear" and not image.is_floating_point():
+    if mode == "bilinear" and image.dtype not in FLOAT_DTYPES:
         raise TypeError(f"image must be floating point for mode 'bilinear', got {image.dtype}")
+    if image.is_complex():
+        raise TypeError(f"image must be real, got {image.dtype}")
     n = image.shape[0]
     one_or_more_views = theta.ndim in (3, 4) and theta.shape[0] == n and theta.shape[-2:] == (3, 3)
-    if not one_or_more_views or not theta.is_floating_point():
+    if not one_or_more_views or theta.dtype not in FLOAT_DTYPES:
         raise ValueError(
             f"theta must be floating point ({n}, 3, 3) or ({n}, T, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
         )
     check_same_device("theta", theta, "image", image)
-    check_size(size)
 
 
-def check_local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> None:
+def check_local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> tuple[int, int]:
     check_maps(first, "first")
     check_like("second", second, "first", first)
-    if not isinstance(reach, int) or reach < 0:
-        raise ValueError(f"reach must be a whole number of cells, at least 0, got {reach!r}")
-    if not isinstance(groups, int) or groups < 1 or first.shape[1] % groups:
-        raise ValueError(f"groups must divide the {first.shape[1]} channels, got {groups!r}")
+    reach = check_whole(reach, "reach", 0, " of cells")
+    if not _is_whole(groups) or groups < 1 or first.shape[1] % groups:
+        raise ValueError(f"groups must divide the {first.shape[1]} channels, got {shown(groups)}")
+    return reach, int(groups)
 
 
-def check_segmentation_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int) -> None:
-    check_maps(logits, "logits")
+def check_segmentation_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, ignore_index: int, name: str = "logits"
+) -> int:
+    check_maps(logits, name)
     check_labels(labels, batch=logits.shape[0])
-    check_same_device("labels", labels, "logits", logits)
-    classes = logits.shape[1]
+    check_same_device("labels", labels, name, logits)
+    ignore_index = check_ignore_index(ignore_index)
     if class_weights is not None:
-        check_tensor(class_weights, "class_weights")
-        if class_weights.shape != (classes,):
-            raise ValueError(
-                f"class_weights must have shape ({classes},), one per channel of logits, "
-                f"got {tuple(class_weights.shape)}"
-            )
-        check_same_device("class_weights", class_weights, "logits", logits)
+        check_class_weights(class_weights, logits.shape[1])
+        check_same_device("class_weights", class_weights, name, logits)
+        if readable(class_weights):
+            check_weights_are_positive(class_weights)
     # On a GPU this check would wait for the device; the loss is NaN there instead.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_class_ids(labels, classes, ignore_index)
+    if readable(labels):
+        _check_class_ids(labels, logits.shape[1], ignore_index)
+    return ignore_index
 
 
 def _check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
@@ -187,4 +324,15 @@ def _check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
     outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
     if outside.any():
         found = labels[outside].unique().tolist()
-        raise ValueError(f"labels must lie in [0, {classes}) or be ignore_index={ignore_index}, found {found[:10]}")
+        hint = f". {TWO_CHANNELS}" if classes == 1 else ""
+        raise ValueError(
+            f"labels must lie in [0, {classes}) or be ignore_index={ignore_index}, found {found[:10]}{hint}"
+        )
+
+
+TWO_CHANNELS = "For an object and its background, give two channels: torch.cat((torch.zeros_like(logits), logits), 1)"
+
+
+def check_two_classes(logits: Tensor, name: str) -> None:
+    if logits.shape[1] < 2:
+        raise ValueError(f"{name} must have one channel per class, at least 2, got {logits.shape[1]}. {TWO_CHANNELS}")

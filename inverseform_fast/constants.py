@@ -16,7 +16,7 @@ def constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.devi
     if torch.compiler.is_compiling():
         return make(dtype, device)
     if key not in _CONSTANTS:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):  # whatever the default device is, such as meta
             made = make(dtype, device)
         if type(made) is not Tensor:  # a tracer's fake tensor is not kept
             return made

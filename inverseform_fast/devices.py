@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def choose_device(name: str | None) -> torch.device:
+def choose_device(name: torch.device | str | None) -> torch.device:
     """The device called ``name``; if that is None, the GPU if there is one, else the CPU.
 
     Raises:
@@ -14,7 +14,9 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that this machine has, got {name!r}: {reason}") from error
+        return torch.empty(0, device=torch.device(name)).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        got = repr(name) if isinstance(name, str) else type(name).__name__
+        raise ValueError(
+            f"device must be one that this machine has, got {got}: {str(error).splitlines()[0]}"
+        ) from error

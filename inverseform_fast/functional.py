@@ -1,11 +1,12 @@
 """One public function per op: it documents the op, checks the input, and calls the op.
 
 All functions take tensors of any strides, predictions in float32, float64, float16 or bfloat16 (the last two are
-computed in float32), and labels of an integer dtype. The C++/CUDA extension computes rotations. C++ kernels on a CPU
-and Triton kernels on a GPU compute the rest; plain PyTorch does so in float64. Triton kernels take maps of at most
-32000 pixels in height and width that span fewer than 2^31 elements each (batches may be larger). A channel that
-``homography_warp`` reads on a CPU must also span fewer than 2^31 elements. Kernels can be differentiated once; second
-derivatives need the backend ``"reference"``.
+computed in float32), and labels of an integer dtype, uint8 or int8 to int64. Another dtype is a TypeError. The C++/CUDA
+extension computes rotations. C++ kernels on a CPU and Triton kernels on a GPU compute the rest; plain PyTorch does so
+in float64. Triton kernels take maps of at most 32000 pixels in height and width that span fewer than 2^31 elements each
+(batches may be larger). A channel that ``homography_warp`` reads on a CPU must also span fewer than 2^31 elements.
+Kernels give the same bits on any number of CPU threads. They can be differentiated once; under the backend
+``"reference"`` all functions have second derivatives (:func:`geodesic_distance` only without damping).
 """
 
 from __future__ import annotations
@@ -14,22 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import ops
-from .checks import (
-    check_align,
-    check_extract_tiles,
-    check_geodesic_distance,
-    check_homography_exp,
-    check_homography_warp,
-    check_labels,
-    check_local_correlation,
-    check_maps,
-    check_matrices,
-    check_radius,
-    check_same_device,
-    check_segmentation_loss,
-    check_size,
-)
+from . import checks, ops
 
 __all__ = [
     "align",
@@ -53,47 +39,47 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
     A void pixel is 255, and void neighbours make no boundary; neither do the image's borders.
 
     Args:
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64; a GPU compares only the low 32 bits of two ids.
+        labels: ``(N, H, W)`` class ids; a GPU compares only the low 32 bits of two ids.
         radius: radius of the disk stencil in pixels, at least 1.
         ignore_index: the id that marks void.
         release: reproduce the authors' public code instead, bit for bit: class 0 and void are "no class", nothing is
-            255, and the image's border is drawn for every class but 0. (From radius 3 on, that code also draws specks
-            in the top-left corner for absent classes, where SciPy's distance transform is undefined; those are not
-            reproduced.)
+            255, and the image's border is drawn for every class but 0. (That code's specks in the top-left corner, from
+            radius 3 on, are not reproduced.)
 
     Returns:
         ``(N, H, W)`` uint8 of 0, 1 and 255. With a channel dimension added, it is the target of
         :class:`inverseform_fast.InverseFormLoss`.
 
     Raises:
-        TypeError: ``labels`` is not of an integer dtype.
-        ValueError: wrong shape or radius.
+        TypeError, ValueError: wrong dtype, shape or radius.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 1, 1, 255]]])
         >>> iff.functional.boundary_map(labels, radius=1)
         tensor([[[  0,   0,   1,   1,   0, 255]]], dtype=torch.uint8)
     """
-    check_labels(labels)
-    check_radius(radius)
-    return ops.boundary_map(labels, radius, ignore_index, bool(release))
+    checks.check_labels(labels)
+    radius, ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
+    return ops.boundary_map(labels, radius, ignore_index, checks.check_flag(release, "release"))
 
 
-def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius: int = 2) -> Tensor:
+def soft_boundary_map(
+    logits: Tensor, size: Sequence[int] | None = None, radius: int = 2, as_logits: bool = False
+) -> Tensor:
     """Boundary probability of predicted classes: :func:`boundary_map` for logits, and differentiable in them.
 
     It is ``1 - prod_d s_d`` over the neighbours d of the disk, the probability that some neighbour's class differs.
     ``s_d = sum_c sqrt(p_c(x) p_c(x + d))`` is the Bhattacharyya coefficient of the two class distributions. For one-hot
-    p the result equals ``boundary_map``. Where neighbours agree it is 0, however unsure they are, so an untrained model
-    predicts no boundary rather than one everywhere.
+    p the result equals ``boundary_map``. Where neighbours agree it is 0, however unsure they are.
 
     Args:
         logits: ``(N, C, h, w)`` class logits.
         size: ``(H, W)`` that the logits are upsampled to first (bilinear, ``align_corners=False``); None keeps theirs.
         radius: radius of the disk stencil in pixels of the result, at least 1.
+        as_logits: give the logits of the probabilities, clamped to [1e-6, 1 - 1e-6], as a boundary head does.
 
     Returns:
-        ``(N, 1, H, W)`` probabilities in [0, 1], float32 (float64 for float64 logits).
+        ``(N, 1, H, W)`` probabilities in [0, 1], or logits; float32 (float64 for float64 logits).
 
     Raises:
         TypeError, ValueError: wrong dtype, shape, size or radius.
@@ -103,10 +89,10 @@ def soft_boundary_map(logits: Tensor, size: Sequence[int] | None = None, radius:
         >>> iff.functional.soft_boundary_map(logits, radius=1).round().int()
         tensor([[[[0, 0, 1, 1, 0, 0]]]], dtype=torch.int32)
     """
-    check_maps(logits, "logits")
-    check_size(size)
-    check_radius(radius)
-    return ops.soft_boundary_map(logits, size, radius)
+    checks.check_maps(logits, "logits")
+    size = logits.shape[-2:] if size is None else checks.check_size(size)
+    radius, as_logits = checks.check_radius(radius), checks.check_flag(as_logits, "as_logits")
+    return ops.soft_boundary_map(logits, size, radius, as_logits)
 
 
 def extract_tiles(
@@ -120,7 +106,8 @@ def extract_tiles(
 
     Args:
         predicted: ``(N, 1, h, w)`` boundary logits of any resolution (probabilities, with ``activation=None``).
-        target: ``(N, 1, H, W)`` integer or floating-point map of 0, 1 and 255 (void).
+        target: ``(N, 1, H, W)`` integer or floating-point map of 0, 1 and 255 (void). Other values are an error on a
+            CPU, except under ``torch.compile``. On a GPU, where a check would wait for the device, they count as 0.
         size: ``(H', W')``, multiples of ``tile``.
         tile: edge of a tile in pixels.
         activation: ``"sigmoid"`` or None.
@@ -129,7 +116,7 @@ def extract_tiles(
         Two tensors ``(N * H'/tile * W'/tile, 1, tile, tile)``: predicted and true tiles, image by image, row by row.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape, size or activation.
+        TypeError, ValueError: wrong dtype, shape, value, size or activation.
 
     Example:
         >>> logits, target = torch.randn(2, 1, 64, 128), torch.zeros(2, 1, 256, 512)
@@ -137,7 +124,7 @@ def extract_tiles(
         >>> predicted.shape  # two tiles of each image
         torch.Size([4, 1, 224, 224])
     """
-    check_extract_tiles(predicted, target, size, tile, activation)
+    size, tile = checks.check_extract_tiles(predicted, target, size, tile, activation)
     return ops.extract_tiles(predicted, target, size, tile, activation)
 
 
@@ -161,7 +148,7 @@ def homography_exp(a: Tensor) -> Tensor:
                  [0., 1., 0.],
                  [0., 0., 1.]]])
     """
-    check_homography_exp(a)
+    checks.check_rows(a, "a", 8)
     return ops.homography_exp(a)
 
 
@@ -176,8 +163,8 @@ def homography_warp(
 
     Coordinates run from -1 to 1 over the image and over the result, with x to the right, y down, and pixel centres as
     in ``grid_sample`` with ``align_corners=False``. Points that a homography sends behind the projection centre count
-    as far outside. The result is differentiable in image and theta. On a GPU, the image's gradient is summed in 64-bit
-    fixed point, so that every run gives the same bits; if any of the incoming gradient is NaN, all of it is NaN.
+    as far outside. On a GPU, the image's gradient is summed in 64-bit fixed point, so that every run gives the same
+    bits; if any of the incoming gradient is NaN, all of it is NaN.
 
     Args:
         image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers below 2^24 with ``mode="nearest"``.
@@ -200,7 +187,8 @@ def homography_warp(
         >>> iff.functional.homography_warp(image, theta)
         tensor([[[[1., 2., 3., 0.]]]])
     """
-    check_homography_warp(image, theta, size, mode, padding)
+    checks.check_homography_warp(image, theta, mode, padding)
+    size = image.shape[-2:] if size is None else checks.check_size(size)
     return ops.homography_warp(image, theta, size, mode, padding)
 
 
@@ -208,7 +196,7 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
     """How alike each cell's features are to those of nearby cells of the other map, for each group of channels.
 
     It is the mean of ``first(y, x) * second(y + dy, x + dx)`` over a group's channels, for ``dy`` and ``dx`` from
-    ``-reach`` to ``reach``. Cells outside the map count as zero. The result is differentiable in both maps.
+    ``-reach`` to ``reach``. Cells outside the map count as zero.
 
     Args:
         first, second: ``(N, C, h, w)`` feature maps.
@@ -226,16 +214,15 @@ def local_correlation(first: Tensor, second: Tensor, reach: int = 3, groups: int
         >>> iff.functional.local_correlation(first, second, reach=1).shape  # 3 x 3 offsets
         torch.Size([1, 9, 5, 5])
     """
-    check_local_correlation(first, second, reach, groups)
+    reach, groups = checks.check_local_correlation(first, second, reach, groups)
     return ops.local_correlation(first, second, reach, groups)
 
 
 def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """One step of the default network: the homography that best explains how each cell moved between two tiles.
 
-    See :class:`inverseform_fast.nets.Align`, which holds the ``weights``. If one of them needs a gradient, plain
-    PyTorch runs. On a GPU, products are as precise as those of PyTorch's convolutions: TF32, unless
-    ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
+    :class:`inverseform_fast.nets.Align` holds the ``weights``. If one needs a gradient, plain PyTorch runs. On a GPU,
+    products are in TF32, unless ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
 
     Args:
         predicted, target: ``(N, 1, tile, tile)`` boundary probabilities of one dtype; ``tile`` is a multiple of 8.
@@ -254,7 +241,7 @@ def align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> Tenso
         >>> iff.functional.align(tiles, tiles, net.weights).abs().max()  # identical tiles need no motion
         tensor(0.)
     """
-    check_align(predicted, target, weights)
+    checks.check_align(predicted, target, weights)
     return ops.align(predicted, target, weights)
 
 
@@ -270,7 +257,7 @@ def project_to_so3(matrix: Tensor) -> Tensor:
 
     Raises:
         ValueError: wrong dtype or shape.
-        NotImplementedError: the gradient is differentiated again.
+        NotImplementedError: a kernel's gradient is differentiated again.
 
     Example:
         >>> iff.functional.project_to_so3(torch.diag(torch.tensor([2.0, 3.0, 4.0])))
@@ -278,7 +265,7 @@ def project_to_so3(matrix: Tensor) -> Tensor:
                 [0., 1., 0.],
                 [0., 0., 1.]])
     """
-    check_matrices(matrix, "matrix")
+    checks.check_matrices(matrix, "matrix")
     return ops.project_to_so3(matrix)
 
 
@@ -292,8 +279,8 @@ def geodesic_distance(
 ) -> Tensor:
     """``angle(P) + lam |M - P|_F^2``, where P projects ``M = theta^-1 theta_hat`` onto SO(3) (paper, section 3.3).
 
-    The angle is in radians. Where ``theta_hat == theta``, the distance and its gradient are exactly 0. Elsewhere the
-    gradient is exact. Near a match, where those of SVD and arccos explode, it is bounded by 0.7071.
+    The angle is in radians. The distance and its gradient are exactly 0 at a match; near one the gradient is bounded by
+    0.7071, where those of SVD and arccos explode.
 
     Args:
         theta: ``(..., 3, 3)`` true transformations (the identity, if the distance is a loss).
@@ -311,14 +298,14 @@ def geodesic_distance(
 
     Raises:
         ValueError: wrong dtype, device, shape or option.
-        NotImplementedError: the gradient is differentiated again.
+        NotImplementedError: a kernel's gradient is differentiated again.
 
     Example:
         >>> quarter_turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
         >>> iff.functional.geodesic_distance(torch.eye(3), quarter_turn)  # pi / 2
         tensor(1.5708)
     """
-    check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
+    lam, smooth, damping = checks.check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
 
 
@@ -332,24 +319,24 @@ def segmentation_loss(
 
     Args:
         logits: ``(N, C, h, w)`` class logits.
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
-        class_weights: ``(C,)`` weights of the classes in the mean.
+        labels: ``(N, H, W)`` class ids.
+        class_weights: ``(C,)`` weights of the classes in the mean, at least 0.
         ignore_index: the id that marks void.
 
     Returns:
         Scalar, float32 (float64 for float64 logits).
 
     Raises:
-        TypeError: ``labels`` is not of an integer dtype.
-        ValueError: shapes or devices are wrong, or a class id lies outside [0, C). The ids are checked on the CPU only,
-            and not under ``torch.compile``. On a GPU, where a check would wait for the device, the loss is NaN instead.
+        ValueError: shapes or devices are wrong, a weight is negative, or a class id lies outside [0, C). Values are
+            checked on the CPU only, and not under ``torch.compile`` or other transforms. On a GPU, where a check would
+            wait for the device, the loss of a wrong class id is NaN instead.
 
     Example:
         >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.uint8)
         >>> iff.functional.segmentation_loss(logits, labels)  # four equally likely classes: log 4
         tensor(1.3863)
     """
-    check_segmentation_loss(logits, labels, class_weights, ignore_index)
+    ignore_index = checks.check_segmentation_loss(logits, labels, class_weights, ignore_index)
     return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
 
 
@@ -358,12 +345,12 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
 
     The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels, and y is
     the one-hot label. A class has the loss ``1 - 2 sum(p y) / (sum(p) + sum(y))``, with sums over all valid pixels of
-    the batch. Classes that no valid pixel has are left out of the mean. So a small class counts as much as a large one,
-    which it does not in a mean over pixels. The loss is 0 with zero gradients if no pixel is valid.
+    the batch. Classes that no valid pixel has are left out. So a small class counts as much as a large one. The loss is
+    0 with zero gradients if no pixel is valid.
 
     Args:
         logits: ``(N, C, h, w)`` class logits.
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
+        labels: ``(N, H, W)`` class ids.
         ignore_index: the id that marks void.
 
     Returns:
@@ -371,29 +358,26 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
         valid pixel hold NaN or infinity; a class may have the logit minus infinity, which means that it is impossible.
 
     Raises:
-        TypeError: ``labels`` is not of an integer dtype.
-        ValueError: shapes or devices are wrong, or a class id lies outside [0, C). The ids are checked as
-            :func:`segmentation_loss` checks them.
+        ValueError: shapes or devices are wrong, or a class id lies outside [0, C), as in :func:`segmentation_loss`.
 
     Example:
         >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.uint8)
         >>> iff.functional.dice_loss(logits, labels)  # p = 1/4 of the one class present: 1 - 2/4 / (1/4 + 1)
         tensor(0.6000)
     """
-    check_segmentation_loss(logits, labels, None, ignore_index)
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
     return ops.dice_loss(logits, labels, ignore_index)
 
 
 def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
     """Class-balanced binary cross-entropy of boundary logits against the boundaries of the labels (paper, section 3.5).
 
-    Positives are weighted by the share of negatives among the batch's valid pixels, and negatives by the share of
-    positives; the weighted sum is divided by the number of valid pixels. The loss is 0 with zero gradients if the valid
-    pixels are all of one kind, or if there are none.
+    Positives are weighted by the share of negatives among the batch's valid pixels, and negatives by that of positives;
+    the mean is over these pixels. The loss is 0 with zero gradients if they are all of one kind, or if there are none.
 
     Args:
         boundary_logits: ``(N, 1, h, w)``, upsampled (bilinear, ``align_corners=False``) to the labels.
-        labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
+        labels: ``(N, H, W)`` class ids.
         radius: radius of the target's :func:`boundary_map` in pixels.
         ignore_index: the id that marks void.
 
@@ -408,8 +392,8 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
         >>> iff.functional.boundary_loss(torch.zeros(2, 1, 8, 8), labels) > 0
         tensor(True)
     """
-    check_maps(boundary_logits, "boundary_logits", channels=1)
-    check_labels(labels, batch=boundary_logits.shape[0])
-    check_same_device("labels", labels, "boundary_logits", boundary_logits)
-    check_radius(radius)
+    checks.check_maps(boundary_logits, "boundary_logits", channels=1)
+    checks.check_labels(labels, batch=boundary_logits.shape[0])
+    checks.check_same_device("labels", labels, "boundary_logits", boundary_logits)
+    radius, ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
     return ops.boundary_loss(boundary_logits, labels, radius, ignore_index)

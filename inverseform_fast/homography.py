@@ -8,12 +8,15 @@ corners by one unit (half a tile) on average. So ``|a|`` times half the tile siz
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from . import functional
+from . import checks, functional
 from .checks import check_matrices
 from .constants import constant
+from .devices import choose_device
 from .sl3 import GENERATORS as GENERATORS
 from .sl3 import basis
 
@@ -37,6 +40,7 @@ def velocity(points: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
+    checks.check_rows(points, "points", 2)
     homogeneous = torch.cat((points.double(), torch.ones_like(points[:, :1], dtype=torch.float64)), 1)
     moved = (basis(torch.float64, points.device) @ homogeneous[:, None, :, None])[..., 0]
     return (moved[..., :2] - homogeneous[:, None, :2] * moved[..., 2:]).float()
@@ -68,6 +72,8 @@ def bracket(first: Tensor, second: Tensor) -> Tensor:
         >>> iff.homography.bracket(shift, turn).any()  # a shift and a turn do not commute
         tensor(True)
     """
+    checks.check_rows(first, "first", 8)
+    checks.check_like("second", second, "first", first)
     products = first[:, :, None] * second[:, None]
     return products.flatten(1) @ constant(_brackets, first.dtype, first.device).T
 
@@ -84,6 +90,8 @@ def symmetric_product(outer: Tensor, inner: Tensor) -> Tensor:
         >>> iff.homography.symmetric_product(shift, shift)[0, 0]  # one shift after the other
         tensor(0.2000)
     """
+    checks.check_rows(outer, "outer", 8)
+    checks.check_like("inner", inner, "outer", outer)
     once = bracket(outer, inner)
     return outer + inner - bracket(outer / 24 + inner / 12, once)
 
@@ -147,6 +155,7 @@ def determinant(matrix: Tensor) -> Tensor:
         >>> iff.homography.determinant(torch.diag(torch.tensor([2.0, 3.0, 4.0])))
         tensor(24.)
     """
+    check_matrices(matrix, "matrix")
     a, b, c = matrix.unbind(-2)
     return (a * torch.linalg.cross(b, c)).sum(-1)
 
@@ -160,6 +169,7 @@ def inverse(matrix: Tensor) -> Tensor:
                 [0.0000, 0.5000, 0.0000],
                 [0.0000, 0.0000, 0.2500]])
     """
+    check_matrices(matrix, "matrix")
     a, b, c = matrix.unbind(-2)
     bc = torch.linalg.cross(b, c)
     adjugate = torch.stack((bc, torch.linalg.cross(c, a), torch.linalg.cross(a, b)), -1)
@@ -182,8 +192,13 @@ def sample(
         >>> a.shape, bool((a.norm(dim=1) <= 16 / 112 + 1e-6).all())
         (torch.Size([100, 8]), True)
     """
-    if not max_displacement > 0:
+    count = checks.check_whole(count, "count", 0)
+    max_displacement = checks.check_number(max_displacement, "max_displacement")
+    if not 0 < max_displacement < math.inf:
         raise ValueError(f"max_displacement must be positive (half tiles), got {max_displacement}")
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"generator must be a torch.Generator, got {checks.shown(generator)}")
+    device = None if device is None else choose_device(device)
     direction = torch.randn(count, 8, generator=generator, device=device)
     radius = torch.rand(count, 1, generator=generator, device=device) * max_displacement
     return direction / direction.norm(dim=1, keepdim=True) * radius
@@ -200,6 +215,10 @@ def corner_displacement(theta: Tensor, reference: Tensor | None = None) -> Tenso
         tensor(0.2500)
     """
     check_matrices(theta, "theta")
+    if reference is not None:
+        check_matrices(reference, "reference")
+        checks.check_same_device("reference", reference, "theta", theta)
+        checks.check_broadcast("reference", reference, "theta", theta)
     corners = torch.tensor(CORNERS, dtype=theta.dtype, device=theta.device)
     where = corners if reference is None else _project(reference, corners)
     return (_project(theta, corners) - where).norm(dim=-1).mean(-1)
@@ -217,8 +236,13 @@ def distance(theta_hat: Tensor, theta: Tensor | None = None, kind: str = "log") 
         >>> iff.homography.distance(theta, kind="log")
         tensor(0.2500)
     """
-    check_distance(kind)
-    if theta is None:
+    check_distance(kind, "kind")
+    check_matrices(theta_hat, "theta_hat")
+    if theta is not None:
+        check_matrices(theta, "theta")
+        checks.check_same_device("theta", theta, "theta_hat", theta_hat)
+        checks.check_broadcast("theta", theta, "theta_hat", theta_hat)
+    else:
         theta = torch.eye(3, dtype=theta_hat.dtype, device=theta_hat.device)
     if kind == "euclidean":
         return torch.linalg.vector_norm(theta_hat - theta, dim=(-2, -1))
@@ -227,16 +251,16 @@ def distance(theta_hat: Tensor, theta: Tensor | None = None, kind: str = "log") 
     return torch.linalg.vector_norm(log(inverse(theta) @ theta_hat), dim=-1)
 
 
-def check_distance(kind: str) -> None:
-    """Raise ValueError unless ``kind`` is one of ``DISTANCES``.
+def check_distance(kind: str, name: str = "distance") -> None:
+    """Raise ValueError unless ``kind``, which errors call ``name``, is one of ``DISTANCES``.
 
     Example:
         >>> iff.homography.check_distance("riemannian")
         Traceback (most recent call last):
         ValueError: distance must be one of log, euclidean, geodesic, got 'riemannian'
     """
-    if kind not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in DISTANCES:
+        raise ValueError(f"{name} must be one of {', '.join(DISTANCES)}, got {checks.shown(kind)}")
 
 
 def _project(theta: Tensor, points: Tensor) -> Tensor:

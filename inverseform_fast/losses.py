@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import functional, homography
-from .checks import check_activation, check_radius
-from .nets.frozen import WithFrozenNet, nearest_multiples
+from . import checks, functional, homography
+from .nets.frozen import WithFrozenNet, in_full_precision, keeping_values, nearest_multiples
 
 _BETA, _HEADLESS_BETA = 10.0, 2.0
 
@@ -39,7 +40,7 @@ class InverseFormLoss(WithFrozenNet):
             the GPU.
 
     Raises:
-        ValueError: an option is not one of these, or the weight file is not valid.
+        TypeError, ValueError: an option is not one of these, or the weight file is not valid.
         FileNotFoundError: the weight file is missing.
 
     Example:
@@ -63,31 +64,35 @@ class InverseFormLoss(WithFrozenNet):
         check_finite: bool = False,
     ) -> None:
         homography.check_distance(distance)
-        check_activation(activation)
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        checks.check_activation(activation)
+        checks.check_choice(reduction, "reduction", ("mean", "sum", "none"))
         super().__init__(net)
-        if resize is not None and any(edge < 1 or edge % self.net.tile for edge in resize):
-            raise ValueError(f"resize must be multiples of the network's tile, {self.net.tile}, got {resize}")
+        self.resize = None if resize is None else checks.check_size(resize, "resize")
+        if self.resize is not None and any(edge % self.net.tile for edge in self.resize):
+            raise ValueError(f"resize must be multiples of the network's tile, {self.net.tile}, got {self.resize}")
         self.distance = distance
-        self.resize = resize
         self.activation = activation
         self.reduction = reduction
-        self.check_finite = check_finite
+        self.check_finite = checks.check_flag(check_finite, "check_finite")
+        self.knows_boundaries = False  # whether a target had a boundary, or its maker is known to draw them
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of ``logits (N, 1, h, w)`` against ``target (N, 1, H, W)`` of 0, 1 and 255 (void): scalar, or per tile.
 
         Raises:
-            TypeError, ValueError: wrong dtype or shape; with ``check_finite``, a prediction that is not finite.
+            TypeError, ValueError: wrong dtype or shape; other values in ``target``, which are looked for as class ids
+                are in :func:`inverseform_fast.functional.segmentation_loss`; with ``check_finite``, a prediction that
+                is not finite.
         """
+        checks.check_boundaries(logits, target, "logits")
         if self.check_finite:
             require_finite(logits, "logits")
         tile = self.net.tile
-        with torch.autocast(logits.device.type, enabled=False):
+        with in_full_precision(logits):
             predicted, true = functional.extract_tiles(
                 logits, target, self.resize or nearest_multiples(target, tile), tile, self.activation
             )
+            self._look_for_boundaries(target)
             distance = self._distance(predicted, true)
         has_boundary = (true > 0).flatten(1).any(1)
         distance = torch.where(has_boundary, distance, 0)
@@ -97,9 +102,23 @@ class InverseFormLoss(WithFrozenNet):
         return total if self.reduction == "sum" else total / has_boundary.sum().clamp(min=1)
 
     def _distance(self, predicted: Tensor, true: Tensor) -> Tensor:
+        net = self.net_for(predicted)
         if self.distance == "log":
-            return torch.linalg.vector_norm(self.net.algebra(predicted, true), dim=1)
-        return homography.distance(self.net.pair(predicted, true), kind=self.distance)
+            return torch.linalg.vector_norm(net.algebra(predicted, true), dim=1)
+        return homography.distance(net.pair(predicted, true), kind=self.distance)
+
+    def _look_for_boundaries(self, target: Tensor) -> None:
+        """Warn once of targets of 0 and 255, which mean that nothing is a boundary and the rest is void."""
+        if self.knows_boundaries or not checks.readable(target):
+            return
+        self.knows_boundaries = bool((target == 1).any())
+        if not self.knows_boundaries and bool((target == 255).any()):
+            self.knows_boundaries = True
+            warnings.warn(
+                "target holds 255 (void) but no 1 (boundary) so far, so nothing is compared; divide a map of 0 and 255 "
+                "by 255",
+                stacklevel=5,  # the caller of the module
+            )
 
     def extra_repr(self) -> str:
         return f"net={type(self.net).__name__}, distance={self.distance!r}, reduction={self.reduction!r}"
@@ -146,6 +165,9 @@ class BoundaryAwareLoss(nn.Module):
         edge: weight of the cross-entropy of the boundary's pixels.
         dice: weight of the Dice loss.
 
+    Raises:
+        TypeError, ValueError: an option is not one of these.
+
     Example:
         >>> criterion = iff.BoundaryAwareLoss()
         >>> logits = torch.randn(2, 19, 32, 64, requires_grad=True)
@@ -172,16 +194,27 @@ class BoundaryAwareLoss(nn.Module):
         dice: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("beta", beta), ("gamma", gamma), ("edge", edge), ("dice", dice)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        check_radius(radius)
-        self.beta, self.gamma, self.edge, self.dice = beta, gamma, edge, dice
-        self.radius = radius
-        self.ignore_index = ignore_index
+        self.beta = None if beta is None else checks.check_weight(beta, "beta")
+        self.gamma = checks.check_weight(gamma, "gamma")
+        self.edge, self.dice = checks.check_weight(edge, "edge"), checks.check_weight(dice, "dice")
+        self.radius = checks.check_radius(radius)
+        self.ignore_index = checks.check_ignore_index(ignore_index)
+        if class_weights is not None:
+            checks.check_class_weights(class_weights)
+            if class_weights.is_meta:
+                raise ValueError("class_weights must have values, got a tensor on the meta device")
+            checks.check_weights_are_positive(class_weights)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.inverseform = inverseform or InverseFormLoss()
-        self.check_finite = check_finite
+        if not isinstance(inverseform, (InverseFormLoss, type(None))):
+            raise TypeError(f"inverseform must be an InverseFormLoss, got {checks.shown(inverseform)}")
+        self.inverseform = InverseFormLoss() if inverseform is None else inverseform
+        self.inverseform.knows_boundaries = True  # boundary_map draws its targets
+        self.check_finite = checks.check_flag(check_finite, "check_finite")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BoundaryAwareLoss:
+        """Let the class weights follow ``.to()``; no checkpoint holds them."""
+        super()._apply(keeping_values(fn), recurse)
+        return self
 
     def forward(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None = None) -> LossTerms:
         """Loss terms of a batch.
@@ -193,14 +226,16 @@ class BoundaryAwareLoss(nn.Module):
                 (headless).
 
         Raises:
-            TypeError, ValueError: wrong dtype, shape or class id; with ``check_finite``, logits that are not finite.
+            TypeError, ValueError: wrong dtype, shape or class id, or fewer than two classes; with ``check_finite``,
+                logits that are not finite.
         """
+        self._check(segmentation_logits, labels, boundary_logits)
         if self.check_finite:
             require_finite(segmentation_logits, "segmentation_logits")
             if boundary_logits is not None:
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
-        with torch.autocast(segmentation_logits.device.type, enabled=False):
+        with in_full_precision(segmentation_logits):
             segmentation = self._cross_entropy(segmentation_logits, labels)
             edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
             if self.edge or self.gamma:
@@ -210,14 +245,25 @@ class BoundaryAwareLoss(nn.Module):
             if self.dice:
                 dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index)
             if boundary_logits is None and (beta or self.gamma):
-                soft = functional.soft_boundary_map(segmentation_logits, labels.shape[-2:], self.radius)
-                boundary_logits = soft.logit(eps=1e-6)
+                size = labels.shape[-2:]
+                boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)
             if beta and boundary_logits is not None:
                 boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
             if self.gamma and boundary_logits is not None:
                 inverseform = self.inverseform(boundary_logits, target[:, None])
             total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
         return LossTerms(total, segmentation, boundary, inverseform, edge, dice)
+
+    def _check(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None) -> None:
+        checks.check_maps(segmentation_logits, "segmentation_logits")
+        checks.check_two_classes(segmentation_logits, "segmentation_logits")
+        checks.check_labels(labels, batch=len(segmentation_logits))
+        checks.check_same_device("labels", labels, "segmentation_logits", segmentation_logits)
+        if boundary_logits is not None:
+            checks.check_maps(boundary_logits, "boundary_logits", channels=1)
+            if len(boundary_logits) != len(labels):
+                raise ValueError(f"boundary_logits must be {len(labels)} maps, like labels, got {len(boundary_logits)}")
+            checks.check_same_device("boundary_logits", boundary_logits, "segmentation_logits", segmentation_logits)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.segmentation_loss(logits, labels, self.class_weights, self.ignore_index)

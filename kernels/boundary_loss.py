@@ -16,6 +16,7 @@ from .elementary import sigmoids
 from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
+    SCALE,
     cells,
     column_total,
     corner_offsets,
@@ -66,7 +67,7 @@ def _boundary_loss(
     logits,  # [N, 1, h, w]
     target,  # [N, H, W]
     grad_logits,  # [2 * parts * N, 1, h, w]: of the positive pixels' losses, then of the negative ones'
-    sums,  # [programs, 4]: of positive and of negative losses, of positive and of negative pixels
+    sums,  # [programs, 4]: of positive and of negative losses, times SCALE; of positive and of negative pixels
     batch, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_y, logits_x, grad_n, grad_y, grad_x,
     KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr, WANTS_GRAD: tl.constexpr,
@@ -98,8 +99,8 @@ def _boundary_loss(
     counted = owns_full_pixels(cell_y, cell_x)[None, None, :]
     positive, negative = positive & counted, negative & counted
     sums += tl.program_id(0) * 4
-    tl.store(sums, total(tl.where(positive, tl.maximum(-logit, 0.0) + log1p, 0.0)))
-    tl.store(sums + 1, total(tl.where(negative, tl.maximum(logit, 0.0) + log1p, 0.0)))
+    tl.store(sums, total(tl.where(positive, SCALE * (tl.maximum(-logit, 0.0) + log1p), 0.0)))
+    tl.store(sums + 1, total(tl.where(negative, SCALE * (tl.maximum(logit, 0.0) + log1p), 0.0)))
     tl.store(sums + 2, total(positive.to(tl.float32)))
     tl.store(sums + 3, total(negative.to(tl.float32)))
 
@@ -115,7 +116,9 @@ def _balanced_loss(
     positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
     valid = tl.maximum(positives + negatives, 1.0)
     positive_weight, negative_weight = negatives / (valid * valid), positives / (valid * valid)
-    losses = positive_weight * column_total(sums, 0, 4, programs) + negative_weight * column_total(sums, 1, 4, programs)
-    tl.store(loss, losses)
+    # Where a weight is 0, the total may be infinite.
+    positive_loss = tl.where(positive_weight == 0, 0.0, positive_weight * column_total(sums, 0, 4, programs))
+    negative_loss = tl.where(negative_weight == 0, 0.0, negative_weight * column_total(sums, 1, 4, programs))
+    tl.store(loss, (positive_loss + negative_loss) / SCALE)
     tl.store(weights, positive_weight)
     tl.store(weights + 1, negative_weight)

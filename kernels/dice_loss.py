@@ -177,7 +177,7 @@ def _dice_loss_backward(
         sum_exp += weight
         dot += weight * _slope(slopes, c, classes, label)
         channel += logits_c
-    scale = tl.where(label == VOID, 0.0, divide(1.0, sum_exp))
+    scale = divide(1.0, sum_exp)
     dot *= scale
 
     channel = logits + n * logits_n
@@ -185,7 +185,7 @@ def _dice_loss_backward(
     grad_logits += ((part_y * parts_x + part_x) * batch + n) * grad_n + (cell_y * grad_y + cell_x * grad_x)
     for c in range(classes):
         chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest) * scale
-        grad_full = chance * (_slope(slopes, c, classes, label) - dot)
+        grad_full = tl.where(label == VOID, 0.0, chance * (_slope(slopes, c, classes, label) - dot))
         tl.store(grad_logits, upsample_backward(grad_full, share_y, share_x, RESIZED), owned)
         channel += logits_c
         grad_logits += grad_c

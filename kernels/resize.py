@@ -18,6 +18,7 @@ from torch import Tensor
 from .memory import check_edges
 
 MAX_K = 4
+SCALE = tl.constexpr(2.0**-16)  # of summed losses: the sum of a program's pixels stays finite where each loss is
 CELLS = tl.constexpr(16)  # A program has 16 x 16 cells, one per thread; all but its first row and column own a pixel.
 
 
@@ -72,7 +73,9 @@ def taps(position, size, full):
 
 @triton.jit
 def lerp(first, second, share):
-    return first + share * (second - first)
+    """What has no share does not count, even if it is infinite; a share of 1 is of a pixel that is both."""
+    mixed = tl.where(first == second, first, (1 - share) * first + share * second)
+    return tl.where(share == 0, first, mixed)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from .elementary import exp, log
 from .layout import empty_gradient
 from .memory import gather, plane_strides
 from .resize import (
+    SCALE,
     cells,
     column_total,
     corner_offsets,
@@ -28,7 +29,7 @@ from .resize import (
     upsample,
     upsample_backward,
 )
-from .softmax import UNKNOWN, VOID, labels_at, largest_and_chosen, sum_of_exponentials
+from .softmax import UNKNOWN, labels_at, largest_and_chosen, sum_of_exponentials
 
 
 def segmentation_loss(
@@ -67,7 +68,7 @@ def _segmentation_loss(
     labels,  # [N, H, W]
     class_weights,  # [C], or None
     grad_logits,  # [parts * N, C, h, w]: of the sum of weighted losses, by the logits
-    sums,  # [programs, 2]: of weighted losses, and of weights
+    sums,  # [programs, 2]: of weighted losses, times SCALE, and of weights
     batch, classes, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_c, logits_y, logits_x, labels_n, labels_y, labels_x,
     grad_n, grad_c, grad_y, grad_x,
@@ -91,8 +92,8 @@ def _segmentation_loss(
     else:
         weight = gather(class_weights, label, label >= 0).to(tl.float32)
     weight = tl.where(label == UNKNOWN, float("nan"), weight)  # A label that is no class must not pass in silence.
-    counted = (label != VOID) & owns_full_pixels(cell_y, cell_x)[None, None, :]
-    loss = tl.where(counted, weight * (log_sum - (chosen - largest)), 0.0)
+    counted = (weight != 0) & owns_full_pixels(cell_y, cell_x)[None, None, :]
+    loss = tl.where(counted, weight * SCALE * (log_sum - (chosen - largest)), 0.0)
     sums += tl.program_id(0) * 2
     tl.store(sums, total(loss))
     tl.store(sums + 1, total(tl.where(counted, weight, 0.0)))
@@ -107,6 +108,7 @@ def _segmentation_loss(
     for c in range(classes):
         log_probability = upsample(channel, corners, share_y, share_x, RESIZED) - largest - log_sum
         grad_full = weight * (exp(log_probability) - (label == c).to(tl.float32))
+        grad_full = tl.where(weight == 0, 0.0, grad_full)  # void counts for nothing, whatever its logits
         tl.store(grad_logits, upsample_backward(grad_full, share_y, share_x, RESIZED), owned)
         channel += logits_c
         grad_logits += grad_c
@@ -121,5 +123,5 @@ def _mean_loss(
 ):
     total_weight = column_total(sums, 1, 2, programs)
     total_weight = tl.where(total_weight == 0, 1.0, total_weight)  # With no valid pixel the loss is 0.
-    tl.store(loss, column_total(sums, 0, 2, programs) / total_weight)
+    tl.store(loss, column_total(sums, 0, 2, programs) / SCALE / total_weight)
     tl.store(weight, total_weight)

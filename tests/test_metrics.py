@@ -338,6 +338,34 @@ def test_regions_and_boundaries_are_usable_alone() -> None:
     assert list(whole.compute())[:5] == ["miou", "pixel_accuracy", "mba", "boundary_f_2px", "boundary_iou"]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "classes", "void"),
+    [(torch.uint8, 256, 300), (torch.uint8, 300, 400), (torch.int8, 200, 255), (torch.int16, 300, -1)],
+    ids=str,
+)
+def test_narrow_labels_score_as_wide_ones(dtype: torch.dtype, classes: int, void: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.randint(100, (2, 24, 24), generator=generator) for _ in range(2))
+    found, expected = SegmentationMetrics(classes, void), SegmentationMetrics(classes, void)
+    found.update(prediction.to(dtype), target.to(dtype))
+    expected.update(prediction, target)
+    for metric in (found, expected):
+        assert metric.regions.confusion.sum() == 2 * 24 * 24
+    assert found.compute().items() == expected.compute().items() or str(found.compute()) == str(expected.compute())
+
+
+def test_a_void_that_the_dtype_cannot_hold_wraps_nowhere() -> None:
+    target = torch.full((8, 8), 156, dtype=torch.uint8)  # -100 would wrap around to 156
+    target[:, 4:] = 1
+    wide = target.long()
+    for score in (
+        lambda x: mean_boundary_accuracy(x, x, -100),
+        lambda x: boundary_f_scores(x, x, 200, (1,), -100).nansum(),
+        lambda x: boundary_overlap(x, x, 200, 0.1, -100).sum(),
+    ):
+        assert score(target) == score(wide) > 0
+
+
 def test_bad_labels_are_refused_by_name() -> None:
     metrics = SegmentationMetrics(3)
     good = torch.zeros(1, 4, 4, dtype=torch.int64)
@@ -351,7 +379,7 @@ def test_bad_labels_are_refused_by_name() -> None:
         metrics.update(good, good + 7)
     with pytest.raises(ValueError, match="dilation_ratio must be between 0 and 1, got 2"):
         SegmentationMetrics(3, dilation_ratio=2)
-    with pytest.raises(ValueError, match=r"tolerances must be at least 0 pixels, got \(-1,\)"):
+    with pytest.raises(ValueError, match=r"tolerances must be a whole number of pixels, at least 0, got -1"):
         SegmentationMetrics(3, tolerances=(-1,))
     with pytest.raises(ValueError, match="class_names must name 3 classes, got 2"):
         SegmentationMetrics(3, class_names=("a", "b"))

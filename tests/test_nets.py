@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -147,6 +149,57 @@ def test_weights_without_a_known_architecture(net: Align, tmp_path: Path, header
     save_file(net.state_dict(), path, header)
     with pytest.raises(ValueError, match="must name an architecture"):
         iff.InverseTransformNet.from_file(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"architecture": "align", "tile": "80000"},
+        {"architecture": "dense", "tile": "4096", "outputs": "8"},
+        {"architecture": "dense", "tile": "9" * 5000, "outputs": "8"},
+        {"architecture": "dense", "tile": "8", "outputs": "5"},
+        {"architecture": "aet", "tile": "4000"},
+        {"architecture": "align", "tile": "\u00b2"},
+        {"architecture": "align", "tile": "-8"},
+    ],
+    ids=str,
+)
+def test_a_small_file_takes_little_memory(tmp_path: Path, header: dict[str, str]) -> None:
+    """Whatever its metadata say, nothing is made that its tensors do not fill."""
+    path = tmp_path / "net.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, header)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"net: .*net\.safetensors must (name|be)"):
+        iff.InverseTransformNet.from_file(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kilobytes
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.full((8,), torch.nan), torch.full((8,), torch.inf), torch.ones(8, dtype=torch.int32)], ids=str
+)
+def test_weights_that_are_no_finite_floats_are_refused(net: Align, tmp_path: Path, bad: Tensor) -> None:
+    path = tmp_path / "net.safetensors"
+    net.save(path)
+    weights = load_file(path)
+    weights["prior"] = bad
+    save_file(weights, path, {"architecture": net.architecture, "tile": str(TILE)})
+    with pytest.raises(ValueError, match="must hold finite floats, but prior does not"):
+        iff.InverseTransformNet.from_file(path)
+
+
+def test_a_wrong_path_or_metadata_is_named(net: Align, tmp_path: Path) -> None:
+    for load, name in (
+        (iff.InverseTransformNet.from_file, "net"),
+        (iff.InverseTransformNet.from_release, "release"),
+        (iff.SpatialTransformer.from_file, "stn"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must be a path, got 5"):
+            load(cast(str, 5))
+    with pytest.raises(TypeError, match="path must be a path, got None"):
+        net.save(cast(str, None))
+    with pytest.raises(TypeError, match=r"step must be text.* got 7"):
+        net.save(tmp_path / "net.safetensors", step=cast(str, 7))
+    assert not list(tmp_path.iterdir())
 
 
 def test_tile_must_fit_the_network() -> None:

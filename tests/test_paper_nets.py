@@ -103,8 +103,8 @@ def test_outputs_are_entries_of_the_logarithm_in_half_tiles(outputs: int, matrix
     ("build", "message"),
     [
         (lambda: iff.InverseTransformNet.dense(outputs=5), "outputs must be 8, 6 or 4, got 5"),
-        (lambda: iff.InverseTransformNet.dense(tile=0), "tile must be positive, got 0"),
-        (lambda: iff.InverseTransformNet.aet(tile=-1), "tile must be positive, got -1"),
+        (lambda: iff.InverseTransformNet.dense(tile=0), "tile must be a whole number of pixels, at least 1, got 0"),
+        (lambda: iff.InverseTransformNet.aet(tile=-1), "tile must be a whole number of pixels, at least 1, got -1"),
         (lambda: NetConfig(architecture="aet", outputs=4), "outputs must be 8 for architecture aet, got 4"),
     ],
 )

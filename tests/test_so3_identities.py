@@ -180,14 +180,58 @@ def test_the_raw_op_refuses_what_it_cannot_read(theta: Tensor, theta_hat: Tensor
         torch.ops.inverseform_fast.geodesic_distance(theta, theta_hat, 0.1, 0, 0.0, 0.0, True, True)
 
 
-def test_a_second_derivative_is_refused(so3: So3) -> None:
+def test_a_second_derivative_of_a_kernel_is_refused(so3: So3) -> None:
+    if iff.backend_info()["ops"]["project_to_so3"] == "reference":
+        return  # it has them: the next tests
     m = (EYE + 0.1 * torch.arange(9).view(3, 3).sin()).requires_grad_()
     (gradient,) = torch.autograd.grad(angle_op(so3)(m), m, create_graph=True)
-    with pytest.raises(NotImplementedError, match="once, not twice"):
+    with pytest.raises(NotImplementedError, match="once; choose the backend 'reference'"):
         torch.autograd.grad(gradient.sum(), m)
     (gradient,) = torch.autograd.grad(so3.project_to_so3(m)[0, 1], m, create_graph=True)
-    with pytest.raises(NotImplementedError, match="once, not twice"):
+    with pytest.raises(NotImplementedError, match="once; choose the backend 'reference'"):
         torch.autograd.grad(gradient.sum(), m)
+
+
+def some_pairs() -> tuple[Tensor, Tensor]:
+    noise = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (EYE + 0.2 * noise[0]).requires_grad_(), (EYE + 0.3 * noise[1]).requires_grad_()
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.3])
+@pytest.mark.parametrize("normalize", [None, "frobenius", "det"])
+def test_the_reference_has_second_derivatives(normalize: str | None, smooth: float) -> None:
+    pair = some_pairs()
+    assert torch.autograd.gradgradcheck(reference.project_to_so3, pair[1])
+    assert torch.autograd.gradgradcheck(
+        lambda a, b: reference.geodesic_distance(a, b, normalize=normalize, smooth=smooth), pair
+    )
+
+
+def test_a_gradient_is_the_same_whether_it_will_be_differentiated_or_not() -> None:
+    pair = some_pairs()
+    once, twice = (
+        torch.autograd.grad(reference.geodesic_distance(*pair).sum(), pair, create_graph=again)
+        for again in (False, True)
+    )
+    torch.testing.assert_close(once, twice)
+
+
+def test_second_derivatives_at_a_match() -> None:
+    """Of the smoothed angle alone, they are those of angle^2 / (2 smooth); without smoothing there is a cusp."""
+    match = EYE.clone().requires_grad_()
+    turn = torch.zeros(3, 3, dtype=torch.float64)
+    turn[0, 1], turn[1, 0] = -1, 1  # the rotation's derivative by the angle about z
+    for smooth, expected in ((0.5, 2.0), (0.0, 0.0)):
+        distance = reference.geodesic_distance(EYE, match, lam=0.0, smooth=smooth)
+        (gradient,) = torch.autograd.grad(distance, match, create_graph=True)
+        (second,) = torch.autograd.grad((gradient * turn).sum(), match)
+        torch.testing.assert_close((second * turn).sum(), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_damping_has_no_second_derivatives() -> None:
+    pair = some_pairs()
+    with pytest.raises(NotImplementedError, match="second derivatives only without damping"):
+        torch.autograd.grad(reference.geodesic_distance(*pair, damping=0.1).sum(), pair, create_graph=True)
 
 
 def test_shapes_that_do_not_broadcast_are_refused(so3: So3) -> None:

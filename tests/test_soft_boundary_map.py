@@ -13,6 +13,7 @@ from helpers import assert_same_when_called, some_labels, ways
 from three_way import FLOATS, assert_three_way
 from torch import Tensor
 
+import inverseform_fast as iff
 from inverseform_fast.functional import boundary_map, soft_boundary_map
 
 SHAPES = [(2, 3, 5, 6), (1, 4, 1, 7), (1, 2, 8, 1), (2, 1, 4, 4), (1, 5, 1, 1)]
@@ -309,3 +310,18 @@ def test_another_size_is_refused(size: tuple[int, ...]) -> None:
 def test_radius_is_a_whole_number_from_one(radius: int) -> None:
     with pytest.raises(ValueError, match=f"radius must be a whole number of pixels, at least 1, got {radius}"):
         soft_boundary_map(torch.zeros(1, 2, 4, 4), radius=radius)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("size", [(6, 8), (13, 17)], ids=str)
+def test_as_logits_it_is_what_a_boundary_head_gives(backend: str, size: tuple[int, int]) -> None:
+    logits = 6 * torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    logits[0] = 0  # no boundary: the probability is clamped, and has no gradient
+    logits.requires_grad_()
+    with iff.set_backend(backend):
+        found = soft_boundary_map(logits, size, as_logits=True)
+        probability = soft_boundary_map(logits, size)
+    torch.testing.assert_close(found, probability.logit(eps=1e-6), rtol=1e-5, atol=2e-6)
+    actual, expected = (torch.autograd.grad(x.sum(), logits)[0] for x in (found, probability.logit(eps=1e-6)))
+    torch.testing.assert_close(actual, expected)
+    assert not actual[0].any()

@@ -185,7 +185,7 @@ def test_weights_load_strictly_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "channels must be at least 1, got 0"),
+        ((0,), "channels must be a whole number, at least 1, got 0"),
         ((1, "rigid"), "kind must be one of affine, homography, got 'rigid'"),
         ((1, "affine", 0.0), r"max_displacement must be above 0 and at most 4 \(half images\), got 0.0"),
         ((1, "affine", float("nan")), "max_displacement must be above 0"),

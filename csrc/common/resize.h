@@ -20,10 +20,11 @@ struct Axis {
       : size(size), full(full), before(full), after(full), share(full), cell(size + 1, full) {
     std::vector<int32_t> found(size);
     for (int64_t i = full - 1; i >= 0; --i) {
-      const double place = std::max((i + 0.5) * size / full - 0.5, 0.0);
-      before[i] = static_cast<int32_t>(std::min<int64_t>(place, size - 1));
+      const int64_t place = std::max<int64_t>((2 * i + 1) * size - full, 0);  // in parts of a pixel, 2 full of them
+      before[i] = static_cast<int32_t>(std::min(place / (2 * full), size - 1));
       after[i] = std::min<int32_t>(before[i] + 1, size - 1);
-      share[i] = after[i] > before[i] ? static_cast<float>(place - before[i]) : 0;
+      const double rest = static_cast<double>(place - 2 * full * before[i]);
+      share[i] = after[i] > before[i] ? static_cast<float>(rest / (2.0 * full)) : 0;
       cell[before[i]] = i;
       for (auto [pixel, part] : {std::pair(before[i], 1 - share[i]), std::pair(after[i], share[i])})
         if (part != 0) taps = std::max<int64_t>(taps, ++found[pixel]);

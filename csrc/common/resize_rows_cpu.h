@@ -20,13 +20,14 @@ inline void stretch(const Axis& columns, const float* __restrict row,  // [size]
     full[x] = lerp(row[columns.before[x]], row[columns.after[x]], columns.share[x]);
 }
 
-// Adds the gradient of a resized row to that of its pixels.
+// Adds the gradient of a resized row to that of its pixels. NaN does not count where the weight is 0.
 inline void add_adjoint(const Axis& columns, const float* __restrict grad_full,  // [full]
                         float* __restrict grad_row) {                            // [size]
   for (int64_t tap = 0; tap < columns.taps; ++tap) {
     const int32_t* position = columns.position.data() + tap * columns.size;
     const float* weight = columns.weight.data() + tap * columns.size;
-    for (int64_t x = 0; x < columns.size; ++x) grad_row[x] += weight[x] * grad_full[position[x]];
+    for (int64_t x = 0; x < columns.size; ++x)
+      grad_row[x] += weight[x] == 0 ? 0 : weight[x] * grad_full[position[x]];
   }
 }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import homography
+from ..checks import check_tiles, check_whole
 from ..functional import align, homography_warp
 from ..reference.align import CELL, CONVOLUTIONS, FEATURES, NORM_GROUPS
 from .base import InverseTransformNet
@@ -35,6 +36,7 @@ class Align(InverseTransformNet):
 
     def __init__(self, tile: int = 224) -> None:
         super().__init__()
+        tile = check_whole(tile, "tile", 0, " of pixels")
         if tile < CELL or tile % CELL:
             raise ValueError(f"tile must be a positive multiple of {CELL}, got {tile}")
         self.tile = tile
@@ -57,6 +59,7 @@ class Align(InverseTransformNet):
         return self.estimates(predicted, target)[-1]
 
     def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
+        check_tiles(predicted, target, self.tile)
         if predicted.shape[0] == 0:  # pixel_unshuffle fails on an empty batch
             return [predicted.flatten(1)[:, :8]] * self.passes
         found = [align(predicted, target, self.weights)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .. import homography
+from ..checks import check_path, shown
 from .registry import ARCHITECTURES
-from .weights import WEIGHTS, load_strictly, read_release, read_weights, write_weights
+from .weights import WEIGHTS, load_strictly, read_release, read_weights, size_in, write_weights
 
 
 class InverseTransformNet(nn.Module):
@@ -57,7 +57,12 @@ class InverseTransformNet(nn.Module):
         return self.pair(predicted, target)
 
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
-        """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the network."""
+        """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the network.
+
+        Raises:
+            TypeError: ``path`` is no path, or a value of ``metadata`` is no text.
+        """
+        check_path(path, "path")
         sizes = {name: str(getattr(self, name)) for name in self.sizes}
         noise = {} if self.noise is None else {"noise": repr(self.noise)}
         write_weights(Path(path), self, {"architecture": self.architecture, **sizes, **noise, **metadata})
@@ -92,11 +97,9 @@ class InverseTransformNet(nn.Module):
             ValueError: it is damaged, it holds anything but tensors (code, say, which is not run), or a tensor is
                 missing, superfluous or of another shape.
         """
+        check_path(path, "release")
         path = Path(path)
-        weights = read_release(path)
-        net = ARCHITECTURES["dense"](outputs=4)
-        load_strictly(net, weights, path, "release")
-        return net.eval()
+        return load_strictly(lambda: ARCHITECTURES["dense"](outputs=4), read_release(path), path, "release")
 
     @staticmethod
     def from_file(path: str | os.PathLike[str]) -> InverseTransformNet:
@@ -105,20 +108,22 @@ class InverseTransformNet(nn.Module):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not a complete safetensors file (but a pickle, say), names no known architecture, its
-                noise is no positive number, or its tensors do not fit.
+                noise is no positive number, or its tensors do not fit or are not finite.
         """
+        check_path(path, "net")
         path = Path(path)
         header, weights = read_weights(path, "net")
-        kind = ARCHITECTURES.get(header.get("architecture", ""))
-        if kind is None or not all(header.get(name, "").isdigit() for name in kind.sizes):
+        try:
+            kind = ARCHITECTURES[header["architecture"]]
+            sizes = {name: size_in(header, name) for name in kind.sizes}
+        except (KeyError, ValueError) as error:
             raise ValueError(
                 f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and its sizes in its metadata, "
-                f"got {json.dumps(header)}"
-            )
-        net = kind(**{name: int(header[name]) for name in kind.sizes})
-        load_strictly(net, weights, path, "net")
+                f"got {shown(header)}"
+            ) from error
+        net = load_strictly(lambda: kind(**sizes), weights, path, "net")
         net.noise = _noise(header["noise"], path) if "noise" in header else None
-        return net.eval()
+        return net
 
 
 def _noise(text: str, path: Path) -> float:

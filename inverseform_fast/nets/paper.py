@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import homography
+from ..checks import check_tiles, check_whole
 from .base import InverseTransformNet
 
 # The outputs are these entries (row, column) of an affine matrix's logarithm, by the number of outputs.
@@ -46,7 +47,7 @@ class Dense(InverseTransformNet):
 
     def __init__(self, tile: int = 224, outputs: int = 8) -> None:
         super().__init__()
-        _check_tile(tile)
+        tile, outputs = check_whole(tile, "tile", 1, " of pixels"), check_whole(outputs, "outputs", 1)
         if outputs not in (8, 6, 4):
             raise ValueError(f"outputs must be 8, 6 or 4, got {outputs}")
         self.tile, self.outputs = tile, outputs
@@ -58,6 +59,7 @@ class Dense(InverseTransformNet):
         self.register_buffer("coefficients", _coefficients(outputs), persistent=False)
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        check_tiles(predicted, target, self.tile)
         return self.fc(torch.cat((predicted.flatten(1), target.flatten(1)), 1)) @ self.coefficients
 
 
@@ -76,8 +78,7 @@ class Aet(InverseTransformNet):
 
     def __init__(self, tile: int = 224) -> None:
         super().__init__()
-        _check_tile(tile)
-        self.tile = tile
+        self.tile = tile = check_whole(tile, "tile", 1, " of pixels")
         widths = (1, 16, 32, 48, 64)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
@@ -88,6 +89,7 @@ class Aet(InverseTransformNet):
         self.fc = nn.Sequential(nn.Linear(2 * features, 128), nn.SiLU(), last)
 
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
+        check_tiles(predicted, target, self.tile)
         return self.fc(torch.cat((self.encoder(predicted), self.encoder(target)), 1))
 
 
@@ -105,8 +107,3 @@ def _coefficients(outputs: int) -> Tensor:
 def _start_at_identity(last: nn.Linear) -> None:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-
-
-def _check_tile(tile: int) -> None:
-    if tile < 1:
-        raise ValueError(f"tile must be positive, got {tile}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import homography
-from ..checks import check_maps
+from ..checks import check_maps, check_number, check_path, check_whole, shown
 from ..functional import homography_warp
-from .weights import load_strictly, read_weights, write_weights
+from .weights import load_strictly, read_weights, size_in, write_weights
 
 # The last two of the eight coefficients are the perspectives.
 KINDS = {"affine": 6, "homography": 8}
@@ -33,7 +32,7 @@ class SpatialTransformer(nn.Module):
         max_displacement: bound of ``|a|``, in half images, at most 4.
 
     Raises:
-        ValueError: an argument is not one of these.
+        TypeError, ValueError: an argument is not one of these.
 
     Example:
         >>> images = torch.rand(2, 3, 64, 96)
@@ -45,13 +44,12 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, kind: str = "homography", max_displacement: float = 0.25) -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        self.channels = check_whole(channels, "channels", 1)
         check_kind(kind)
-        if not 0 < max_displacement <= 4:  # homography.exp is accurate that far
+        self.kind, self.max_displacement = kind, check_number(max_displacement, "max_displacement")
+        if not 0 < self.max_displacement <= 4:  # homography.exp is accurate that far
             raise ValueError(f"max_displacement must be above 0 and at most 4 (half images), got {max_displacement}")
-        self.channels, self.kind, self.max_displacement = channels, kind, max_displacement
-        self.localisation = small_network(channels, KINDS[kind])
+        self.localisation = small_network(self.channels, KINDS[kind])
         for parameter in self.localisation[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -77,6 +75,7 @@ class SpatialTransformer(nn.Module):
 
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
         """Write the weights as safetensors, atomically, with what :meth:`from_file` needs to rebuild the module."""
+        check_path(path, "path")
         arguments = {name: str(getattr(self, name)) for name in ("channels", "kind", "max_displacement")}
         write_weights(Path(path), self, {**arguments, **metadata})
 
@@ -89,16 +88,17 @@ class SpatialTransformer(nn.Module):
             ValueError: it is not a complete safetensors file (but a pickle, say), does not name the arguments, or its
                 tensors do not fit.
         """
+        check_path(path, "stn")
         path = Path(path)
         header, weights = read_weights(path, "stn")
         try:
-            stn = SpatialTransformer(int(header["channels"]), header["kind"], float(header["max_displacement"]))
+            arguments = size_in(header, "channels"), header["kind"], float(header["max_displacement"])
+            check_kind(arguments[1])
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"stn: {path} must hold channels, kind and max_displacement in its metadata, got {json.dumps(header)}"
+                f"stn: {path} must hold channels, kind and max_displacement in its metadata, got {shown(header)}"
             ) from error
-        load_strictly(stn, weights, path, "stn")
-        return stn.eval()
+        return load_strictly(lambda: SpatialTransformer(*arguments), weights, path, "stn")
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kind={self.kind!r}, max_displacement={self.max_displacement}"
@@ -106,8 +106,8 @@ class SpatialTransformer(nn.Module):
 
 def check_kind(kind: str) -> None:
     """Raise ValueError unless ``kind`` is one of ``KINDS``."""
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
 
 
 def small_network(channels: int, outputs: int) -> nn.Sequential:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..checks import shown
 from ..files import write_atomically
 from ..states import not_finite
 
@@ -19,6 +23,9 @@ WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight file
 SHIPPED = ("compact", "predictions")
 _DIGEST = "sha256"  # of all else in a file, among its metadata
 _NAMED = 8  # wrong tensors in an error message
+LARGEST = 4096  # of the sizes that a file names: a tile beyond this is an image
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def weight_file(net: str | os.PathLike[str]) -> Path:
@@ -31,7 +38,11 @@ def write_weights(path: Path, net: nn.Module, header: dict[str, str]) -> None:
 
     Raises:
         FloatingPointError: a weight is not finite. ``path`` stays as it is.
+        TypeError: metadata that are no text.
     """
+    for entry, value in header.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{entry} must be text, as all metadata of a weight file, got {shown(value)}")
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     if name := not_finite(weights):
         raise FloatingPointError(f"the weights for {path} must be finite, but {name} is not")
@@ -92,12 +103,56 @@ def read_release(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
-    """Load ``weights``, read from ``path``.
+def size_in(header: dict[str, str], name: str) -> int:
+    """A size that a file's metadata names.
 
     Raises:
-        ValueError: a tensor is missing, superfluous, of another shape or dtype, or not finite; the message names it.
+        KeyError: it is missing.
+        ValueError: it is no whole number from 1 to ``LARGEST``.
     """
+    text = header[name]
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= LARGEST):
+        raise ValueError(f"{name} must be a whole number from 1 to {LARGEST}, got {text[:20]!r}")
+    return int(text)
+
+
+def load_strictly(make: Callable[[], Net], weights: dict[str, Tensor], path: Path, argument: str) -> Net:
+    """A new network, on the CPU, in float32, with ``weights``, which were read from ``path``.
+
+    It is first made without memory, so that a file cannot ask for more than its tensors need.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous, of another shape or dtype, or not finite.
+        RuntimeError: the caller puts every new module on the meta device.
+    """
+    with _plain_tensors("meta"):
+        try:
+            planned = make()
+        except ValueError as error:
+            raise ValueError(f"{argument}: {path} must name sizes that a network can have: {error}") from error
+    _check_weights(planned, weights, path, argument)
+    with _plain_tensors("cpu"):
+        net = make()
+    if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
+        raise RuntimeError(f"{argument}: {path} cannot be loaded while all modules are made on the meta device")
+    net.load_state_dict(weights)
+    return net.eval()
+
+
+@contextmanager
+def _plain_tensors(device: str) -> Iterator[None]:
+    """Tensors are made on ``device`` in float32, whatever the defaults are: whole models are made on meta, or in
+    bfloat16."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _check_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
     expected = {name: _form(value) for name, value in net.state_dict().items()}
     found = {name: _form(value) for name, value in weights.items()}
     wrong = [
@@ -111,7 +166,6 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argume
         raise ValueError(f"{argument}: the tensors of {path} must be those of {type(net).__name__}: {text}")
     if name := not_finite(weights):
         raise ValueError(f"{argument}: the tensors of {path} must be finite, but {name} is not")
-    net.load_state_dict(weights)
 
 
 def _form(value: Tensor) -> str:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -57,7 +58,8 @@ class Op(Generic[P, R]):
         return self.implementations[self._choose(cast(Tensor, args[0]))](*args, **kwargs)
 
     def _choose(self, tensor: Tensor) -> str:
-        if _backend == "auto":
+        backend = chosen()
+        if backend == "auto":
             best = self._made_for.get(tensor.device.type, "reference")
             if not self.float64 and (tensor.dtype == torch.float64 or _transformed()):
                 return "reference"
@@ -65,22 +67,23 @@ class Op(Generic[P, R]):
                 _log_once(f"plain PyTorch runs in place of {best} kernels: {MISSING[best]}")
                 return "reference"
             return best
-        if _backend not in self.implementations or _backend == "reference":
+        if backend not in self.implementations or backend == "reference":
             return "reference"
-        device = "cpu" if _backend == "cpu" else "cuda"
-        if tensor.device.type != device and not (_backend == "triton" and INTERPRETED):
+        device = "cpu" if backend == "cpu" else "cuda"
+        if tensor.device.type != device and not (backend == "triton" and INTERPRETED):
             raise RuntimeError(
-                f"{self.name}: backend {_backend!r} runs on {device.upper()} tensors, got one on {tensor.device}"
+                f"{self.name}: backend {backend!r} runs on {device.upper()} tensors, got one on {tensor.device}"
             )
         if tensor.dtype == torch.float64 and not self.float64:
-            raise TypeError(f"{self.name}: backend {_backend!r} computes in float32, got {tensor.dtype}; use 'auto'")
-        return _backend
+            raise TypeError(f"{self.name}: backend {backend!r} computes in float32, got {tensor.dtype}; use 'auto'")
+        return backend
 
     @property
     def backend(self) -> str:
         """The backend that runs on this machine's best device."""
-        if _backend != "auto":
-            return _backend if _backend in self.implementations else "reference"
+        backend = chosen()
+        if backend != "auto":
+            return backend if backend in self.implementations else "reference"
         best = self._made_for["cuda" if torch.cuda.is_available() else "cpu"]
         return "reference" if MISSING.get(best) else best
 
@@ -97,8 +100,9 @@ def _log_once(message: str) -> None:
 
 def _usable(backend: str) -> str:
     """``backend`` if it can run here; otherwise an error that says why not."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        got = repr(backend) if isinstance(backend, str) else type(backend).__name__
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {got}")
     reason = _why_not(backend)
     if reason:
         raise RuntimeError(f"backend {backend!r} cannot run here: {reason}")
@@ -115,9 +119,9 @@ class set_backend:
     """Choose the backend of every op: ``"auto"`` (the best one that runs), ``"reference"``, ``"cpu"`` (C++),
     ``"triton"`` or ``"cuda"``.
 
-    An op that a backend lacks runs on the reference. The choice takes effect at once. Used as a context manager,
-    ``set_backend`` restores the previous choice at the end. The environment variable ``INVERSEFORM_FAST_BACKEND`` sets
-    the choice at import.
+    An op that a backend lacks runs on the reference. The choice takes effect at once, in the thread (or the asyncio
+    task) that makes it. Used as a context manager, ``set_backend`` restores the previous choice at the end. The
+    environment variable ``INVERSEFORM_FAST_BACKEND`` sets the choice with which every thread begins.
 
     Raises:
         ValueError: ``backend`` is none of these names.
@@ -130,21 +134,32 @@ class set_backend:
     """
 
     def __init__(self, backend: str) -> None:
-        global _backend
         usable = _usable(backend)
-        self._previous, _backend = _backend, usable
+        self._previous = _CHOICE.get()
+        _choose(usable)
 
     def __enter__(self) -> set_backend:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        global _backend
-        _backend = self._previous
+        _choose(self._previous)
+
+
+def _choose(backend: str) -> None:
+    global _last_choice
+    _CHOICE.set(backend)
+    _last_choice = backend
 
 
 def chosen() -> str:
-    """The backend that :class:`set_backend` chose last."""
-    return _backend
+    """The backend that :class:`set_backend` chose last in this thread."""
+    return _chosen_at_compile_time(_last_choice) if torch.compiler.is_compiling() else _CHOICE.get()
+
+
+@torch.compiler.assume_constant_result
+def _chosen_at_compile_time(last_choice: str) -> str:
+    """The choice; torch.compile cannot read a ContextVar, but compiles again when ``last_choice`` is another."""
+    return _CHOICE.get()
 
 
 def backend_info() -> dict[str, dict[str, str]]:
@@ -165,4 +180,5 @@ def backend_info() -> dict[str, dict[str, str]]:
     return {"backends": backends, "ops": {op.name: op.backend for op in _OPS}}
 
 
-_backend = _usable(os.environ.get("INVERSEFORM_FAST_BACKEND") or "auto")
+_last_choice = _usable(os.environ.get("INVERSEFORM_FAST_BACKEND") or "auto")  # in any thread
+_CHOICE = ContextVar("backend", default=_last_choice)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import reference
 from ..kernels.layout import empty_gradient
 from .backend import Op
-from .library import EXTENSION, backward_op, differentiate, kernel, kernel_op
+from .library import backward_op, differentiate, kernel_op
 
 
 @kernel_op
@@ -29,11 +29,6 @@ def _extract_tiles(
     return predicted_tiles, true_tiles, valid
 
 
-@kernel(_extract_tiles, "CPU")
-def _(predicted: Tensor, target: Tensor, size: list[int], tile: int, sigmoid: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return EXTENSION.extract_tiles_cpu.default(_probability(predicted, sigmoid), target, size, tile)
-
-
 @backward_op
 def _extract_tiles_backward(
     grad: Tensor,  # [tiles, 1, tile, tile]
@@ -44,18 +39,6 @@ def _extract_tiles_backward(
     sigmoid: bool,
 ) -> Tensor:  # [N, 1, h, w]
     return empty_gradient(predicted).to(predicted.dtype)
-
-
-@kernel(_extract_tiles_backward, "CPU")
-def _(grad: Tensor, valid: Tensor, predicted: Tensor, size: list[int], tile: int, sigmoid: bool) -> Tensor:
-    gradient = EXTENSION.extract_tiles_backward_cpu.default(grad, valid, predicted.shape, size, tile)
-    if sigmoid:
-        gradient = torch.ops.aten.sigmoid_backward(gradient, _probability(predicted, sigmoid))
-    return gradient.to(predicted.dtype)
-
-
-def _probability(predicted: Tensor, sigmoid: bool) -> Tensor:
-    return predicted.float().sigmoid() if sigmoid else predicted
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.so3 import differentiable_once
 from .backend import Op
 from .library import LIBRARY, define
 
@@ -52,6 +51,32 @@ def _geodesic_distance(
     shapes = (theta.shape if wanted else (0,) for wanted in (wants_theta, wants_theta_hat))
     grad_theta, grad_theta_hat = (theta.new_empty(shape) for shape in shapes)
     return theta.new_empty(theta.shape[:-2]), grad_theta, grad_theta_hat
+
+
+def differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
+    """``gradient``, of which a derivative for ``inputs`` is an error, not 0 (torch.compile refuses it by itself)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradient
+    return _Once.apply(gradient, *inputs)
+
+
+class _Once(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "the kernels of project_to_so3 and geodesic_distance are differentiated once; choose the backend "
+            "'reference'"
+        )
 
 
 class _Projection(torch.autograd.Function):

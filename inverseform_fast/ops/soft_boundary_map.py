@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .. import reference
 from ..kernels.layout import empty_gradient, layout
+from ..reference.soft_boundary_map import LOGIT_EPS
 from .backend import Op
-from .library import EXTENSION, backward_op, differentiate, kernel, kernel_op
+from .library import EXTENSION, backward_op, define, differentiate, kernel, kernel_op
 
 
 @kernel_op
@@ -55,14 +56,43 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 differentiate(_soft_boundary_map, _backward, _save)
 
 
-def _cpu(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
-    return _soft_boundary_map(logits, list(size or logits.shape[-2:]), radius)[0]
+@define
+def _logit(
+    probability: Tensor,  # [N, 1, H, W]
+    eps: float,
+) -> Tensor:  # [N, 1, H, W]
+    """Its bits do not depend on the number of threads, as those of torch's do in builds without MKL."""
+    return torch.empty_like(probability)
 
 
-def _triton(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
+def _save_probability(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    probability, ctx.eps = inputs
+    ctx.save_for_backward(probability)
+
+
+def _logit_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return torch.ops.aten.logit_backward(grad, *ctx.saved_tensors, ctx.eps), None
+
+
+differentiate(_logit, _logit_backward, _save_probability)
+
+
+def _cpu(logits: Tensor, size: Sequence[int] | None, radius: int, as_logits: bool) -> Tensor:
+    probability = _map(logits, size, radius)
+    return _logit(probability, LOGIT_EPS) if as_logits else probability
+
+
+def _triton(logits: Tensor, size: Sequence[int] | None, radius: int, as_logits: bool) -> Tensor:
     from ..kernels.soft_boundary_map import LARGEST_RADIUS
 
-    return (reference.soft_boundary_map if radius > LARGEST_RADIUS else _cpu)(logits, size, radius)
+    if radius > LARGEST_RADIUS:
+        return reference.soft_boundary_map(logits, size, radius, as_logits)
+    probability = _map(logits, size, radius)
+    return probability.logit(eps=LOGIT_EPS) if as_logits else probability
+
+
+def _map(logits: Tensor, size: Sequence[int] | None, radius: int) -> Tensor:
+    return _soft_boundary_map(logits, list(size or logits.shape[-2:]), radius)[0]
 
 
 soft_boundary_map = Op(reference.soft_boundary_map, cpu=_cpu, triton=_triton)

@@ -18,12 +18,16 @@ def is_valid(labels: Tensor, ignore_index: int) -> Tensor:
     return torch.ones_like(labels, dtype=torch.bool)
 
 
-def half_disk(radius: int) -> list[tuple[int, int]]:
-    """Offsets (dy, dx) with 0 < dy^2 + dx^2 <= radius^2; of two opposite ones, only one is listed."""
+def half_disk(radius: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Offsets (dy, dx) with 0 < dy^2 + dx^2 <= radius^2; of two opposite ones, only one is listed.
+
+    No offset is longer than the image.
+    """
+    down, aside = min(radius, height), min(radius, width)
     return [
         (dy, dx)
-        for dy in range(radius + 1)
-        for dx in range(-radius, radius + 1)
+        for dy in range(down + 1)
+        for dx in range(-aside, aside + 1)
         if dy * dy + dx * dx <= radius * radius and (dy > 0 or dx > 0)
     ]
 
@@ -52,7 +56,7 @@ def boundary_map(labels: Tensor, radius: int = 2, ignore_index: int = 255, relea
 def _near_another_class(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
     height, width = labels.shape[-2:]
     near = torch.zeros_like(valid, dtype=torch.uint8)  # not bool: torch.compile's C++ for that does not compile
-    for offset in half_disk(radius):
+    for offset in half_disk(radius, height, width):
         here, there = neighbours(height, width, offset)
         differs = ((labels[here] != labels[there]) & valid[here] & valid[there]).to(torch.uint8)
         near[here] |= differs

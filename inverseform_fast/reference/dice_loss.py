@@ -12,7 +12,8 @@ from .segmentation_loss import upsample
 def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     """See :func:`inverseform_fast.functional.dice_loss`."""
     valid = is_valid(labels, ignore_index)[:, None]
-    probability = torch.where(valid, upsample(logits, labels.shape[-2:]).softmax(1), 0)
+    upsampled = torch.where(valid, upsample(logits, labels.shape[-2:]), 0)  # void counts for nothing, even if NaN
+    probability = torch.where(valid, upsampled.softmax(1), 0)
     target = torch.where(valid, labels[:, None], 0).long()
     true = torch.zeros_like(probability, dtype=torch.bool).scatter(1, target, valid)
     both = torch.where(true, probability, 0).sum((0, 2, 3))

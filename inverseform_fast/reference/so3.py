@@ -2,7 +2,7 @@
 
 P = U diag(1, 1, det(U V^T)) V^T is found as a quaternion (w, v), the top eigenvector of Davenport's 4x4 matrix (Horn
 1987), which leaves no sign to choose. Gradients are closed forms that follow from P^T dP = [K^-1 vee(P^T dM)]x; the
-autograd of an SVD would divide by s_i^2 - s_j^2, which is 0 at the identity. Both ops can be differentiated once.
+autograd of an SVD would divide by s_i^2 - s_j^2, which is 0 at the identity. Second derivatives follow from them.
 Notation: H = P^T M, K = tr(H) I - H, vee(A) = (A32 - A23, A13 - A31, A21 - A12), [y]x z = y x z (cross product).
 """
 
@@ -49,29 +49,6 @@ def geodesic_distance(
     return _Geodesic.apply(theta, theta_hat, lam, normalize, smooth, damping)[0].to(dtype)
 
 
-def differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
-    """``gradient``, of which a derivative for ``inputs`` is an error, not 0 (torch.compile refuses it by itself)."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return gradient
-    return _Once.apply(gradient, *inputs)
-
-
-class _Once(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, *inputs: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        return None
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        raise NotImplementedError("project_to_so3 and geodesic_distance can be differentiated once, not twice")
-
-
 class _Projection(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -88,7 +65,27 @@ class _Projection(torch.autograd.Function):
         matrix, rotation = ctx.saved_tensors
         # P^T M stays symmetric, so M + dM turns P by w: dP = P [w]x with K w = vee(P^T dM). For G = df/dP,
         # <G, P [w]x> = vee(P^T G) . w, and K is symmetric: df/dM = P [K^-1 vee(P^T G)]x.
-        return differentiable_once(rotation @ _cross(_solve(_k(rotation, matrix), _vee(rotation.mT @ grad))), matrix)
+        return rotation @ _cross(_Solution.apply(_k(rotation, matrix), _vee(rotation.mT @ grad)))
+
+
+class _Solution(torch.autograd.Function):
+    """:func:`_solve` with derivatives: of x = K^-1 v, dx = K^-1 (dv - dK x)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, vector: Tensor) -> Tensor:
+        return _solve(matrix, vector)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        matrix, solution = ctx.saved_tensors
+        grad_vector = _Solution.apply(matrix, grad)
+        return -grad_vector[..., None] * solution[..., None, :], grad_vector
 
 
 class _Geodesic(torch.autograd.Function):
@@ -135,12 +132,39 @@ class _Geodesic(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*inputs[:2], *output[1:])
+        ctx.options = inputs[2:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         theta, theta_hat, *saved = ctx.saved_tensors
-        gradients = (differentiable_once(grad[..., None, None] * gradient, theta, theta_hat) for gradient in saved)
-        return *gradients, None, None, None, None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # they will be differentiated
+            saved = _geodesic_gradients(theta, theta_hat, *ctx.options)
+        return *(grad[..., None, None] * gradient for gradient in saved), None, None, None, None
+
+
+def _geodesic_gradients(
+    theta: Tensor, theta_hat: Tensor, lam: float, normalize: str | None, smooth: float, damping: float
+) -> list[Tensor]:
+    """The gradients of :class:`_Geodesic`, by functions that can be differentiated."""
+    if damping:
+        raise NotImplementedError("geodesic_distance has second derivatives only without damping")
+    inverse = _inverse(theta)
+    matrix = inverse @ theta_hat
+    divisor = _divisor(matrix, normalize)
+    scaled = matrix / divisor
+    rotation = _Projection.apply(scaled)
+    vee = _vee(rotation)  # 2 sin(angle) times the axis
+    turned = (vee != 0).any(-1, keepdim=True)
+    length = torch.linalg.vector_norm(torch.where(turned, vee, 1), dim=-1, keepdim=True)
+    angle = torch.atan2(length, _trace(rotation)[..., 0] - 1)
+    at_a_match = vee / (2 * smooth) if smooth else 0  # without smoothing, the angle has a cusp there
+    axis = torch.where(turned, vee / length * (angle / (angle.square() + smooth**2).sqrt()), at_a_match)
+    grad = rotation @ _cross(_Solution.apply(_k(rotation, scaled), axis)) + 2 * lam * (scaled - rotation)
+    if normalize is not None:
+        radial = scaled / 3 if normalize == "frobenius" else _adjugate(scaled)[0].mT / 3
+        grad = (grad - (grad * scaled).sum((-2, -1), keepdim=True) * radial) / divisor
+    grad_theta_hat = inverse.mT @ grad
+    return [-grad_theta_hat @ matrix.mT, grad_theta_hat]
 
 
 def _quaternion(matrix: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .checks import check_labels
+from ...checks import check_ignore_index, check_whole, shown
+from .checks import checked_labels
 
 # Comparing each pixel with the neighbours at these offsets (rows, columns) finds one-pixel-wide boundaries.
 _EAST_SOUTH_SOUTHEAST = ((0, 1), (1, 0), (1, 1))
@@ -75,6 +76,7 @@ def mean_boundary_accuracy(prediction: Tensor, target: Tensor, ignore_index: int
     Returns:
         A value in [0, 1]; NaN if no radius finds a boundary.
     """
+    prediction, target = prediction.long(), target.long()  # narrow dtypes cannot hold every ignore_index
     height, width = target.shape
     valid = target != ignore_index
     labels = target.to(torch.int32)
@@ -141,6 +143,7 @@ def boundary_f_scores(
     Returns:
         (len(tolerances), num_classes) float64 on the CPU; NaN for a class with a boundary on neither side.
     """
+    prediction, target = prediction.long(), target.long()
     valid = target != ignore_index
     scores = torch.full((len(tolerances), num_classes), math.nan, dtype=torch.float64)
     present = torch.unique(torch.cat((prediction[valid], target[valid]))).long().cpu()
@@ -192,6 +195,7 @@ def boundary_overlap(
     Returns:
         (2, num_classes) int64 on the CPU: pixels of the intersections, and of the unions.
     """
+    prediction, target = prediction.long(), target.long()
     valid = target != ignore_index
     distance = max(1, round(dilation_ratio * math.hypot(*target.shape)))
     regions = [(labels, boundary_regions(labels, valid, distance)) for labels in (prediction, target)]
@@ -217,19 +221,23 @@ class BoundaryMetrics(Metric):
         dilation_ratio: float = 0.02,
     ) -> None:
         super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
-        if any(tolerance < 0 for tolerance in tolerances):
-            raise ValueError(f"tolerances must be at least 0 pixels, got {tuple(tolerances)}")
-        if not 0 < dilation_ratio < 1:
-            raise ValueError(f"dilation_ratio must be between 0 and 1, got {dilation_ratio}")
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.tolerances, self.dilation_ratio = tuple(tolerances), dilation_ratio
+        if not isinstance(tolerances, (list, tuple)):
+            raise TypeError(f"tolerances must be a list of numbers of pixels, got {shown(tolerances)}")
+        self.tolerances = tuple(check_whole(tolerance, "tolerances", 0, " of pixels") for tolerance in tolerances)
+        if not isinstance(dilation_ratio, (int, float)) or not 0 < dilation_ratio < 1:
+            raise ValueError(f"dilation_ratio must be between 0 and 1, got {shown(dilation_ratio)}")
+        self.num_classes, self.ignore_index = (
+            check_whole(num_classes, "num_classes", 1),
+            check_ignore_index(ignore_index),
+        )
+        self.dilation_ratio = dilation_ratio
         self.add_state("boundary_accuracies", [], dist_reduce_fx="cat")  # (1,) float64 for each image
         self.add_state("f_scores", [], dist_reduce_fx="cat")  # (1, tolerances, classes) float64 each
         self.add_state("overlap", torch.zeros(2, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of integer class ids (N, H, W); see ``SegmentationMetrics.update``."""
-        check_labels(prediction, target, self.num_classes, self.ignore_index)
+        prediction, target = checked_labels(prediction, target, self.num_classes, self.ignore_index)
         options = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
         for predicted, true in zip(prediction, target, strict=True):
             accuracy = mean_boundary_accuracy(predicted, true, self.ignore_index)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from .checks import check_labels
+from ...checks import check_ignore_index, check_whole, shown
+from .checks import checked_labels
 
 
 class RegionMetrics(Metric):
@@ -20,7 +21,12 @@ class RegionMetrics(Metric):
 
     def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None) -> None:
         super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.num_classes, self.ignore_index = (
+            check_whole(num_classes, "num_classes", 1),
+            check_ignore_index(ignore_index),
+        )
+        if not isinstance(class_names, (Sequence, type(None))):
+            raise TypeError(f"class_names must be a list of names, got {shown(class_names)}")
         self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
@@ -29,9 +35,9 @@ class RegionMetrics(Metric):
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of integer class ids (N, H, W); see ``SegmentationMetrics.update``."""
-        check_labels(prediction, target, self.num_classes, self.ignore_index)
+        prediction, target = checked_labels(prediction, target, self.num_classes, self.ignore_index)
         confusion = multiclass_confusion_matrix(
-            prediction.long(), target.long(), self.num_classes, ignore_index=self.ignore_index, validate_args=False
+            prediction, target, self.num_classes, ignore_index=self.ignore_index, validate_args=False
         )
         self.confusion += confusion.to(self.device)
 
