@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import homography
 from ..checks import check_path, shown
 from .registry import ARCHITECTURES
-from .weights import WEIGHTS, load_strictly, read_release, read_weights, size_in, write_weights
+from .weights import WEIGHTS, make_with, read_release, read_weights, size_in, write_weights
 
 
 class InverseTransformNet(nn.Module):
@@ -99,7 +99,7 @@ class InverseTransformNet(nn.Module):
         """
         check_path(path, "release")
         path = Path(path)
-        return load_strictly(lambda: ARCHITECTURES["dense"](outputs=4), read_release(path), path, "release")
+        return make_with(lambda: ARCHITECTURES["dense"](outputs=4), read_release(path), path, "release")
 
     @staticmethod
     def from_file(path: str | os.PathLike[str]) -> InverseTransformNet:
@@ -121,7 +121,7 @@ class InverseTransformNet(nn.Module):
                 f"net: {path} must name an architecture ({', '.join(ARCHITECTURES)}) and its sizes in its metadata, "
                 f"got {shown(header)}"
             ) from error
-        net = load_strictly(lambda: kind(**sizes), weights, path, "net")
+        net = make_with(lambda: kind(**sizes), weights, path, "net")
         net.noise = _noise(header["noise"], path) if "noise" in header else None
         return net
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import homography
 from ..checks import check_maps, check_number, check_path, check_whole, shown
 from ..functional import homography_warp
-from .weights import load_strictly, read_weights, size_in, write_weights
+from .weights import make_with, read_weights, size_in, write_weights
 
 # The last two of the eight coefficients are the perspectives.
 KINDS = {"affine": 6, "homography": 8}
@@ -98,7 +98,7 @@ class SpatialTransformer(nn.Module):
             raise ValueError(
                 f"stn: {path} must hold channels, kind and max_displacement in its metadata, got {shown(header)}"
             ) from error
-        return load_strictly(lambda: SpatialTransformer(*arguments), weights, path, "stn")
+        return make_with(lambda: SpatialTransformer(*arguments), weights, path, "stn")
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kind={self.kind!r}, max_displacement={self.max_displacement}"

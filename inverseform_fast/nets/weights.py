@@ -116,7 +116,17 @@ def size_in(header: dict[str, str], name: str) -> int:
     return int(text)
 
 
-def load_strictly(make: Callable[[], Net], weights: dict[str, Tensor], path: Path, argument: str) -> Net:
+def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
+    """Load ``weights``, read from ``path``.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous, of another shape or dtype, or not finite; the message names it.
+    """
+    _check(net, weights, path, argument)
+    net.load_state_dict(weights)
+
+
+def make_with(make: Callable[[], Net], weights: dict[str, Tensor], path: Path, argument: str) -> Net:
     """A new network, on the CPU, in float32, with ``weights``, which were read from ``path``.
 
     It is first made without memory, so that a file cannot ask for more than its tensors need.
@@ -130,7 +140,7 @@ def load_strictly(make: Callable[[], Net], weights: dict[str, Tensor], path: Pat
             planned = make()
         except ValueError as error:
             raise ValueError(f"{argument}: {path} must name sizes that a network can have: {error}") from error
-    _check_weights(planned, weights, path, argument)
+    _check(planned, weights, path, argument)
     with _plain_tensors("cpu"):
         net = make()
     if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
@@ -152,7 +162,7 @@ def _plain_tensors(device: str) -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def _check_weights(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
+def _check(net: nn.Module, weights: dict[str, Tensor], path: Path, argument: str) -> None:
     expected = {name: _form(value) for name, value in net.state_dict().items()}
     found = {name: _form(value) for name, value in weights.items()}
     wrong = [
