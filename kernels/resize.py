@@ -18,6 +18,7 @@ from torch import Tensor
 from .memory import check_edges
 
 MAX_K = 4
+LOWEST = tl.constexpr(-1.5e38)  # stands for minus infinity; differences of such numbers are finite
 SCALE = tl.constexpr(2.0**-16)  # of summed losses: the sum of a program's pixels stays finite where each loss is
 CELLS = tl.constexpr(16)  # A program has 16 x 16 cells, one per thread; all but its first row and column own a pixel.
 
@@ -73,9 +74,7 @@ def taps(position, size, full):
 
 @triton.jit
 def lerp(first, second, share):
-    """What has no share does not count, even if it is infinite; a share of 1 is of a pixel that is both."""
-    mixed = tl.where(first == second, first, (1 - share) * first + share * second)
-    return tl.where(share == 0, first, mixed)
+    return first + share * (second - first)
 
 
 @triton.jit
@@ -140,15 +139,17 @@ def corner_offsets(cell_y, cell_x, height, width, stride_y, stride_x):
 def upsample(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
     """Full pixels ``[KY, KX, cells]`` of the map at ``plane``, from the offsets of the cells' corners."""
     if not RESIZED:
-        return _load(plane + corners[0])[None]
-    left = lerp(_load(plane + corners[0]), _load(plane + corners[2]), share_y)
-    right = lerp(_load(plane + corners[1]), _load(plane + corners[3]), share_y)
+        return load(plane + corners[0])[None, None, :]
+    left = lerp(load(plane + corners[0])[None, :], load(plane + corners[2])[None, :], share_y)
+    right = lerp(load(plane + corners[1])[None, :], load(plane + corners[3])[None, :], share_y)
     return lerp(left[:, None, :], right[:, None, :], share_x[None, :, :])
 
 
 @triton.jit
-def _load(pointers):
-    return tl.load(pointers).to(tl.float32)[None, :]
+def load(pointers):
+    """Pixels in float32; minus infinity, of which a difference would be NaN, becomes LOWEST."""
+    value = tl.load(pointers).to(tl.float32)
+    return tl.where(value < LOWEST, LOWEST, value)
 
 
 # Upsampling is linear: a full pixel is (1 - sy) (1 - sx) top_left + (1 - sy) sx top_right + sy (1 - sx) bottom_left

@@ -20,10 +20,12 @@ from .elementary import exp, log
 from .layout import empty_gradient
 from .memory import check_edges, gather, plane_strides
 from .resize import (
+    LOWEST,
     cells,
     cut_into_cells,
     full_positions,
     lerp,
+    load,
     owns_pixel,
     taps,
     upsample_backward,
@@ -236,12 +238,11 @@ def _corners(y, x, height, width, full_height, full_width, stride_y, stride_x):
 @triton.jit
 def _logit(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
     """The upsampled logits of one class."""
-    top_left = tl.load(plane + corners[0]).to(tl.float32)
+    top_left = load(plane + corners[0])
     if not RESIZED:
         return top_left
-    top = lerp(top_left, tl.load(plane + corners[1]).to(tl.float32), share_x)
-    bottom_left = tl.load(plane + corners[2]).to(tl.float32)
-    bottom = lerp(bottom_left, tl.load(plane + corners[3]).to(tl.float32), share_x)
+    top = lerp(top_left, load(plane + corners[1]), share_x)
+    bottom = lerp(load(plane + corners[2]), load(plane + corners[3]), share_x)
     return lerp(top, bottom, share_y)
 
 
@@ -253,6 +254,7 @@ def _log_sum_exp(logits, logits_c, channels, corners, share_y, share_x, RESIZED:
     for _ in range(channels):
         largest = tl.maximum(largest, _logit(channel, corners, share_y, share_x, RESIZED))
         channel += logits_c
+    largest = tl.where(largest == LOWEST, float("nan"), largest)  # all classes are impossible
     channel = logits
     total = tl.zeros(share_y.shape, tl.float32)
     for _ in range(channels):

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .elementary import exp
 from .memory import gather
-from .resize import upsample
+from .resize import LOWEST, upsample
 
 VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)  # stand for a void label, and for one that is no class
 
@@ -28,7 +28,7 @@ def labels_at(labels, y, x, inside_y, inside_x, labels_y, labels_x, classes, ign
 
 @triton.jit
 def largest_and_chosen(channel, stride, classes, label, corners, share_y, share_x, RESIZED: tl.constexpr):
-    """The largest logit of each full pixel, and that of its label."""
+    """The largest logit of each full pixel, and that of its label; NaN where all classes are impossible."""
     largest = tl.full(label.shape, float("-inf"), tl.float32)
     chosen = tl.zeros(label.shape, tl.float32)
     for c in range(classes):
@@ -36,7 +36,8 @@ def largest_and_chosen(channel, stride, classes, label, corners, share_y, share_
         largest = tl.maximum(largest, logit)
         chosen = tl.where(label == c, logit, chosen)
         channel += stride
-    return largest, chosen
+    largest = tl.where(largest == LOWEST, float("nan"), largest)
+    return largest, tl.where(chosen == LOWEST, float("-inf"), chosen)
 
 
 @triton.jit
