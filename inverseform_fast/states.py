@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def _verify(file: BinaryIO) -> None:
 def not_finite(state: object, name: str = "") -> str | None:
     """Returns the name of a number or tensor in nested containers that is not finite; None if all of them are."""
     if isinstance(state, Tensor | float):
-        return None if torch.as_tensor(state).isfinite().all() else name
+        return None if (state.isfinite().all() if isinstance(state, Tensor) else math.isfinite(state)) else name
     if not isinstance(state, Mapping | list | tuple):
         return None
     items = state.items() if isinstance(state, Mapping) else enumerate(state)

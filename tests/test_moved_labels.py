@@ -47,7 +47,7 @@ def test_the_program_says_what_moving_brings_and_costs(
     aligner.main()
     brings, _, *costs = capsys.readouterr().out.splitlines()
     before, after, exact = (float(word.rstrip("%")) for word in brings.split() if word.endswith("%"))
-    assert after < 0.6 * before
+    assert after < 0.7 * before
     assert exact < 0.1
     assert [line.split(":")[0] for line in costs] == [
         "headless, loss",

@@ -98,7 +98,8 @@ def evaluate(
         ValueError: the data set lacks a task or an input of the model, or its task differs from the model's; or the
             size or a number is not positive.
     """
-    check_size(size)
+    if size is not None:
+        check_size(size)
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size must be positive and workers at least 0, got {batch_size} and {workers}")
     tasks = dataset.tasks if tasks is None else tasks
