@@ -170,7 +170,7 @@ def test_page_of_nothing_and_of_little(small: Study, tmp_path: Path) -> None:
     parts = page.parts(tmp_path)
     assert f"**0 of {TRIES} trainings" in parts["state"]
     assert (
-        "no result yet. Which of our losses is compared with the rivals is not decided yet. The package's"
+        "no result yet. Which of our losses is compared with the rivals is not decided yet. Until then"
         in parts["state"]
     )
     assert parts["choices"] == parts["scores"] == parts["against-ce"] == parts["against-rivals"] == page.NOTHING

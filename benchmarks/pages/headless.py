@@ -40,12 +40,12 @@ def parts(root: Path) -> dict[str, str]:
         "choices": choices(tried, ARMS),
         "scores": scores(tested, ARMS),
         "against-ce": against_cross_entropy(tested, ARMS),
-        "against-rivals": against_rivals(tested, ARMS, ours),
+        "against-rivals": against_rivals(tested, ARMS, ours or DEFAULT),
         "cost": cost(root),
         "whole-choices": choices(tried_whole, WHOLE),
         "whole-scores": scores(tested_whole, WHOLE),
         "whole-against-ce": against_cross_entropy(tested_whole, WHOLE),
-        "whole-against-rivals": against_rivals(tested_whole, WHOLE, ours_whole),
+        "whole-against-rivals": against_rivals(tested_whole, WHOLE, ours_whole or DEFAULT),
     }
 
 
@@ -94,8 +94,8 @@ def state(tried: Mapping[str, Runs], tested: Mapping[str, Runs], ours: str | Non
         text += " One training each on held-out frames ranks no losses; this page has no result yet."
     if ours is None:
         return (
-            f"{text} Which of our losses is compared with the rivals is not decided yet. The package's default, "
-            f"*{ARMS[DEFAULT].name}*, is provisional.\n"
+            f"{text} Which of our losses is compared with the rivals is not decided yet. Until then it is the package's "
+            f"default, *{ARMS[DEFAULT].name}*.\n"
         )
     return f"{text} The rule chose *{ARMS[ours].name}* as the one of ours to compare with the rivals.\n"
 
@@ -150,8 +150,8 @@ def against_cross_entropy(tested: Mapping[str, Runs], arms: Arms) -> str:
     return paired(tested, [(name, "ce") for name in arms if name != "ce"], arms)
 
 
-def against_rivals(tested: Mapping[str, Runs], arms: Arms, ours: str | None) -> str:
-    return paired(tested, [(ours, name) for name in arms if not arms[name].ours], arms) if ours else NOTHING
+def against_rivals(tested: Mapping[str, Runs], arms: Arms, ours: str) -> str:
+    return paired(tested, [(ours, name) for name in arms if not arms[name].ours], arms)
 
 
 def paired(tested: Mapping[str, Runs], pairs: Sequence[tuple[str, str]], arms: Arms) -> str:
