@@ -94,8 +94,8 @@ def state(tried: Mapping[str, Runs], tested: Mapping[str, Runs], ours: str | Non
         text += " One training each on held-out frames ranks no losses; this page has no result yet."
     if ours is None:
         return (
-            f"{text} Which of our losses is compared with the rivals is not decided yet. Until then it is the package's "
-            f"default, *{ARMS[DEFAULT].name}*.\n"
+            f"{text} Which of our losses is compared with the rivals is not decided yet. Until then it is the "
+            f"package's default, *{ARMS[DEFAULT].name}*.\n"
         )
     return f"{text} The rule chose *{ARMS[ours].name}* as the one of ours to compare with the rivals.\n"
 

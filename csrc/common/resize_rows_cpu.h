@@ -26,8 +26,7 @@ inline void add_adjoint(const Axis& columns, const float* __restrict grad_full, 
   for (int64_t tap = 0; tap < columns.taps; ++tap) {
     const int32_t* position = columns.position.data() + tap * columns.size;
     const float* weight = columns.weight.data() + tap * columns.size;
-    for (int64_t x = 0; x < columns.size; ++x)
-      grad_row[x] += weight[x] == 0 ? 0 : weight[x] * grad_full[position[x]];
+    for (int64_t x = 0; x < columns.size; ++x) grad_row[x] += weight[x] == 0 ? 0 : weight[x] * grad_full[position[x]];
   }
 }
 
