@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from . import functional, homography
 from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
 from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
-from .registration import ToImage, register
+from .registration import register, tiles_to_image
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration
@@ -145,7 +144,7 @@ class LabelAligner(nn.Module):
                 f"labels must be of a dtype that holds ignore_index={self.ignore_index}, got {labels.dtype}"
             )
         with in_full_precision(labels):
-            finite = evidence.isfinite().flatten(1).all(1)
+            finite = evidence.amax(1).isfinite().flatten(1).all(1)  # a class may be impossible (-inf), but not all
             known = finite[:, None, None, None]
             readings = self._read(torch.where(known, evidence, 0), labels, boundary_logits is None)
             known = known & (readings.square().sum(-1, keepdim=True) < _LONGEST**2)
@@ -215,7 +214,7 @@ def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
     """Displacement ``(N, 2, H, W)`` in pixels by the coefficients ``(N, rows, columns, 8)`` of overlapping tiles."""
     n, rows, columns, _ = readings.shape
     height, width = size
-    to_image = constant(_Adjoint(rows, columns), readings.dtype, readings.device)
+    to_image = constant(_adjoints, readings.dtype, readings.device, rows, columns)
     motion = (to_image @ readings[..., None])[..., 0].movedim(-1, 1) / _STEPS
     motion = F.pad(motion, (1, 1, 1, 1), mode="replicate")  # from the outermost centres of tiles to the image's edges
     y, x = torch.meshgrid(_points(height, rows, readings), _points(width, columns, readings), indexing="ij")
@@ -231,13 +230,10 @@ def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
 
 
-@dataclass(frozen=True)
-class _Adjoint(ToImage):
-    """Makes ``(rows, columns, 8, 8)``, which takes coefficients of tiles to the image's coordinates."""
-
-    def __call__(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        maps = super().__call__(torch.float64, torch.device("cpu"))
-        return homography.adjoint(maps).view(self.rows, self.columns, 8, 8).to(device, dtype)
+def _adjoints(dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> Tensor:
+    """``(rows, columns, 8, 8)``: takes coefficients of tiles to the image's coordinates."""
+    maps = tiles_to_image(torch.float64, torch.device("cpu"), rows, columns)
+    return homography.adjoint(maps).view(rows, columns, 8, 8).to(device, dtype)
 
 
 def _points(pixels: int, tiles: int, like: Tensor) -> Tensor:

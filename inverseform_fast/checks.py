@@ -146,7 +146,7 @@ def check_number(value: Any, name: str) -> float:
     try:
         return value if isinstance(value, int) and abs(value) < _BELOW else float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def check_weight(value: Any, name: str) -> float:

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], Tensor] = {}
+_CONSTANTS: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device, tuple[int, ...]], Tensor] = {}
 
 
-def constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``make(dtype, device)``, called once per dtype and device, because a copy from the host waits for the GPU."""
-    key = make, dtype, device
+def constant(make: Callable[..., Tensor], dtype: torch.dtype, device: torch.device, *sizes: int) -> Tensor:
+    """``make(dtype, device, *sizes)``, called once for these arguments: a copy from the host waits for the GPU."""
+    key = make, dtype, device, sizes
     if torch.compiler.is_compiling():
-        return make(dtype, device)
+        return make(dtype, device, *sizes)
     if key not in _CONSTANTS:
         with torch.inference_mode(False), torch.device("cpu"):  # whatever the default device is, such as meta
-            made = make(dtype, device)
+            made = make(dtype, device, *sizes)
         if type(made) is not Tensor:  # a tracer's fake tensor is not kept
             return made
         _CONSTANTS[key] = made

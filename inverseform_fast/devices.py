@@ -14,7 +14,10 @@ def choose_device(name: torch.device | str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=torch.device(name)).device
+        device = torch.device(name)
+        if device.type == "meta":
+            raise ValueError("it computes nothing")
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         got = repr(name) if isinstance(name, str) else type(name).__name__
         raise ValueError(

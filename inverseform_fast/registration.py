@@ -12,8 +12,6 @@ and the inverse curvature again. So each reading brings its own noise, and no ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,10 +40,10 @@ def register(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """
     n, classes = logits.shape[:2]
     rows, columns = (max(1, round(edge / _TILE)) * 2 - 1 for edge in labels.shape[1:])
-    to_image = constant(ToImage(rows, columns), torch.float32, logits.device)
+    to_image = constant(tiles_to_image, torch.float32, logits.device, rows, columns)
     probabilities = _cells(logits.float().softmax(1), rows, columns)
     ids, weights, known = _classes(labels, *_moved(to_image), classes, ignore_index)
-    a = torch.zeros(n, rows * columns, 8, device=logits.device)
+    a = torch.zeros(n, rows * columns, 8, dtype=torch.float32, device=logits.device)
     for pooled, steps in _LEVELS:
         smooth = F.avg_pool2d(probabilities, _BOX * pooled, pooled, (_BOX - 1) * pooled // 2, count_include_pad=False)
         fit = _Fit(smooth + _FLOOR, ids, weights, to_image)
@@ -54,19 +52,13 @@ def register(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return torch.where(known[..., None], a, 0).view(n, rows, columns, 8)
 
 
-@dataclass(frozen=True)
-class ToImage:
-    """Makes ``(rows * columns, 3, 3)``: from the coordinates of tiles that half overlap to the image's."""
-
-    rows: int
-    columns: int
-
-    def __call__(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        maps = torch.zeros(self.rows, self.columns, 3, 3, dtype=torch.float64)
-        maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (self.columns + 1), 2 / (self.rows + 1), 1
-        maps[..., 0, 2] = (torch.arange(self.columns) + 1) * 2 / (self.columns + 1) - 1
-        maps[..., 1, 2] = ((torch.arange(self.rows) + 1) * 2 / (self.rows + 1) - 1)[:, None]
-        return maps.flatten(0, 1).to(device, dtype)
+def tiles_to_image(dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> Tensor:
+    """``(rows * columns, 3, 3)``: from the coordinates of tiles that half overlap to the image's."""
+    maps = torch.zeros(rows, columns, 3, 3, dtype=torch.float64)
+    maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (columns + 1), 2 / (rows + 1), 1
+    maps[..., 0, 2] = (torch.arange(columns) + 1) * 2 / (columns + 1) - 1
+    maps[..., 1, 2] = ((torch.arange(rows) + 1) * 2 / (rows + 1) - 1)[:, None]
+    return maps.flatten(0, 1).to(device, dtype)
 
 
 def _cells(probabilities: Tensor, rows: int, columns: int) -> Tensor:
@@ -107,7 +99,7 @@ def _classes(labels: Tensor, x: Tensor, y: Tensor, classes: int, ignore_index: i
     height, width = labels.shape[1:]
     ids = labels[:, ((y + 1) / 2 * height).long(), ((x + 1) / 2 * width).long()].long()
     valid = (ids != ignore_index) & (ids >= 0) & (ids < classes)
-    weights = valid / valid.sum(2, keepdim=True).clamp(min=1)
+    weights = valid.float() / valid.sum(2, keepdim=True).clamp(min=1)
     several = ids.where(valid, classes).amin(2) < ids.where(valid, -1).amax(2)
     return ids.where(valid, 0), weights, several
 
@@ -137,7 +129,7 @@ class _Fit:
             better = (new_value > value)[..., None]
             a, slopes = torch.where(better, a + step, a), torch.where(better, new_slopes, slopes)
             value = torch.maximum(new_value, value)
-            damping = damping * torch.where(better[..., None], _EASED, _RAISED)
+            damping = torch.where(better[..., None], damping * _EASED, damping * _RAISED)
         return a, slopes
 
     def at(self, a: Tensor) -> tuple[Tensor, Tensor]:

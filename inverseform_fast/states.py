@@ -47,10 +47,11 @@ def read_state(path: Path, kind: str) -> Any:
             _verify(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
+            name = not_finite(state)
         except Exception as error:  # a damaged file may raise nearly any exception
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path} must be a complete {kind}, but cannot be read: {reason}") from error
-    if name := not_finite(state):
+    if name:
         raise ValueError(f"{path} must be a {kind} of finite numbers, but {name} is not finite")
     return state
 
@@ -136,6 +137,8 @@ def restore_optimizer(optimizer: Optimizer, state: object, name: str) -> None:
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != expected:
                 found = tuple(value.shape) if isinstance(value, Tensor) else value
                 raise ValueError(f"{name}: {key} of parameter {index} must be floats {tuple(expected)}, got {found!r}")
+            if key in ("step", "exp_avg_sq") and (value < 0).any():
+                raise ValueError(f"{name}: {key} of parameter {index} must be at least 0")
     optimizer.load_state_dict({"state": gathered, "param_groups": fresh["param_groups"]})
 
 

@@ -249,6 +249,29 @@ def test_half_precision_and_autocast_change_next_to_nothing(aligner: iff.LabelAl
     torch.testing.assert_close(half, expected, rtol=0, atol=0.1)
 
 
+def test_a_class_may_be_impossible(aligner: iff.LabelAligner, scenes: Tensor) -> None:
+    labels, logits = displaced(scenes, 9, 0), seen(scenes)
+    masked = torch.cat((logits, torch.full_like(logits[:, :1], -torch.inf)), 1)
+    assert aligner.align(masked, labels).finite.all()
+    assert torch.equal(aligner(masked, labels), aligner(logits, labels))
+
+
+def test_the_default_dtype_changes_nothing(aligner: iff.LabelAligner, scenes: Tensor) -> None:
+    labels, logits = displaced(scenes, 9, 0), seen(scenes)
+    expected = aligner(logits, labels)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(aligner(logits, labels), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_it_compiles(scenes: Tensor) -> None:
+    labels, logits = displaced(scenes, 9, 0), F.avg_pool2d(seen(scenes), 4)
+    compiled = torch.compile(iff.LabelAligner(), backend="eager")
+    assert torch.equal(compiled(logits, labels), iff.LabelAligner()(logits, labels))
+
+
 def test_an_empty_batch_stays_empty(aligner: iff.LabelAligner) -> None:
     assert aligner(torch.zeros(0, 3, 8, 8), torch.zeros(0, 32, 32, dtype=torch.uint8)).shape == (0, 32, 32)
 

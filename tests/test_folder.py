@@ -44,7 +44,18 @@ def test_a_split_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    ["train2017", "val_set", "TestImages", "leftImg8bit_train", "dev", "trainval", "holdout", "town/train", "my test"],
+    [
+        "train2017",
+        "val_set",
+        "TestImages",
+        "leftImg8bit_train",
+        "dev",
+        "trainval",
+        "holdout",
+        "town/train",
+        "my test",
+        "town/development",
+    ],
 )
 def test_a_folder_that_looks_like_a_split_is_not_divided_by_chance(tmp_path: Path, folder: str) -> None:
     files(tmp_path, *(f"{folder}/{i}" for i in range(3)), *(f"other/{i}" for i in range(3)))
@@ -52,12 +63,21 @@ def test_a_folder_that_looks_like_a_split_is_not_divided_by_chance(tmp_path: Pat
         Folder("train", tmp_path)
 
 
-@pytest.mark.parametrize("folder", ["valley", "contest", "latest", "trains", "developers", "devon"])
+@pytest.mark.parametrize(
+    "folder",
+    ["valley", "contest", "latest", "trains", "developers", "devon", "train_station", "test-tube", "Test Site A"],
+)
 def test_a_folder_whose_name_only_holds_such_letters_is_no_split(tmp_path: Path, folder: str) -> None:
     files(tmp_path, "test", "train", *(f"{folder}/{i}" for i in range(3)))
     assert sorted(name for split in SPLITS for name in Folder(split, tmp_path).names) == sorted(
         ["test", "train", *(f"{folder}/{i}" for i in range(3))]
     )
+
+
+def test_labels_may_lie_in_a_split_of_another_spelling(tmp_path: Path) -> None:
+    root = files(tmp_path, "Training/a", "Training/b", "val/c")
+    (root / "labels/Training").rename(root / "labels/train")
+    assert Folder("train", root).names == ["Training/a", "Training/b"]
 
 
 def test_a_folder_without_labels_is_named(tmp_path: Path) -> None:
@@ -70,6 +90,11 @@ def test_two_folders_of_one_split_and_lists_of_splits_are_refused(tmp_path: Path
     files(tmp_path / "a", "train/a", "val/a", "Validation/b")
     with pytest.raises(ValueError, match="must have one folder for the split val, got Validation and val"):
         Folder("train", tmp_path / "a")
+    files(tmp_path / "c", "a", "b", "c", "d")
+    (tmp_path / "c/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "c/ImageSets/Segmentation/trainval.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"lists such as ImageSets/Segmentation/trainval\.txt are not read"):
+        Folder("train", tmp_path / "c")
     files(tmp_path / "b", "a", "b", "c", "d")
     (tmp_path / "b/val.txt").write_text("a\n")
     with pytest.raises(ValueError, match=r"lists such as val\.txt are not read"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inverseform_fast import homography, registration
 from inverseform_fast.inverse_net.pairs import view_labels
-from inverseform_fast.registration import ToImage, register
+from inverseform_fast.registration import register, tiles_to_image
 from inverseform_fast.segmentation.datasets import Scenes
 
 HALF = 112  # pixels
@@ -26,7 +26,7 @@ def fit(scenes: Tensor, generator: torch.Generator) -> registration._Fit:
     """One scene in one tile, and a smooth prediction that has little to do with it."""
     logits = F.interpolate(torch.randn(1, 12, 5, 5, generator=generator), (56, 56), mode="bicubic")
     probabilities = logits.softmax(1) + 0.05
-    to_image = ToImage(1, 1)(torch.float32, torch.device("cpu"))
+    to_image = tiles_to_image(torch.float32, torch.device("cpu"), 1, 1)
     ids, weights, known = registration._classes(scenes[:1], *registration._moved(to_image), logits.shape[1], 255)
     assert known.all()
     return registration._Fit(probabilities, ids, weights, to_image)
@@ -126,8 +126,8 @@ def test_tiles_half_overlap(scenes: Tensor) -> None:
     assert right == pytest.approx(9, abs=2)
 
 
-def test_to_image_takes_tiles_to_their_places() -> None:
-    maps = ToImage(3, 1)(torch.float64, torch.device("cpu"))
+def test_tiles_have_their_places_in_the_image() -> None:
+    maps = tiles_to_image(torch.float64, torch.device("cpu"), 3, 1)
     corner = torch.tensor([1.0, 1, 1], dtype=torch.float64)
     places = (maps @ corner)[:, :2]
     assert places.tolist() == [[1, 0], [1, 0.5], [1, 1]]

@@ -117,8 +117,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_positive(self, "radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every", "clip")
-        check_positive(self, "crop", "scale", "resize", "eval_size")
+        check_positive(self, "crop", "resize", "eval_size")
         check_range(self, 0, "weight_decay", "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
+        check_range(self, 0.01, "scale", highest=100)
         check_range(self, 0, "seed", highest=MOST_SEED)
         check_range(self, 1, "threads", highest=MOST_THREADS)
         check_range(self, 0, "inverseform_start", "align_start", highest=self.steps - 1)

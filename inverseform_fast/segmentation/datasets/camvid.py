@@ -66,7 +66,7 @@ def _read_names(path: Path) -> list[str]:
     """Reads a list of frames, one in a line."""
     if not path.is_file():
         raise FileNotFoundError(f"root must hold a list of the split's frames: no file {path}")
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not names:
         raise ValueError(f"{path} must list the frames of the split, one in a line, got none")
     if twice := [name for name, count in Counter(names).items() if count > 1]:

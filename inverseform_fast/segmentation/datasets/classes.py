@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 from ...files import read_text
 from ..tasks import RGB, SemanticTask
 from ..tasks.semantic import VOID, palette
+
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, half characters and ends of lines
 
 
 def read_task(path: Path) -> SemanticTask:
@@ -32,7 +35,8 @@ def read_task(path: Path) -> SemanticTask:
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"class {position} of {path} must have a name, got {entry!r}")
-        if not (name := name.strip()).isprintable():
+        name = name.strip()
+        if any(unicodedata.category(character) in _NOT_SHOWN for character in name):
             raise ValueError(f"class {position} of {path} must have a name of printable characters, got {name!r}")
         if name in names:
             raise ValueError(f"class {position} of {path} must have a name of its own, got {name} again")
@@ -50,7 +54,7 @@ def _class_entries(path: Path) -> object:
         raise FileNotFoundError(f"root must hold a list of classes: no file {path}")
     text = read_text(path)
     if path.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in text.split("\n") if line.strip()]
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -21,11 +21,12 @@ from .label_map import LabelMap, Pairs
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
-_LIKE_A_SPLIT = re.compile(  # such as train2017, val_set, leftImg8bit_train or dev, but neither valley nor contest
-    r"(^|[^a-z])(train|training|trn|trainval|val|valid|validation|validate|minival|test|testing|tst|dev|eval|evaluation"
-    r"|holdout)(set|split|data|images|imgs)?($|[^a-z])",
+_LIKE_A_SPLIT = re.compile(  # such as train2017, val_set or leftImg8bit_train; but not valley, contest, train_station
+    r"(^|[^a-z])(train|training|trn|trainval|val|valid|validation|validate|minival|test|testing|tst|dev|development"
+    r"|eval|evaluation|holdout)[^a-z]*(set|split|data|images|imgs)?[^a-z]*$",
     re.IGNORECASE,
 )
+_LISTS = (".txt", ".csv", ".json", ".lst")
 
 
 class Folder(FileDataset):
@@ -67,15 +68,22 @@ class Folder(FileDataset):
         images, others = _images(root)
         files = by_lower_suffix(_files_in(root / "labels"))
         wanted = {name: root / "labels" / f"{name}.png" for name in images}
-        labels = {name: files.get(path, path) for name, path in wanted.items()}
+        by_split = {_of_split(path.relative_to(root / "labels")): path for path in files}
+        same = {name: by_split.get(_of_split(path.relative_to(root / "labels")), path) for name, path in wanted.items()}
+        labels = {name: files.get(path, files.get(same[name], path)) for name, path in wanted.items()}
         names = [name for name, found in _splits(root, images).items() if found == split]
         if split in self.splits and not names:
             raise FileNotFoundError(f"split {split!r} must have images: none in {root / 'images' / split}")
         lists = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]
         task = read_task(lists[0]) if lists else _counted_task(labels.values(), values)
         pairs = [Pair(images[name], labels[name]) for name in names]
-        alone = sum(path.suffix == ".png" for path in files.keys() - wanted.values())
+        alone = sum(path.suffix == ".png" for path in files.keys() - {*wanted.values(), *same.values()})
         super().__init__(split, pairs, names, task, cache, transform, values, _remarks(others, alone))
+
+
+def _of_split(path: Path) -> Path:
+    """The path with the split's usual name in place of its top folder's, such as train for Training."""
+    return Path(_SPLITS.get(path.parts[0].lower(), path.parts[0]), *path.parts[1:])
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -154,8 +162,12 @@ def _check_for_splits(root: Path, folders: dict[str, list[str]]) -> None:
             raise ValueError(
                 f"the splits of {root} must be clear, but the folder {looks[0]} of images/{name} looks like one: {rule}"
             )
-    if lists := sorted(path.name for path in root.glob("*.txt") if path.stem.lower() in _SPLITS):
-        raise ValueError(f"the splits of {root} must be clear, but lists such as {lists[0]} are not read: {rule}")
+    others = [path for path in root.glob("*") if path.name not in ("images", "labels")]
+    files = [*others, *(path for other in others for pattern in ("*", "*/*") for path in other.glob(pattern))]
+    lists = sorted(path for path in files if path.suffix in _LISTS and path.stem.lower() in {*_SPLITS, "trainval"})
+    if lists:
+        name = lists[0].relative_to(root).as_posix()
+        raise ValueError(f"the splits of {root} must be clear, but lists such as {name} are not read: {rule}")
 
 
 def _counted_task(labels: Collection[Path], label_map: LabelMap | None) -> SemanticTask:
