@@ -57,3 +57,14 @@ def test_names_in_json_are_held_to_the_same(tmp_path: Path, content: str, messag
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         read_task(path)
+
+
+def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    names = (
+        "road\u00a0sign",
+        "\u0645\u06cc\u200c\u0631\u0648\u062f",
+        "\u9053\u8def\u3000x",
+    )  # NBSP, ZWNJ, ideographic space
+    path.write_text("\n".join(names), encoding="utf-8")
+    assert read_task(path).classes == names

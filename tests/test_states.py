@@ -79,6 +79,15 @@ def optimizer(kind: str) -> torch.optim.Optimizer:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_numbers_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"model": {"weight": tensor}}, path)
+    with pytest.raises(ValueError, match=r"last\.pt must be a complete checkpoint"):
+        read_state(path, "checkpoint")
+
+
 @pytest.mark.parametrize("kind", ["AdamW", "SGD"])
 def test_an_optimizer_takes_its_own_state_and_keeps_its_options(kind: str) -> None:
     saved = copy.deepcopy(optimizer(kind).state_dict())
@@ -105,6 +114,7 @@ def test_an_optimizer_takes_its_own_state_and_keeps_its_options(kind: str) -> No
             r"exp_avg of parameter 0 must be floats \(2, 3\), got \(3,\)",
         ),
         (lambda s: s["state"][0].update(exp_avg="x"), r"exp_avg of parameter 0 must be floats \(2, 3\), got 'x'"),
+        (lambda s: s["state"][0].update(step=torch.tensor(-1.0)), "step of parameter 0 must be at least 0"),
         (lambda s: s["state"][1].update(step=torch.ones(2)), r"step of parameter 1 must be floats \(\), got \(2,\)"),
     ],
 )
