@@ -12,6 +12,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 from training_runs import run, tiny_config
 
@@ -110,7 +111,7 @@ def test_the_report_on_labels_shows_names_as_they_are(tmp_path: Path) -> None:
 
 
 def texts(figure: Figure) -> set[str]:
-    return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}  # type: ignore[attr-defined]
+    return {artist.get_text() for artist in figure.findobj(Text) if isinstance(artist, Text)}
 
 
 def test_pictures_show_names_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

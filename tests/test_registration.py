@@ -75,6 +75,18 @@ def test_the_curvature_is_the_fisher_information(scenes: Tensor, fit: registrati
     torch.testing.assert_close(whole, whole.T)
 
 
+def test_the_curvature_of_a_slanted_prediction_couples_x_and_y(fit: registration._Fit) -> None:
+    along = (torch.arange(56) + 0.5) / 28 - 1
+    first = ((1 + (along + along[:, None]) / 4) / 2)[None, None]
+    shape = (1, 1, registration._POINTS**2)
+    ids, weights = torch.zeros(shape).long(), torch.full(shape, 1 / shape[2])
+    (xx, xy), (yx, yy) = (
+        registration._Fit(torch.cat((first, 1 - first), 1), ids, weights, fit.to_image).curvature[0, 0, :2, :2].tolist()
+    )  # of shifts along x and y, by which it changes alike
+    assert xy == yx == pytest.approx(xx, rel=0.05) == pytest.approx(yy, rel=0.05)
+    assert xx > 0.05
+
+
 @pytest.mark.parametrize("pixels", [8.0, 16.0])
 def test_random_homographies_are_found(scenes: Tensor, generator: torch.Generator, pixels: float) -> None:
     a = F.normalize(torch.randn(len(scenes), 8, generator=generator)) * pixels / HALF
