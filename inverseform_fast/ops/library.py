@@ -6,6 +6,7 @@ another step before or after, the kernel is a Python function in ``ops/<op>.py``
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -97,8 +98,9 @@ def differentiate_loss(forward: Callable[..., Any], backward: Callable[..., Tens
     differentiate(forward, scaled, save)
 
 
+@functools.cache  # a second time would wrap what the first has registered
 def share_the_cpu_with_triton() -> None:
-    """Let CPU tensors run Triton's kernels, by its interpreter, if that backend is chosen.
+    """Let CPU tensors run Triton's kernels, by its interpreter or a fake driver, if that backend is chosen.
 
     Only here does a device have two kernels. The dispatcher cannot choose between them, so :func:`_either` asks for the
     backend again.
