@@ -22,6 +22,8 @@ LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 VOID = 255  # of a boundary map, as in reference/boundary_map.py
 _BELOW = 2**31  # of whole numbers: the kernels count in 32 bits
+_EXACT = 2**24  # float32 holds all whole numbers up to here
+_HEAVIEST = 1e28  # of class weights: their sum over all pixels must be a float32
 
 
 def shown(value: object) -> str:
@@ -45,6 +47,9 @@ def readable(tensor: Tensor) -> bool:
 
 def check_tensor(value: object, name: str) -> None:
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_nested:
+            got = "a nested one" if value.is_nested else f"layout {value.layout}, of which to_dense() makes one"
+            raise TypeError(f"{name} must be an ordinary, dense tensor, got {got}")
         return
     hint = ""
     if isinstance(value, np.ndarray):
@@ -165,6 +170,8 @@ def check_size(size: Sequence[int] | None, name: str = "size") -> tuple[int, int
     if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_whole(s) and 1 <= s < _BELOW for s in pair):
         raise ValueError(f"{name} must be (height, width) in pixels, got {shown(size)}")
     height, width = (int(s) if isinstance(s, np.integer) else s for s in pair)
+    if height * width >= _BELOW:
+        raise ValueError(f"{name} must be of fewer than 2^31 pixels, got {height} x {width}")
     return height, width
 
 
@@ -203,8 +210,9 @@ def check_class_weights(class_weights: Tensor, classes: int | None = None) -> No
 
 def check_weights_are_positive(class_weights: Tensor) -> None:
     known = class_weights.detach().double()
-    if not ((known >= 0) & (known < math.inf)).all():
-        raise ValueError(f"class_weights must be finite and at least 0, got {known.tolist()[:10]}")
+    if not isinstance(known, FakeTensor) and not ((known >= 0) & (known <= _HEAVIEST)).all():
+        got = known.tolist()[:10]
+        raise ValueError(f"class_weights must be finite, at least 0 and at most {_HEAVIEST:g}, got {got}")
 
 
 def check_align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> None:
@@ -290,6 +298,13 @@ def check_homography_warp(image: Tensor, theta: Tensor, mode: str, padding: str)
             f"theta must be floating point ({n}, 3, 3) or ({n}, T, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
         )
     check_same_device("theta", theta, "image", image)
+    if image.dtype in (torch.int32, torch.int64) and readable(image):
+        _check_exact(image)
+
+
+def _check_exact(image: Tensor) -> None:
+    if len(far := image[(image > _EXACT) | (image < -_EXACT)]):
+        raise ValueError(f"image must hold whole numbers up to 2^24, got {far[0].item()}")
 
 
 def check_local_correlation(first: Tensor, second: Tensor, reach: int, groups: int) -> tuple[int, int]:
@@ -298,6 +313,8 @@ def check_local_correlation(first: Tensor, second: Tensor, reach: int, groups: i
     reach = check_whole(reach, "reach", 0, " of cells")
     if not _is_whole(groups) or groups < 1 or first.shape[1] % groups:
         raise ValueError(f"groups must divide the {first.shape[1]} channels, got {shown(groups)}")
+    if (numbers := int(groups) * (2 * reach + 1) ** 2 * first.shape[2] * first.shape[3]) >= _BELOW:
+        raise ValueError(f"reach must ask for fewer than 2^31 numbers of an image, got {reach}, which are {numbers}")
     return reach, int(groups)
 
 

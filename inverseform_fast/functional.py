@@ -167,7 +167,7 @@ def homography_warp(
     bits; if any of the incoming gradient is NaN, all of it is NaN.
 
     Args:
-        image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers below 2^24 with ``mode="nearest"``.
+        image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers up to 2^24 with ``mode="nearest"``.
         theta: ``(N, 3, 3)`` floating-point maps from output points to input points; or ``(N, T, 3, 3)`` for T views of
             each image, which is then read once (the tiles of an image, the two sides of a training pair).
         size: ``(H', W')`` of the result; None keeps the image's size.

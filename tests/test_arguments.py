@@ -132,6 +132,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
 }
 WRONG = (object(), {"out": LOGITS}, np.zeros((2, 3)), 2.5j, "x" * 90, torch.zeros(2, dtype=torch.complex64))
+WRONG += (LOGITS.to_sparse(),)
 
 
 @pytest.mark.filterwarnings("ignore:net has no noise figure")
@@ -156,7 +157,17 @@ def test_a_wrong_type_is_an_error_that_names_the_argument(call: str, argument: s
         ("segmentation_loss", "logits", None, "logits must be a tensor, got NoneType"),
         ("segmentation_loss", "labels", np.zeros((2, 8, 8), np.uint8), "got ndarray: torch.from_numpy makes one"),
         ("segmentation_loss", "class_weights", [1.0, 2.0, 3.0], "class_weights must be a tensor, got list"),
-        ("segmentation_loss", "class_weights", -torch.ones(3), "class_weights must be finite and at least 0, got"),
+        ("segmentation_loss", "class_weights", -torch.ones(3), "class_weights must be finite, at least 0 and at most"),
+        ("segmentation_loss", "class_weights", torch.full((3,), 3e38), r"at most 1e\+28, got \[3\."),
+        ("segmentation_loss", "logits", LOGITS.to_sparse(), "must be an ordinary, dense tensor.*of which to_dense"),
+        (
+            "segmentation_loss",
+            "logits",
+            torch.nested.nested_tensor([LOGITS[0]], layout=torch.jagged),
+            "dense tensor, got a nested one",
+        ),
+        ("homography_warp", "size", (2**16, 2**15), r"size must be of fewer than 2\^31 pixels, got 65536 x 32768"),
+        ("local_correlation", "reach", 10**6, r"reach must ask for fewer than 2\^31 numbers of an image, got 1000000"),
         ("segmentation_loss", "ignore_index", None, "ignore_index must be a whole number.*got None"),
         ("segmentation_loss", "ignore_index", 255.0, r"ignore_index must be a whole number.*got 255\.0"),
         ("segmentation_loss", "ignore_index", 2**63, "ignore_index must be a whole number of 64 bits"),

@@ -232,12 +232,16 @@ def test_a_label_with_an_unknown_id_is_named(tree: tuple[str, Path]) -> None:
         build_dataset(name, "val", root)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1"])
-def test_a_label_of_several_channels_or_one_bit_is_named(tree: tuple[str, Path], mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "way"), [("RGB", "getchannel"), ("RGBA", "getchannel"), ("LA", "getchannel"), ("1", "label_map=0:0,255:1")]
+)
+def test_a_label_of_several_channels_or_one_bit_is_named(tree: tuple[str, Path], mode: str, way: str) -> None:
     name, root = tree
     label = root / "labels" / f"{FIRST}.png"
     Image.open(label).convert(mode).save(label)
-    with pytest.raises(ValueError, match=f"{re.escape(str(label))} must have one 8-bit channel.*got mode {mode}"):
+    with pytest.raises(
+        ValueError, match=f"{re.escape(str(label))} must have one 8-bit channel.*got mode {mode}.*{way}"
+    ):
         build_dataset(name, "val", root)
 
 

@@ -86,6 +86,16 @@ def test_a_folder_without_labels_is_named(tmp_path: Path) -> None:
         Folder("train", tmp_path)
 
 
+def test_a_split_without_labels_stops_no_other(tmp_path: Path) -> None:
+    root = files(tmp_path, *(f"{split}/{i}" for split in SPLITS for i in range(2)))
+    (root / "classes.txt").unlink()
+    for path in (root / "labels/test").iterdir():
+        path.unlink()
+    assert len(Folder("train", root).tasks["semantic"].classes) == 3
+    with pytest.raises(FileNotFoundError, match="must have a label"):
+        Folder("test", root)
+
+
 def test_two_folders_of_one_split_and_lists_of_splits_are_refused(tmp_path: Path) -> None:
     files(tmp_path / "a", "train/a", "val/a", "Validation/b")
     with pytest.raises(ValueError, match="must have one folder for the split val, got Validation and val"):
@@ -144,6 +154,14 @@ def test_linked_folders_and_files_count(tmp_path: Path) -> None:
     assert Folder("train", root).names == ["train/b", "train/day/a", *night]
     assert Folder("test", root).names == [f"test/{i}" for i in range(5)]
     assert len(read_label_maps(root / "labels")) == 5 + 5 + 3
+
+
+def test_a_file_that_links_lead_to_twice_is_not_divided_by_chance(tmp_path: Path) -> None:
+    root = files(tmp_path, *(f"2024/{i}" for i in range(5)))
+    for kind in ("images", "labels"):
+        (root / kind / "latest").symlink_to(root / kind / "2024")
+    with pytest.raises(ValueError, match=r"images must be files of their own .*latest/0\.png is .*2024/0\.png"):
+        Folder("train", root)
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])

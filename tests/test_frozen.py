@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import some_labels
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import inverseform_fast as iff
 from inverseform_fast.constants import _CONSTANTS
@@ -46,6 +47,15 @@ def test_a_loss_that_becomes_uninitialized_keeps_its_weights(net: str, expected:
     model = nn.ModuleDict({"backbone": nn.Conv2d(3, 3, 1), "criterion": make(net)})
     model.to("meta").to_empty(device="cpu")
     assert loss_of(model["criterion"]) == expected
+
+
+def test_a_loss_that_is_made_of_fake_tensors_has_its_weights(net: str, expected: Tensor) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        criterion = make(net)
+        criterion.class_weights = None
+        assert loss_of(criterion).shape == ()
+    criterion.class_weights = torch.tensor([1.0, 2.0, 3.0])
+    assert loss_of(criterion) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

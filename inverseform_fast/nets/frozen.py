@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..checks import check_path
 from .base import InverseTransformNet
@@ -45,7 +46,8 @@ class WithFrozenNet(nn.Module):
             frozen = net
         else:
             check_path(net, "net")
-            frozen = InverseTransformNet.from_file(weight_file(net))
+            with unset_fake_temporarily():  # a model that is only planned, with fake tensors, has a true network
+                frozen = InverseTransformNet.from_file(weight_file(net))
         if any(tensor.is_meta for tensor in _tensors(frozen)):
             raise ValueError("net must have weights, got a network on the meta device: load it from a file")
         # This bypasses nn.Module.__setattr__, so that the frozen network is not registered.

@@ -34,6 +34,8 @@ _TURNS = {  # what undoes an EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 _LABEL_MODES = ("L", "P", "I;16", "I")  # older versions of Pillow call 16 bits "I"
+_ONE_CHANNEL = "if its channels are equal, Image.open(file).getchannel(0).save(file) keeps one; colors must become ids"
+_WAYS_OUT = {"1": "Image.open(file).convert('L').save(file) makes it 0 and 255, which label_map=0:0,255:1 reads"}
 
 
 class Pair(NamedTuple):
@@ -229,7 +231,7 @@ def read_values(path: Path) -> np.ndarray:
     if label.mode not in _LABEL_MODES:
         raise ValueError(
             f"label {path} must have one 8-bit channel (or one of 16 bits) whose value is the class id, "
-            f"got mode {label.mode} ({len(label.getbands())} channels)"
+            f"got mode {label.mode} ({len(label.getbands())} channels): {_WAYS_OUT.get(label.mode, _ONE_CHANNEL)}"
         )
     if label.mode.startswith("I"):
         return np.array(label).astype(np.uint16)

@@ -140,6 +140,7 @@ def _splits(root: Path, images: dict[str, Path]) -> dict[str, str]:
             f"root must have at least 3 images to divide into train, val and test (or folders of these names below "
             f"images/), got {len(images)}"
         )
+    _check_for_copies(images)
     shuffled = sorted(images, key=lambda name: hashlib.sha256(name.encode()).digest())
     tenth = max(1, round(len(images) / 10))
     held_out = {name: "val" for name in shuffled[:tenth]} | {name: "test" for name in shuffled[tenth : 2 * tenth]}
@@ -170,10 +171,21 @@ def _check_for_splits(root: Path, folders: dict[str, list[str]]) -> None:
         raise ValueError(f"the splits of {root} must be clear, but lists such as {name} are not read: {rule}")
 
 
+def _check_for_copies(images: dict[str, Path]) -> None:
+    """Raises an error if links lead to one file twice, which chance might put into train and into val."""
+    found: dict[Path, Path] = {}
+    for path in images.values():
+        if (first := found.setdefault(path.resolve(), path)) != path:
+            raise ValueError(f"images must be files of their own to be divided into splits, but {path} is {first}")
+
+
 def _counted_task(labels: Collection[Path], label_map: LabelMap | None) -> SemanticTask:
     """Makes the task whose last class is the highest id in the labels; names and colours are made up."""
     if label_map is None:
-        ids = sorted(set[int]().union(*parallel_map(_values_of, list(labels))) - {VOID})
+        there = [path for path in labels if path.is_file()]  # of a test split, perhaps, nobody has any
+        if not there:
+            raise FileNotFoundError(f"images must have labels: no file {next(iter(labels))}")
+        ids = sorted(set[int]().union(*parallel_map(_values_of, there)) - {VOID})
         count = ids[-1] + 1 if ids else 0
         if count > VOID or 2 * len(ids) < count:
             raise ValueError(
@@ -193,6 +205,4 @@ def _counted_task(labels: Collection[Path], label_map: LabelMap | None) -> Seman
 
 
 def _values_of(path: Path) -> set[int]:
-    if not path.is_file():
-        raise FileNotFoundError(f"image must have a label: no file {path}")
     return set(np.bincount(read_values(path).ravel()).nonzero()[0].tolist())
