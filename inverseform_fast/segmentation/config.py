@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from ..fields import MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
 
-NEUTRAL = "neutral"  # marks a field that a resumed run may change, for it does not change the result
+NEUTRAL = "neutral"  # marks a field that a resumed run may change: the result stays the same, but for rounding
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class TrainConfig:
 
     device: Annotated[str | None, "Device, such as cpu or cuda:1; by default the GPU, if there is one.", NEUTRAL] = None
     workers: Annotated[int, "Processes that load data; 0: the training process loads them itself.", NEUTRAL] = 0
-    threads: Annotated[int | None, "CPU threads of PyTorch; its own choice if not given.", NEUTRAL] = None
+    threads: Annotated[int | None, "CPU threads of PyTorch, whose convolutions round by them; its own choice if not given.", NEUTRAL] = None
     log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
     checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
     eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0
