@@ -44,7 +44,7 @@ class FakeDriver:
 
 @contextmanager
 def fake_gpu(capability: int, launch: Launch) -> Iterator[FakeDriver]:
-    """Within the block, the Triton kernels of CPU tensors are compiled for a compute capability and given to ``launch``.
+    """Within the block, Triton kernels of CPU tensors are compiled for a compute capability and given to ``launch``.
 
     ``launch(kernel, grid, arguments)`` gets the compiled kernel (``kernel.asm["ptx"]``), its grid of programs, and the
     arguments of all of the kernel's parameters in order, compile-time constants included.
