@@ -25,7 +25,7 @@ from .align_sizes import (
     SPAN_PADDED,
 )
 from .elementary import precision, product, silu, silu_derivative
-from .memory import weight_at
+from .memory import VARYING, weight_at
 
 BLOCK, WARPS = 128, 4  # cells of a program
 
@@ -64,7 +64,7 @@ def correlation_backward(
     return grad_normal
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _correlation_layer(
     normal,  # [2 N, 16, cells]
     w1,  # [26, 114, 1, 1]
@@ -108,7 +108,7 @@ def _correlation_layer(
         tl.store(derivative + entry, silu_derivative(total), owned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _correlation_backward(
     grad_channels,  # [2 N, 114, cells]: of the correlations, then of the features that the first layer read
     normal,  # [2 N, 16, cells]

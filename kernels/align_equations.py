@@ -31,7 +31,7 @@ from .align_sizes import (
     K,
 )
 from .elementary import add_tuples, precision, product, sigmoids, silu, silu_derivative, softplus
-from .memory import gather, weight_at
+from .memory import VARYING, gather, weight_at
 
 BLOCK, WARPS = 128, 4  # cells of a program
 
@@ -84,7 +84,7 @@ def _unit(width: int) -> float:
     return CELLS_PER_UNIT * CELL / (width * CELL / 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _equations(
     hidden,  # [2 N, 26, cells]
     w2,  # [16, 26, 3, 3]
@@ -113,7 +113,7 @@ def _equations(
     tl.store(sums + K * K + k, vector)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _solve(
     sums,  # [2 N, blocks, 72]
     prior,  # [8]: logarithms of its precision
@@ -144,7 +144,7 @@ def _solve(
         tl.store(coefficients + tile * K + i, solution[i])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _equations_backward(
     grad,  # [N, 8]: of the coefficients
     coefficients,  # [N, 8]
@@ -205,7 +205,7 @@ def _equations_backward(
     tl.store(grad_last + place, received * silu_derivative(last), inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _hidden_layers_backward(
     grad_last,  # [2 N, 16, cells]
     derivative,  # [2 N, 26, cells]: of the first hidden layer's SiLU

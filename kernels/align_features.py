@@ -29,7 +29,7 @@ from .align_sizes import (
     SQUARES,
 )
 from .elementary import precision, product, silu, silu_derivative
-from .memory import gather, scatter, weight_at
+from .memory import VARYING, gather, scatter, weight_at
 
 BLOCK, WARPS = 128, 4  # places of a program
 NORM_BLOCK = 1024
@@ -108,7 +108,7 @@ def features_backward(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _first_layer(
     predicted,  # [N, 1, edge, edge]
     target,  # [N, 1, edge, edge]
@@ -146,7 +146,7 @@ def _first_layer(
         tl.store(derivative + entry, silu_derivative(total), owned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _second_layer(
     first,  # [2 N, 10, squares]
     w2,  # [24, 10, 3, 3]
@@ -188,7 +188,7 @@ def _second_layer(
     tl.store(raw + m * FEATURES * cells + feature[:, None] * cells + cell[None, :], values, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _group_norm(
     raw,  # [2 N, 16, cells]
     scale,  # [16]
@@ -223,7 +223,7 @@ def _group_norm(
         tl.store(normal + begin + place, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _group_norm_backward(
     grad,  # [maps, 16, cells]: of the normalized features
     raw,  # [2 N, 16, cells]
@@ -268,7 +268,7 @@ def _group_norm_backward(
         tl.store(grad_second + place, grad_layer * tl.load(second_derivative + place, owned, 0), owned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _second_layer_backward(
     grad_second,  # [maps, 24, cells]
     w2,  # [24, 10, 3, 3]
@@ -318,7 +318,7 @@ def _reader(cell, second, odd, width):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _first_layer_backward(
     grad_first,  # [maps, 10, squares]
     w1,  # [10, 16, 3, 3]

@@ -14,7 +14,7 @@ from torch import Tensor
 from .boundary_map import boundary_map
 from .elementary import sigmoids
 from .layout import empty_gradient
-from .memory import gather, plane_strides
+from .memory import VARYING, gather, plane_strides
 from .resize import (
     SCALE,
     cells,
@@ -62,7 +62,7 @@ def boundary_loss(
     return loss, weights, grad_logits.unflatten(0, (2, cut.parts, -1)).sum(1) if wants_grad else grad_logits
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _boundary_loss(
     logits,  # [N, 1, h, w]
     target,  # [N, H, W]
@@ -105,7 +105,7 @@ def _boundary_loss(
     tl.store(sums + 3, total(negative.to(tl.float32)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _balanced_loss(
     sums,  # [programs, 4]
     loss,  # []

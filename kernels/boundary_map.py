@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import check_edges, gather, plane_strides
+from .memory import VARYING, check_edges, gather, plane_strides
 
 VOID = tl.constexpr(255)
 LARGEST_WINDOW = 3  # Beyond this radius, code and registers grow too large.
@@ -50,7 +50,7 @@ def boundary_map(
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _boundary_map_sliding_window(
     labels,  # [N, H, W]
     result,  # [N, H, W]
@@ -122,7 +122,7 @@ def _block(blocks_y, blocks_x):
     return (program // (blocks_y * blocks_x)).to(tl.int64), program // blocks_x % blocks_y, program % blocks_x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _boundary_map_stencil(
     labels,  # [N, H, W]
     result,  # [N, H, W]

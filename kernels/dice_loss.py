@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .elementary import divide, exp
 from .layout import empty_gradient
-from .memory import plane_strides
+from .memory import VARYING, plane_strides
 from .resize import (
     cells,
     column_total,
@@ -77,7 +77,7 @@ def dice_loss_backward(
     return sum_parts(grad_logits, cut.parts).to(logits.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _sums_of_classes(
     logits,  # [N, C, h, w]
     labels,  # [N, H, W]
@@ -112,7 +112,7 @@ def _sums_of_classes(
         sums += step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _totals_of_classes(
     sums,  # [3, C, programs]
     totals,  # [3, C]
@@ -149,7 +149,7 @@ def _mean_of_classes(
 
 # With g_c the derivative by a pixel's p_c, that by its logit z_c is p_c (g_c - sum_k p_k g_k). Upsampling is linear, so
 # its adjoint takes the gradient back to the logits that were given.
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _dice_loss_backward(
     logits,  # [N, C, h, w]
     labels,  # [N, H, W]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .elementary import sigmoids
 from .layout import empty_gradient
-from .memory import check_edges, gather, plane_strides
+from .memory import VARYING, check_edges, gather, plane_strides
 from .resize import (
     cells,
     cut_into_cells,
@@ -75,7 +75,7 @@ def extract_tiles_backward(
     return sum_parts(grad, cut.parts).to(predicted.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _extract_tiles(
     predicted,  # [N, 1, h, w]
     target,  # [N, 1, H, W]
@@ -139,7 +139,7 @@ def _probabilities(row, x0, x1, share, SIGMOID: tl.constexpr):
     return lerp(left, right, share)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _extract_tiles_backward(
     grad_tiles,  # [N * rows * columns, 1, TILE, TILE]
     valid,  # [N * rows * columns, 1, TILE, TILE]

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import add_tuples
+from .memory import VARYING
 
 ROWS, WARPS = 32, 1  # of a program; as rows are few, programs are small, so that they spread over the multiprocessors
 # The generators' entries are multiples of these.
@@ -41,7 +42,7 @@ def homography_exp_backward(
     return grad_a
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _homography_exp(
     a,  # [rows, 8]
     theta,  # [rows, 3, 3]
@@ -55,17 +56,17 @@ def _homography_exp(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     x = _scaled(_algebra(a + row * 8, row < rows), 1 / 32)
     series = _plus_identity(_scaled(x, 1 / 8))
-    for order in tl.static_range(7, 1, -1):
-        series = _plus_identity(_scaled(_product(x, series), 1 / order))
+    for step in range(6):  # Loops that were unrolled would take seconds to compile.
+        series = _plus_identity(_scaled(_product(x, series), _reciprocal(7 - step)))
     minus_one = _product(x, series)
-    for _ in tl.static_range(5):
+    for _ in range(5):
         minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
     result = _plus_identity(minus_one)
     for i in tl.static_range(9):
         _store(theta + row * 9 + i, result[i], row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _homography_exp_backward(
     grad,  # [rows, 3, 3]
     a,  # [rows, 8]
@@ -83,12 +84,13 @@ def _homography_exp_backward(
         direction += (_load(grad + row * 9 + i, row < rows),)
     x, d = _scaled(_transposed(algebra), 1 / 32), _scaled(direction, 1 / 32)
     series, d_series = _plus_identity(_scaled(x, 1 / 8)), _scaled(d, 1 / 8)
-    for order in tl.static_range(7, 1, -1):
-        d_series = _scaled(add_tuples(_product(d, series), _product(x, d_series)), 1 / order)
-        series = _plus_identity(_scaled(_product(x, series), 1 / order))
+    for step in range(6):
+        factor = _reciprocal(7 - step)
+        d_series = _scaled(add_tuples(_product(d, series), _product(x, d_series)), factor)
+        series = _plus_identity(_scaled(_product(x, series), factor))
     d_minus_one = add_tuples(_product(d, series), _product(x, d_series))
     minus_one = _product(x, series)
-    for _ in tl.static_range(5):
+    for _ in range(5):
         d_minus_one = add_tuples(
             _scaled(d_minus_one, 2),
             add_tuples(_product(d_minus_one, minus_one), _product(minus_one, d_minus_one)),
@@ -129,6 +131,11 @@ def _load(place, inside):
 @triton.jit
 def _store(place, value, inside):
     tl.store(place, value.to(tl.float32).to(place.dtype.element_ty), inside)  # in two steps, as torch rounds to 16 bits
+
+
+@triton.jit
+def _reciprocal(order):
+    return 1.0 / tl.cast(order, tl.float64)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import divide
-from .memory import check_edges, gather, plane_strides
+from .memory import VARYING, check_edges, gather, plane_strides
 
 ROWS, COLUMNS, WARPS = 16, 32, 4  # of a program; a tile of 224 pixels is a whole number of such blocks
 FAR = tl.constexpr(1e4)  # as in the reference
@@ -86,7 +86,7 @@ def _programs(views: int, size: Sequence[int]) -> tuple[int, tuple[int, int]]:
     return views * blocks[0] * blocks[1], blocks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _homography_warp(
     image,  # [N, C, h, w]
     theta,  # [N, V, 3, 3]
@@ -123,7 +123,7 @@ def _homography_warp(
         result += result_height * result_width
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _homography_warp_backward(
     grad,  # [N, V, C, H, W]
     image,  # [N, C, h, w]

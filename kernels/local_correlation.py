@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import check_edges
+from .memory import VARYING, check_edges
 
 CELLS, WARPS = 256, 4  # of a program
 
@@ -59,7 +59,7 @@ def local_correlation_backward(
     return grad_first, grad_second
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _local_correlation(
     first,  # [N, C, h, w]
     second,  # [N, C, h, w]
@@ -87,7 +87,7 @@ def _local_correlation(
         result += cells
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _local_correlation_backward(
     grad,  # [N, groups * span^2, h, w]
     first,  # [N, C, h, w]

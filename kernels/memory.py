@@ -7,6 +7,14 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_EDGE = 32000
+# Whole numbers that differ between the steps of a run: counts, sizes, and all strides but those of x. Triton would
+# compile a kernel again when one of them becomes 1, or a multiple of 16, which brings nothing (docs/design/triton.md).
+VARYING = (
+    *("n", "batch", "programs", "rows", "columns", "start", "blocks"),
+    *("height", "width", "full_height", "full_width", "target_height", "target_width", "result_height"),
+    *("blocks_y", "blocks_x", "parts_y", "parts_x"),
+    *(f"{of}_{axis}" for of in ("logits", "labels", "grad", "predicted", "target", "image", "full") for axis in "ncy"),
+)
 
 
 def check_edges(*edges: int) -> None:

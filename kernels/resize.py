@@ -88,9 +88,8 @@ def cells(block_y, block_x):
 def part_of_image(blocks_y, blocks_x, parts_y, parts_x):
     """This program's image (int64), part (row, column) and block (row, column)."""
     program = tl.program_id(0)
-    block = program % (blocks_y * blocks_x)
-    part = program // (blocks_y * blocks_x) % (parts_y * parts_x)
-    n = program // (blocks_y * blocks_x * parts_y * parts_x)
+    block, parts = program % (blocks_y * blocks_x), program // (blocks_y * blocks_x)
+    n, part = parts // (parts_y * parts_x), parts % (parts_y * parts_x)
     return n.to(tl.int64), part // parts_x, part % parts_x, block // blocks_x, block % blocks_x
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .elementary import exp, log
 from .layout import empty_gradient
-from .memory import gather, plane_strides
+from .memory import VARYING, gather, plane_strides
 from .resize import (
     SCALE,
     cells,
@@ -62,7 +62,7 @@ def segmentation_loss(
     return loss, weight, sum_parts(grad_logits, cut.parts) if wants_grad else grad_logits
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _segmentation_loss(
     logits,  # [N, C, h, w]
     labels,  # [N, H, W]
@@ -114,7 +114,7 @@ def _segmentation_loss(
         grad_logits += grad_c
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _mean_loss(
     sums,  # [programs, 2]
     loss,  # []

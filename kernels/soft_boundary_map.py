@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .elementary import exp, log
 from .layout import empty_gradient
-from .memory import check_edges, gather, plane_strides
+from .memory import VARYING, check_edges, gather, plane_strides
 from .resize import (
     LOWEST,
     cells,
@@ -101,7 +101,7 @@ def half_disk(radius):
     return [(y, x) for y in range(radius + 1) for x in reach if 0 < y * y + x * x <= radius**2 and (y > 0 or x > 0)]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _soft_boundary_map(
     logits,  # [N, C, h, w]
     result,  # [N, 1, H, W]
@@ -128,7 +128,7 @@ def _soft_boundary_map(
     tl.store(logarithm + place, log_agreement, inside & _owned(RADIUS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("first", *VARYING))
 def _soft_boundary_map_backward(
     logits,  # [N, C, h, w]
     grad_log,  # [N, 1, H, W]: of the logarithm
@@ -166,7 +166,7 @@ def _soft_boundary_map_backward(
         grad_full += full_c
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("first", *VARYING))
 def _upsample_band_backward(
     grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
     grad,  # [N, C, h, w]: of the logits

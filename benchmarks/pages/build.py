@@ -12,7 +12,18 @@ from PIL import Image
 
 from benchmarks.common.markdown import filled
 from benchmarks.common.paths import ROOT
-from benchmarks.pages import ablation, alignment, cost, cost_pictures, displaced, headless, ops, worth, worth_pictures
+from benchmarks.pages import (
+    ablation,
+    alignment,
+    cost,
+    cost_pictures,
+    displaced,
+    headless,
+    launches,
+    ops,
+    worth,
+    worth_pictures,
+)
 from benchmarks.pages.drawing import Draw
 from inverseform_fast.files import write_atomically
 
@@ -49,6 +60,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         measured / "benchmarks.md": cost.parts(root),
         measured / "displaced.md": displaced.parts(root),
         measured / "headless.md": headless.parts(root),
+        measured / "launches.md": launches.parts(root),
         measured / "ops.md": ops.parts(root),
         measured / "results.md": worth.parts(root),
         root / "README.md": {"cost": cost.summary(root), "worth": headless.summary(root)},

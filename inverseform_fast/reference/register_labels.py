@@ -1,4 +1,4 @@
-"""Labels are registered to a prediction: by which motion of its tile does the prediction find them most likely?
+"""register_labels, plain PyTorch: by which motion of its tile does the prediction find the labels most likely?
 
 This is maximum a posteriori estimation by the Levenberg-Marquardt method. The objective of a homography ``exp(a)``, at
 which labels are read, is the mean of ``log(p_y + FLOOR)`` over points of the tile, less ``PRIOR |a|^2``; ``p_y`` is the
@@ -16,40 +16,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import homography
-from .constants import constant
+from ..constants import constant
+from ..sl3 import basis
+from .homography_exp import homography_exp
 
-_TILE = 224  # pixels of the labels, about; each tile overlaps half of the next one
+TILE = 224  # pixels of the labels, about; each tile overlaps half of the next one
+POINTS, BLOCKS = 64, 8  # of a tile, in each direction: points at which labels are compared, and parts that err alone
+LEVELS = ((2, 4), (1, 6))  # so many cells are pooled in each direction, for so many steps
+BOX = 3  # cells, in each direction, over which probabilities are averaged
+FLOOR, PRIOR = 0.05, 1.0
+DAMPING, EASED, RAISED = 0.5, 0.6, 2.5  # of the curvature: at first, after a step that helps, after one that fails
+DEAD_ZONE = 3.0  # times the noise, which |a|^2 must exceed; with exact labels, one tile in five did
 _CELLS = 56  # of a tile's probabilities, in each direction
-_POINTS, _BLOCKS = 64, 8  # of a tile, in each direction: points at which labels are compared, and parts that err alone
-_LEVELS = ((2, 4), (1, 6))  # so many cells are pooled in each direction, for so many steps
-_BOX = 3  # cells, in each direction, over which probabilities are averaged
-_FLOOR, _PRIOR = 0.05, 1.0
-_DAMPING, _EASED, _RAISED = 0.5, 0.6, 2.5  # of the curvature: at first, after a step that helps, after one that fails
-_DEAD_ZONE = 3.0  # times the noise, which |a|^2 must exceed; with exact labels, one tile in five did
 
 
-def register(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Coefficients ``(N, rows, columns, 8)`` in half tiles: a tile's labels should be read at ``exp(a)``.
-
-    They are 0 where they are not longer than their noise lets expect, and in tiles of fewer than two classes.
-
-    Args:
-        logits: ``(N, C, h, w)`` of any resolution, finite.
-        labels: ``(N, H, W)`` integer class ids; what is no class below C counts as void.
-    """
-    n, classes = logits.shape[:2]
-    rows, columns = (max(1, round(edge / _TILE)) * 2 - 1 for edge in labels.shape[1:])
-    to_image = constant(tiles_to_image, torch.float32, logits.device, rows, columns)
-    probabilities = _cells(logits.float().softmax(1), rows, columns)
-    ids, weights, known = _classes(labels, *_moved(to_image), classes, ignore_index)
-    a = torch.zeros(n, rows * columns, 8, dtype=torch.float32, device=logits.device)
-    for pooled, steps in _LEVELS:
-        smooth = F.avg_pool2d(probabilities, _BOX * pooled, pooled, (_BOX - 1) * pooled // 2, count_include_pad=False)
-        fit = _Fit(smooth + _FLOOR, ids, weights, to_image)
+def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """See :func:`inverseform_fast.functional.register_labels`."""
+    classes, shape = logits.shape[1], tiles(labels)
+    to_image = constant(tiles_to_image, torch.float32, logits.device, *shape)
+    probabilities = cell_probabilities(logits, shape)
+    ids, weights, known = _classes(labels, shape, classes, ignore_index)
+    a = torch.zeros(len(logits), len(to_image), 8, dtype=torch.float32, device=logits.device)
+    for pooled, steps in LEVELS:
+        smooth = F.avg_pool2d(probabilities, BOX * pooled, pooled, (BOX - 1) * pooled // 2, count_include_pad=False)
+        fit = Fit(smooth + FLOOR, ids, weights, to_image)
         a, slopes = fit.ascend(a, steps)
-    known = known & (a.square().sum(2) > _DEAD_ZONE * fit.noise(slopes))
-    return torch.where(known[..., None], a, 0).view(n, rows, columns, 8)
+    known = known & (a.square().sum(2) > DEAD_ZONE * fit.noise(slopes))
+    return torch.where(known[..., None], a, 0).view(-1, *shape, 8)
+
+
+def tiles(labels: Tensor) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    rows, columns = (max(1, round(edge / TILE)) * 2 - 1 for edge in labels.shape[1:])
+    return rows, columns
 
 
 def tiles_to_image(dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> Tensor:
@@ -61,10 +60,11 @@ def tiles_to_image(dtype: torch.dtype, device: torch.device, rows: int, columns:
     return maps.flatten(0, 1).to(device, dtype)
 
 
-def _cells(probabilities: Tensor, rows: int, columns: int) -> Tensor:
+def cell_probabilities(logits: Tensor, shape: tuple[int, int]) -> Tensor:
     """The probabilities at about a tile's resolution, of even height and width, which pooling in pairs asks for."""
+    probabilities = logits.float().softmax(1)
     size = probabilities.shape[2:]
-    wanted = [_CELLS * (tiles + 1) // 2 for tiles in (rows, columns)]
+    wanted = [_CELLS * (count + 1) // 2 for count in shape]
     cells = [edge if edge <= 1.5 * least else least for edge, least in zip(size, wanted, strict=True)]
     cells = [edge + edge % 2 for edge in cells]
     return probabilities if cells == [*size] else F.interpolate(probabilities, cells, mode="area")
@@ -72,14 +72,16 @@ def _cells(probabilities: Tensor, rows: int, columns: int) -> Tensor:
 
 def _points(dtype: torch.dtype, device: torch.device) -> Tensor:
     """``(3, P)``: where a tile's labels are compared, (x, y, 1) in its coordinates, row by row."""
-    along = (torch.arange(_POINTS) + 0.5) * 2 / _POINTS - 1
+    along = (torch.arange(POINTS) + 0.5) * 2 / POINTS - 1
     y, x = torch.cartesian_prod(along, along).unbind(1)
     return torch.stack((x, y, torch.ones_like(x))).to(device, dtype)
 
 
 def _velocities(dtype: torch.dtype, device: torch.device) -> Tensor:
     """``(2 P, 8)``: how fast each generator moves the points, along x for all and then along y."""
-    return homography.velocity(_points(dtype, device)[:2].T).permute(2, 0, 1).flatten(0, 1)
+    points = _points(torch.float64, torch.device("cpu"))
+    moved = basis(torch.float64) @ points  # (8, 3, P)
+    return (moved[:, :2] - points[:2] * moved[:, 2:]).permute(1, 2, 0).flatten(0, 1).to(device, dtype)
 
 
 def _products(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -94,17 +96,27 @@ def _moved(theta: Tensor) -> tuple[Tensor, Tensor]:
     return x / z, y / z
 
 
-def _classes(labels: Tensor, x: Tensor, y: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids and weights ``(N, T, P)`` of the labels at places ``(T, P)``, and which tiles ``(N, T)`` have two classes."""
-    height, width = labels.shape[1:]
-    ids = labels[:, ((y + 1) / 2 * height).long(), ((x + 1) / 2 * width).long()].long()
+def _classes(
+    labels: Tensor, shape: tuple[int, int], classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and weights ``(N, T, P)`` of the labels at the points, and which tiles ``(N, T)`` have two classes."""
+    y, x = (_pixels(edge, count, labels.device) for edge, count in zip(labels.shape[1:], shape, strict=True))
+    read = labels[:, y[:, None, :, None], x[None, :, None, :]].long()  # (N, rows, columns, points, points)
+    ids = read.flatten(3).flatten(1, 2)
     valid = (ids != ignore_index) & (ids >= 0) & (ids < classes)
     weights = valid.float() / valid.sum(2, keepdim=True).clamp(min=1)
     several = ids.where(valid, classes).amin(2) < ids.where(valid, -1).amax(2)
     return ids.where(valid, 0), weights, several
 
 
-class _Fit:
+def _pixels(edge: int, count: int, device: torch.device) -> Tensor:
+    """``(count, POINTS)``: the pixels on which the points of so many tiles lie, along an edge; in whole numbers, since
+    points often lie just between two pixels."""
+    half_points = torch.arange(count, device=device)[:, None] * POINTS + torch.arange(POINTS, device=device) * 2 + 1
+    return half_points * edge // (POINTS * (count + 1))
+
+
+class Fit:
     """The objective of all tiles, with probabilities ``(N, C, h, w)`` that nowhere are 0."""
 
     def __init__(self, probabilities: Tensor, ids: Tensor, weights: Tensor, to_image: Tensor) -> None:
@@ -120,21 +132,21 @@ class _Fit:
     def ascend(self, a: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The coefficients ``(N, T, 8)`` after so many steps, and the slopes at the points, ``(N, T, 2 P)``."""
         velocities = constant(_velocities, a.dtype, a.device)
-        damping = torch.full_like(a[..., :1, None], _DAMPING)
+        damping = torch.full_like(a[..., :1, None], DAMPING)
         value, slopes = self.at(a)
         for _ in range(steps):
-            gradient = slopes @ velocities - 2 * _PRIOR * a
+            gradient = slopes @ velocities - 2 * PRIOR * a
             step = _solve(damping * self.curvature, gradient[..., None])[..., 0]
             new_value, new_slopes = self.at(a + step)
             better = (new_value > value)[..., None]
             a, slopes = torch.where(better, a + step, a), torch.where(better, new_slopes, slopes)
             value = torch.maximum(new_value, value)
-            damping = torch.where(better[..., None], damping * _EASED, damping * _RAISED)
+            damping = torch.where(better[..., None], damping * EASED, damping * RAISED)
         return a, slopes
 
     def at(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``(N, T)``, and its slopes at the points, ``(N, T, 2 P)``."""
-        x, y = _moved(self.to_image @ homography.exp(-a))
+        x, y = _moved(self.to_image @ homography_exp(-a))
         x = ((x + 1) * (self.width / 2) - 0.5).clamp(0, self.width - 1)
         y = ((y + 1) * (self.height / 2) - 0.5).clamp(0, self.height - 1)
         left, top = x.long().clamp(max=max(0, self.width - 2)), y.long().clamp(max=max(0, self.height - 2))
@@ -148,7 +160,7 @@ class _Fit:
         across = (upper_right - upper_left).lerp(lower_right - lower_left, y)
         by_x, by_y = (-self.weights * scale for scale in self.per_unit)
         slopes = torch.cat((by_x * across, by_y * (lower - upper)), 2)
-        value = (self.weights * upper.lerp(lower, y)).sum(2) - _PRIOR * a.square().sum(2)
+        value = (self.weights * upper.lerp(lower, y)).sum(2) - PRIOR * a.square().sum(2)
         return value, slopes
 
     def _curvature(self, roots: Tensor) -> Tensor:
@@ -171,13 +183,13 @@ class _Fit:
 
 def _by_block(values: Tensor) -> Tensor:
     """Values ``(..., 2 P)`` of the points, sorted by block: ``(..., blocks, 2 P / blocks)``."""
-    side = _POINTS // _BLOCKS
-    parts = values.unflatten(-1, (2, _BLOCKS, side, _BLOCKS, side)).movedim((-4, -2), (-5, -4))
+    side = POINTS // BLOCKS
+    parts = values.unflatten(-1, (2, BLOCKS, side, BLOCKS, side)).movedim((-4, -2), (-5, -4))
     return parts.flatten(-5, -4).flatten(-3)
 
 
 def _solve(curvature: Tensor, right: Tensor) -> Tensor:
     """Divides ``(..., 8, k)`` by a curvature ``(..., 8, 8)`` and that of the prior; it does not wait for a GPU."""
-    prior = 2 * _PRIOR * torch.eye(8, dtype=right.dtype, device=right.device)
+    prior = 2 * PRIOR * torch.eye(8, dtype=right.dtype, device=right.device)
     solution: Tensor = torch.linalg.solve_ex(curvature + prior, right)[0]
     return solution

@@ -1,0 +1,303 @@
+"""The launch book: what a training step of the loss launches and compiles on a GPU, written without one.
+
+Triton's kernels are compiled for real and handed to a fake driver (:mod:`benchmarks.compiled.driver`). All tensors are
+on the ``meta`` device: they have sizes but no values, so no size is too large, and whatever would read a value back
+raises an error. Our ops do what they do for CUDA tensors, and the checks of values that only a CPU makes are left out,
+as on a GPU. ``python -m benchmarks.launches`` writes ``results/launches.json``; ``make docs`` shows it.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+from benchmarks.common import paths, results
+from benchmarks.common.machine import machine
+from benchmarks.common.results import Json
+from benchmarks.compiled.driver import Grid, fake_gpu
+from inverseform_fast import BoundaryAwareLoss, InverseFormLoss, checks
+from inverseform_fast.bench.timing import spread
+from inverseform_fast.nets import Align
+from inverseform_fast.ops import library
+
+RESULTS = paths.RESULTS / "launches.json"
+COMMAND = "python -m benchmarks.launches"
+CAPABILITY = 90
+PAPER = {"beta": 10, "gamma": 0.3, "edge": 0, "dice": 0}
+
+
+class Case(NamedTuple):
+    weights: dict[str, Any]  # of the loss's terms; the others have their defaults
+    has_head: bool
+
+
+class Size(NamedTuple):
+    images: int
+    height: int
+    width: int
+    classes: int
+
+
+CASES = {
+    "default, headless": Case({}, False),
+    "paper, with a head": Case(PAPER, True),
+    "paper, headless": Case(PAPER, False),
+}
+SIZES = {
+    "8 x 512 x 1024, 19 classes": Size(8, 512, 1024, 19),
+    "16 x 480 x 480, 150 classes": Size(16, 480, 480, 150),
+}
+# The steps of a run: the first one, then ten of other sizes. Widths are multiples of 64, as those of crops are.
+FIRST = Size(8, 512, 1024, 19)
+LATER = [
+    *(FIRST._replace(images=images) for images in (1, 7, 16)),
+    *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (500, 768), (1024, 2048))),
+    *(Size(images, 224, 448, 19) for images in (1, 3, 32)),
+]
+# Ops that only reserve memory.
+RESERVING = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+HOST_ROUNDS = 100
+# So few pixels that ATen's CPU kernels take next to no time, but as many rows as 512 x 1024 has, and so as many bands.
+HOST_SIZE, HOST_TILE = Size(1, 512, 8, 19), 32
+
+
+@dataclass
+class Book:
+    """What one step did, in order."""
+
+    launches: list[tuple[CompiledKernel, Grid]] = field(default_factory=list)
+    aten: list[str] = field(default_factory=list)  # ops that would each launch a kernel of ATen's on a GPU
+    buffers: int = 0  # ops that only reserve memory
+    views: int = 0  # ops that do nothing on a GPU
+    host: list[str] = field(default_factory=list)  # ops that read or make a tensor on the CPU
+    compiled: list[tuple[str, float]] = field(default_factory=list)  # kernels, and the CPU seconds that each took
+
+    def launched(self) -> Counter[str]:
+        """Count the launches of each Triton kernel."""
+        return Counter(name_of(kernel) for kernel, _ in self.launches)
+
+
+class Writer(TorchDispatchMode):
+    """Writes ATen's ops into a book. It sees what is left of an op below autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if op.namespace == library.LIBRARY.ns:  # it does what it does for CUDA tensors, and that is seen, too
+            kernel, keys = torch.library.get_kernel(op, "CUDA"), torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+            with self:
+                return kernel.call_boxed(keys, *args, **kwargs)
+        with self:
+            parts = op.decompose(*args, **kwargs)  # Some ops are nothing but others, on every device.
+        if parts is not NotImplemented:
+            return parts
+        result = op(*args, **kwargs)
+        self._write(op, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], tree_leaves(result))
+        return result
+
+    def _write(self, op: Any, inputs: list[Tensor], outputs: list[Any]) -> None:
+        if any(isinstance(x, Tensor) and x.device.type == "cpu" for x in (*inputs, *outputs)):
+            self.book.host.append(str(op))
+        elif op._schema.name.removeprefix("aten::") in RESERVING:
+            self.book.buffers += 1
+        elif not op._schema.is_mutable and (_storages(outputs) <= _storages(inputs)):
+            self.book.views += 1
+        elif any(x.numel() for x in outputs):
+            self.book.aten.append(op._schema.name.removeprefix("aten::"))
+
+
+def _storages(tensors: list[Tensor]) -> set[int]:
+    return {x.untyped_storage()._cdata for x in tensors}
+
+
+class Gpu:
+    """A GPU that is not there: it begins with no kernel compiled, and writes a book of each step."""
+
+    def __init__(self) -> None:
+        self._writer = Writer()
+        self._began = 0.0
+
+    def write(self, step: Callable[[], object]) -> Book:
+        """Take a step, whose tensors must be on ``meta``, and return its book."""
+        self._writer.book = book = Book()
+        with self._writer:
+            step()
+        return book
+
+    def launch(self, kernel: CompiledKernel, grid: Grid, arguments: tuple[object, ...]) -> None:
+        self._writer.book.launches.append((kernel, grid))
+
+    def before_compiling(self, **_: object) -> bool:
+        self._began = cpu_seconds()
+        return False  # "not compiled elsewhere"
+
+    def after_compiling(self, *, fn: Any, **_: object) -> None:
+        self._writer.book.compiled.append((fn.name.lstrip("_"), cpu_seconds() - self._began))
+
+
+@contextmanager
+def gpu() -> Iterator[Gpu]:
+    """A :class:`Gpu` within the block."""
+    made = Gpu()
+    with fake_gpu(CAPABILITY, made.launch), knobs.runtime.scope():
+        knobs.runtime.jit_cache_hook, knobs.runtime.jit_post_compile_hook = made.before_compiling, made.after_compiling
+        yield made
+
+
+def name_of(kernel: CompiledKernel) -> str:
+    return kernel.name.lstrip("_")
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of the assemblers that it ran."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def make_step(
+    case: Case,
+    size: Size,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "meta",
+    inverseform: InverseFormLoss | None = None,
+) -> Callable[[], tuple[Tensor, ...]]:
+    """Make a step of the loss on logits of a quarter of the labels' resolution; it returns the logits' gradients."""
+    n, height, width, classes = size
+    channels = (classes, 1) if case.has_head else (classes,)
+    logits = [torch.zeros(n, c, height // 4, width // 4, dtype=dtype, device=device) for c in channels]
+    labels = torch.zeros(n, height, width, dtype=torch.int64, device=device)
+    criterion = BoundaryAwareLoss(**case.weights, inverseform=inverseform)
+    for each in logits:
+        each.requires_grad_()
+
+    def step() -> tuple[Tensor, ...]:
+        segmentation_logits, *head = logits
+        return torch.autograd.grad(criterion(segmentation_logits, labels, *head).total, logits)
+
+    return step
+
+
+def specialization(kernel: CompiledKernel) -> Json:
+    """Say which whole numbers the compiler knew to be 1, and which to be multiples of 16."""
+    names = list(kernel.src.signature)
+    ones = [names[place] for (place,), value in kernel.src.constants.items() if names[place].islower() and value == 1]
+    whole = {name for name, kind in kernel.src.signature.items() if kind in ("i32", "i64")}
+    multiples = [names[place] for (place,), known in kernel.src.attrs.items() if known and names[place] in whole]
+    return {"ones": ones, "multiples_of_16": multiples}
+
+
+def as_json(first: Book, usual: Book) -> Json:
+    """Describe the first step of a run, which compiles, and a usual one."""
+    launches = Counter((name_of(kernel), grid, str(specialization(kernel))) for kernel, grid in usual.launches)
+    known = {str(specialization(kernel)): specialization(kernel) for kernel, _ in usual.launches}
+    seconds: dict[str, list[float]] = {}
+    for name, spent in first.compiled:
+        seconds.setdefault(name, []).append(round(spent, 2))
+    return {
+        "launches": [
+            {"kernel": name, "grid": grid[0], "count": count, **known[text]}
+            for (name, grid, text), count in launches.items()
+        ],
+        "aten": dict(sorted(Counter(usual.aten).items())),
+        "buffers": usual.buffers,
+        "views": usual.views,
+        "compile_cpu_s": dict(sorted(seconds.items(), key=lambda item: -sum(item[1]))),
+    }
+
+
+def book_of(case: Case, size: Size) -> Json:
+    """Describe the steps of a case on a GPU that has compiled nothing."""
+    step = make_step(case, size)
+    with gpu() as device:
+        return as_json(device.write(step), device.write(step))
+
+
+def compiled_later(case: Case) -> dict[str, list[str]]:
+    """Name the kernels that the steps of other sizes compile in a run, after its first step."""
+    with gpu() as device:
+        device.write(make_step(case, FIRST))
+        books = {size: device.write(make_step(case, size)) for size in LATER}
+    return {
+        f"{size.images} x {size.height} x {size.width}": [name for name, _ in book.compiled]
+        for size, book in books.items()
+    }
+
+
+@contextmanager
+def host_step(case: Case) -> Iterator[Callable[[], object]]:
+    """A step of few pixels on the CPU, for what the host does: Triton's kernels are free, and no value is checked."""
+    term = InverseFormLoss(Align(HOST_TILE), resize=(HOST_TILE, HOST_TILE))
+    with fake_gpu(CAPABILITY, lambda *_: None), patch.object(checks, "readable", lambda _: False):
+        step = make_step(case, HOST_SIZE, device="cpu", inverseform=term)
+        step()
+        yield step
+
+
+def host_ms(case: Case) -> Json:
+    """Time the host in a step: milliseconds of CPU time."""
+
+    def measured() -> float:
+        begin = time.process_time()
+        step()
+        return 1e3 * (time.process_time() - begin)
+
+    with host_step(case) as step:
+        return spread([measured() for _ in range(HOST_ROUNDS)])._asdict()
+
+
+def fills_if_deterministic(case: Case) -> int:
+    """Count how many new buffers PyTorch fills in a step if it must be deterministic, as seen on a CPU."""
+
+    def fills() -> int:
+        with profile() as profiled:
+            step()
+        return sum(event.name == "aten::fill_" for event in profiled.events() or [])
+
+    with host_step(case) as step:
+        usual = fills()
+        torch.use_deterministic_algorithms(True)
+        try:
+            return fills() - usual
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def main() -> None:
+    books = []
+    for name, case in CASES.items():
+        for size_name, size in SIZES.items():
+            with tempfile.TemporaryDirectory() as folder, knobs.cache.scope():
+                knobs.cache.dir = folder  # which has nothing compiled
+                books.append({"case": name, "size": size_name, **book_of(case, size)})
+    result = {
+        "machine": machine(on_gpu=False),
+        "capability": CAPABILITY,
+        "books": books,
+        "host_ms": {name: host_ms(case) for name, case in CASES.items()},
+        "fills_if_deterministic": {name: fills_if_deterministic(case) for name, case in CASES.items()},
+        "compiled_later": {name: compiled_later(case) for name, case in CASES.items()},
+    }
+    results.write(RESULTS, result)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,79 @@
+"""The launch book is right, the committed one is current, and steps after the first neither compile nor wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from inverseform_fast import functional
+from inverseform_fast.ops.backend import MISSING
+
+if MISSING["triton"]:
+    pytest.skip(MISSING["triton"], allow_module_level=True)
+
+from benchmarks import launches
+from benchmarks.common import results
+from benchmarks.launches import CASES, FIRST, SIZES, Book, gpu, make_step
+
+COMMITTED = results.read(launches.RESULTS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_launches_and_compiles_what_the_book_says(case: str, size: str) -> None:
+    (committed,) = (book for book in COMMITTED["books"] if (book["case"], book["size"]) == (case, size))
+    found = json.loads(json.dumps(launches.book_of(CASES[case], SIZES[size])))
+    compiled = {kernel: len(seconds) for kernel, seconds in found.pop("compile_cpu_s").items()}
+    assert compiled == {kernel: len(seconds) for kernel, seconds in committed["compile_cpu_s"].items()}
+    assert found == {key: committed[key] for key in found}, f"run {launches.COMMAND}"
+
+
+def book_of(step: Callable[[], object]) -> Book:
+    with gpu() as device:
+        return device.write(step)
+
+
+def test_launches_are_those_of_the_kernels_with_their_grids() -> None:
+    labels = torch.empty(3, 40, 300, dtype=torch.uint8, device="meta")
+    book = book_of(lambda: functional.boundary_map(labels))
+    assert [grid for _, grid in book.launches] == [(3 * 3 * 3, 1, 1)]  # blocks of 16 x 128 pixels
+    assert book.launched() == {"boundary_map_sliding_window": 1}
+    assert [name for name, _ in book.compiled] == ["boundary_map_sliding_window"]
+    assert (book.aten, book.buffers) == ([], 1)
+
+
+def test_views_and_buffers_launch_nothing() -> None:
+    x = torch.empty(4, 6, device="meta")
+    book = book_of(lambda: (x.T[1:].reshape(5, 4).detach().contiguous(), x.new_empty(3), x.new_zeros(0)))
+    assert book.aten == ["clone"]  # of contiguous()
+    assert book.buffers == 1
+    book = book_of(lambda: x.add_(1).view(24).mean())
+    assert book.aten == ["add_", "mean"]
+
+
+def test_a_kernel_is_compiled_once_on_each_gpu() -> None:
+    labels = torch.empty(2, 32, 32, dtype=torch.uint8, device="meta")
+    with gpu() as device:
+        books = [device.write(lambda: functional.boundary_map(labels)) for _ in range(2)]
+    assert [len(book.compiled) for book in books] == [1, 0]
+    assert len(book_of(lambda: functional.boundary_map(labels)).compiled) == 1
+
+
+HOST: dict[str, Callable[[Tensor], object]] = {
+    "a tensor on the CPU": lambda x: torch.zeros(3),
+    "a tensor to the CPU": lambda x: torch.empty_like(x, device="cpu"),
+}
+
+
+@pytest.mark.parametrize("name", HOST)
+def test_what_the_host_does_is_seen(name: str) -> None:
+    x = torch.empty(3, device="meta")
+    assert book_of(lambda: HOST[name](x)).host
+
+
+def test_first_step_for_the_shapes_of_the_page() -> None:
+    assert make_step(CASES["paper, with a head"], FIRST)
