@@ -14,7 +14,7 @@ from . import functional, homography
 from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
 from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
-from .registration import register, tiles_to_image
+from .reference.register_labels import tiles_to_image
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration
@@ -156,10 +156,10 @@ class LabelAligner(nn.Module):
     def _read(self, evidence: Tensor, labels: Tensor, headless: bool) -> Tensor:
         """Coefficients ``(N, rows, columns, 8)`` by the finite logits of classes (headless) or of the boundary."""
         if self.reader is None and headless:
-            return register(evidence, labels, self.ignore_index)
+            return functional.register_labels(evidence, labels, self.ignore_index)
         target = functional.boundary_map(labels, self.radius, self.ignore_index)
         if self.reader is None:  # the boundary and what lies beside it are two classes
-            return register(torch.cat((torch.zeros_like(evidence), evidence), 1), target, 255)
+            return functional.register_labels(torch.cat((torch.zeros_like(evidence), evidence), 1), target, 255)
         if headless:
             probability = functional.soft_boundary_map(evidence, labels.shape[-2:], self.radius)
         else:

@@ -28,6 +28,7 @@ __all__ = [
     "homography_warp",
     "local_correlation",
     "project_to_so3",
+    "register_labels",
     "segmentation_loss",
     "soft_boundary_map",
 ]
@@ -307,6 +308,41 @@ def geodesic_distance(
     """
     lam, smooth, damping = checks.check_geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
     return ops.geodesic_distance(theta, theta_hat, lam, normalize, smooth, damping)
+
+
+def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """By which motion of each tile does a prediction find its labels most likely?
+
+    Tiles of about 224 pixels of the labels, each of which overlaps half of the next one, are registered one by one:
+    by maximum a posteriori estimation of a homography ``exp(a)`` at which the tile's labels are read, in ten steps of
+    the Levenberg-Marquardt method. A reading that is not longer than its own noise lets expect is 0, as it is in tiles
+    of fewer than two classes. :class:`inverseform_fast.LabelAligner` moves labels by the readings. There is no
+    gradient.
+
+    Args:
+        logits: ``(N, C, h, w)`` of any resolution, finite; a class may be impossible (-inf).
+        labels: ``(N, H, W)`` class ids; what is no class below C counts as void.
+        ignore_index: the id that marks void.
+
+    Returns:
+        ``(N, rows, columns, 8)`` float32: Lie-algebra coefficients ``a`` in half tiles; rows and columns are
+        ``2 round(H / 224) - 1`` and ``2 round(W / 224) - 1``, at least 1.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device.
+
+    Example:
+        >>> labels = torch.zeros(1, 224, 224, dtype=torch.uint8)
+        >>> labels[:, 60:160, 50:170] = 1  # a square
+        >>> logits = torch.stack((labels == 0, labels == 1), 1) * 20.0
+        >>> a = iff.functional.register_labels(logits, labels.roll(8, -1))[0, 0, 0]
+        >>> (iff.homography.exp(a)[0, 2] * 112).round()  # pixels along x at which the labels should be read
+        tensor(7.)
+    """
+    checks.check_maps(logits, "logits")
+    checks.check_labels(labels, batch=logits.shape[0])
+    checks.check_same_device("labels", labels, "logits", logits)
+    return ops.register_labels(logits, labels, checks.check_ignore_index(ignore_index))
 
 
 def segmentation_loss(

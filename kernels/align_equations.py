@@ -139,7 +139,7 @@ def _solve(
             entries += (entry,)
             tl.store(matrix + tile * (K * K) + (i * K + j), entry)
             tl.store(matrix + tile * (K * K) + (j * K + i), entry)
-    solution = _solution(entries, difference)
+    solution = solve(entries, difference)
     for i in tl.static_range(K):
         tl.store(coefficients + tile * K + i, solution[i])
 
@@ -168,7 +168,7 @@ def _equations_backward(
         incoming += (tl.load(grad + tile * K + i),)
         for j in tl.static_range(i + 1):
             entries += (tl.load(matrix + tile * (K * K) + (i * K + j)),)
-    solution = _solution(entries, incoming)
+    solution = solve(entries, incoming)
     k = tl.arange(0, K)
     grad_vector = tl.zeros([K], tl.float32)
     for i in tl.static_range(K):
@@ -288,7 +288,7 @@ def _both_orders(sums, other_sums):
 
 
 @triton.jit
-def _solution(entries, vector):
+def solve(entries, vector):
     """Solve the symmetric equations by ``L D L^T``. The opposite vector gives exactly the opposite solution."""
     factor, pivots = (), ()  # L D, and the reciprocals of D
     for i in tl.static_range(K):

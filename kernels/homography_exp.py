@@ -49,21 +49,26 @@ def _homography_exp(
     rows,
     ROWS: tl.constexpr,
 ):
-    """``exp(A) = (exp(A / 32))^32``: the Taylor series of degree 8, then five squarings.
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    result = exponential(_loaded(a + row * 8, row < rows))
+    for i in tl.static_range(9):
+        _store(theta + row * 9 + i, result[i], row < rows)
+
+
+@triton.jit
+def exponential(a):
+    """``exp(A)`` of eight coefficients: ``(exp(A / 32))^32``, the Taylor series of degree 8, then five squarings.
 
     Both work on ``m = exp - I``, which loses no digits near the identity: ``(I + m)^2 - I = 2 m + m^2``.
     """
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    x = _scaled(_algebra(a + row * 8, row < rows), 1 / 32)
+    x = _scaled(_algebra(a), 1 / 32)
     series = _plus_identity(_scaled(x, 1 / 8))
     for step in range(6):  # Loops that were unrolled would take seconds to compile.
-        series = _plus_identity(_scaled(_product(x, series), _reciprocal(7 - step)))
+        series = _plus_identity(_scaled(_product(x, series), 1.0 / tl.cast(7 - step, x[0].dtype)))
     minus_one = _product(x, series)
     for _ in range(5):
         minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
-    result = _plus_identity(minus_one)
-    for i in tl.static_range(9):
-        _store(theta + row * 9 + i, result[i], row < rows)
+    return _plus_identity(minus_one)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -79,7 +84,7 @@ def _homography_exp_backward(
     # Dual numbers give that derivative: the forward's steps on x + epsilon d, where epsilon^2 = 0. A product becomes
     # (x + epsilon d) (s + epsilon t) = x s + epsilon (d s + x t). Nothing of the forward needs to be kept.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    algebra, direction = _algebra(a + row * 8, row < rows), ()
+    algebra, direction = _algebra(_loaded(a + row * 8, row < rows)), ()
     for i in tl.static_range(9):
         direction += (_load(grad + row * 9 + i, row < rows),)
     x, d = _scaled(_transposed(algebra), 1 / 32), _scaled(direction, 1 / 32)
@@ -102,15 +107,21 @@ def _homography_exp_backward(
 
 
 @triton.jit
-def _algebra(a, inside):
+def _loaded(a, inside):
+    result = ()
+    for k in tl.static_range(8):
+        result += (_load(a + k, inside),)
+    return result
+
+
+@triton.jit
+def _algebra(a):
     """``sum_k a_k G_k``, where G are the generators of :func:`inverseform_fast.sl3.basis`."""
-    shift_x, shift_y = _load(a, inside), _load(a + 1, inside)
-    rotation, shear = _load(a + 2, inside) * UNIT, _load(a + 5, inside) * UNIT
-    scale, aspect = _load(a + 3, inside) * THIRD, _load(a + 4, inside) * UNIT
+    rotation, scale, aspect, shear = a[2] * UNIT, a[3] * THIRD, a[4] * UNIT, a[5] * UNIT
     return (
-        scale + aspect, shear - rotation, shift_x,
-        shear + rotation, scale - aspect, shift_y,
-        _load(a + 6, inside) * UNIT, _load(a + 7, inside) * UNIT, -2 * scale,
+        scale + aspect, shear - rotation, a[0],
+        shear + rotation, scale - aspect, a[1],
+        a[6] * UNIT, a[7] * UNIT, -2 * scale,
     )  # fmt: skip
 
 

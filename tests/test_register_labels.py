@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from test_aligner import displaced, seen
 from torch import Tensor
 
-from inverseform_fast import homography, registration
+from inverseform_fast import homography
+from inverseform_fast.functional import register_labels
 from inverseform_fast.inverse_net.pairs import view_labels
-from inverseform_fast.registration import register, tiles_to_image
+from inverseform_fast.reference.register_labels import POINTS, Fit, _classes, _points, _velocities, tiles_to_image
 from inverseform_fast.segmentation.datasets import Scenes
 
 HALF = 112  # pixels
@@ -22,19 +23,19 @@ def scenes() -> Tensor:
 
 
 @pytest.fixture
-def fit(scenes: Tensor, generator: torch.Generator) -> registration._Fit:
+def fit(scenes: Tensor, generator: torch.Generator) -> Fit:
     """One scene in one tile, and a smooth prediction that has little to do with it."""
     logits = F.interpolate(torch.randn(1, 12, 5, 5, generator=generator), (56, 56), mode="bicubic")
     probabilities = logits.softmax(1) + 0.05
     to_image = tiles_to_image(torch.float32, torch.device("cpu"), 1, 1)
-    ids, weights, known = registration._classes(scenes[:1], *registration._moved(to_image), logits.shape[1], 255)
+    ids, weights, known = _classes(scenes[:1], (1, 1), logits.shape[1], 255)
     assert known.all()
-    return registration._Fit(probabilities, ids, weights, to_image)
+    return Fit(probabilities, ids, weights, to_image)
 
 
-def test_the_objective_is_that_of_the_definition(fit: registration._Fit, generator: torch.Generator) -> None:
+def test_the_objective_is_that_of_the_definition(fit: Fit, generator: torch.Generator) -> None:
     a = homography.sample(1, 0.1, generator=generator)
-    points = registration._points(torch.float32, torch.device("cpu"))
+    points = _points(torch.float32, torch.device("cpu"))
     moved = homography.exp(-a)[0] @ points
     x, y = (moved[:2] / moved[2:] + 1) / 2 * fit.width - 0.5
     logs = fit.logs.view(1, -1, fit.height, fit.width)[0]
@@ -50,8 +51,8 @@ def test_the_objective_is_that_of_the_definition(fit: registration._Fit, generat
     assert fit.weights.sum().item() == pytest.approx(1)
 
 
-def test_the_slopes_are_the_gradient_at_rest(fit: registration._Fit) -> None:
-    velocities = registration._velocities(torch.float64, torch.device("cpu")).float()
+def test_the_slopes_are_the_gradient_at_rest(fit: Fit) -> None:
+    velocities = _velocities(torch.float64, torch.device("cpu")).float()
     slope = (fit.at(torch.zeros(1, 1, 8))[1] @ velocities)[0, 0]
     step = 1e-3
     for k in range(8):
@@ -60,28 +61,26 @@ def test_the_slopes_are_the_gradient_at_rest(fit: registration._Fit) -> None:
     assert slope.norm() > 0.05
 
 
-def test_the_curvature_is_the_fisher_information(scenes: Tensor, fit: registration._Fit) -> None:
+def test_the_curvature_is_the_fisher_information(scenes: Tensor, fit: Fit) -> None:
     """For p = (1 + x / 2, 1 - x / 2) / 2 and shifts along x, it is the mean of p'^2 / (p (1 - p))."""
     x = (torch.arange(56) + 0.5) / 28 - 1
     first = ((1 + x / 2) / 2).expand(1, 1, 56, 56)
     probabilities = torch.cat((first, 1 - first), 1)
-    shape = (1, 1, registration._POINTS**2)
-    whole = registration._Fit(
-        probabilities, torch.zeros(shape).long(), torch.full(shape, 1 / shape[2]), fit.to_image
-    ).curvature[0, 0]
+    shape = (1, 1, POINTS**2)
+    whole = Fit(probabilities, torch.zeros(shape).long(), torch.full(shape, 1 / shape[2]), fit.to_image).curvature[0, 0]
     p = (1 + x / 2) / 2
     assert whole[0, 0].item() == pytest.approx((1 / 16 / (p * (1 - p))).mean().item(), rel=0.05)
     assert whole[1].abs().max() < 1e-5  # nothing changes along y
     torch.testing.assert_close(whole, whole.T)
 
 
-def test_the_curvature_of_a_slanted_prediction_couples_x_and_y(fit: registration._Fit) -> None:
+def test_the_curvature_of_a_slanted_prediction_couples_x_and_y(fit: Fit) -> None:
     along = (torch.arange(56) + 0.5) / 28 - 1
     first = ((1 + (along + along[:, None]) / 4) / 2)[None, None]
-    shape = (1, 1, registration._POINTS**2)
+    shape = (1, 1, POINTS**2)
     ids, weights = torch.zeros(shape).long(), torch.full(shape, 1 / shape[2])
     (xx, xy), (yx, yy) = (
-        registration._Fit(torch.cat((first, 1 - first), 1), ids, weights, fit.to_image).curvature[0, 0, :2, :2].tolist()
+        Fit(torch.cat((first, 1 - first), 1), ids, weights, fit.to_image).curvature[0, 0, :2, :2].tolist()
     )  # of shifts along x and y, by which it changes alike
     assert xy == yx == pytest.approx(xx, rel=0.05) == pytest.approx(yy, rel=0.05)
     assert xx > 0.05
@@ -92,7 +91,7 @@ def test_random_homographies_are_found(scenes: Tensor, generator: torch.Generato
     a = F.normalize(torch.randn(len(scenes), 8, generator=generator)) * pixels / HALF
     labels = view_labels(scenes[:, None], homography.exp(-a), 224)
     logits = F.avg_pool2d(seen(scenes), 4)
-    found = register(logits, labels, 255)[:, 0, 0]
+    found = register_labels(logits, labels, 255)[:, 0, 0]
     left = homography.corner_displacement(homography.exp(found), homography.exp(a)) * HALF
     before = homography.corner_displacement(homography.exp(a)) * HALF
     assert left.mean() < 0.5 * before.mean()
@@ -105,25 +104,25 @@ def test_labels_of_an_unsure_prediction_that_is_right_stay(scenes: Tensor, gener
     blocks = F.avg_pool2d(fine, 8).movedim(1, -1).flatten(0, 2)
     drawn = torch.multinomial(blocks, 1, generator=generator).view(40, 28, 28)
     labels = drawn.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    assert (register(logits, labels, 255) != 0).any(-1).float().mean() < 0.2
+    assert (register_labels(logits, labels, 255) != 0).any(-1).float().mean() < 0.2
 
 
 def test_unknown_labels_and_single_classes_say_nothing(scenes: Tensor) -> None:
     labels = displaced(scenes, 9, 0).long()
     logits = F.avg_pool2d(seen(scenes), 4)
-    expected = register(logits, labels, 255)
+    expected = register_labels(logits, labels, 255)
     assert expected.any(-1).all()
     for unknown in (-1, 400, 2**40):
-        assert torch.equal(register(logits, labels.where(labels != 255, unknown), 255), expected)
-    assert not register(logits, torch.full_like(labels, 3), 255).any()
-    assert not register(logits, torch.full_like(labels, 255), 255).any()
-    assert not register(torch.zeros_like(logits), labels, 255).any()
+        assert torch.equal(register_labels(logits, labels.where(labels != 255, unknown), 255), expected)
+    assert not register_labels(logits, torch.full_like(labels, 3), 255).any()
+    assert not register_labels(logits, torch.full_like(labels, 255), 255).any()
+    assert not register_labels(torch.zeros_like(logits), labels, 255).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 3), (224, 224)])
 def test_logits_of_any_resolution(scenes: Tensor, size: tuple[int, int]) -> None:
     logits = F.interpolate(seen(scenes), size, mode="area")
-    found = register(logits, displaced(scenes, 9, 0), 255)
+    found = register_labels(logits, displaced(scenes, 9, 0), 255)
     assert found.isfinite().all()
     assert found.shape == (len(scenes), 1, 1, 8)
 
@@ -131,7 +130,7 @@ def test_logits_of_any_resolution(scenes: Tensor, size: tuple[int, int]) -> None
 def test_tiles_half_overlap(scenes: Tensor) -> None:
     wide = torch.cat((scenes[:1], displaced(scenes[1:2], 9, 0)), 2)  # only the right half is displaced
     truth = torch.cat((scenes[:1], scenes[1:2]), 2)
-    found = register(F.avg_pool2d(seen(truth), 4), wide, 255)
+    found = register_labels(F.avg_pool2d(seen(truth), 4), wide, 255)
     assert found.shape == (1, 1, 3, 8)
     left, _, right = (homography.corner_displacement(homography.exp(a)) * HALF for a in found[0, 0])
     assert left < 1

@@ -10,6 +10,7 @@ from .homography_exp import homography_exp
 from .homography_warp import homography_warp
 from .library import share_the_cpu_with_triton
 from .local_correlation import local_correlation
+from .register_labels import register_labels
 from .segmentation_loss import segmentation_loss
 from .so3 import geodesic_distance, project_to_so3
 from .soft_boundary_map import soft_boundary_map
@@ -26,6 +27,7 @@ __all__ = [
     "homography_warp",
     "local_correlation",
     "project_to_so3",
+    "register_labels",
     "segmentation_loss",
     "set_backend",
     "soft_boundary_map",

@@ -96,9 +96,7 @@ def _moved(theta: Tensor) -> tuple[Tensor, Tensor]:
     return x / z, y / z
 
 
-def _classes(
-    labels: Tensor, shape: tuple[int, int], classes: int, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _classes(labels: Tensor, shape: tuple[int, int], classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids and weights ``(N, T, P)`` of the labels at the points, and which tiles ``(N, T)`` have two classes."""
     y, x = (_pixels(edge, count, labels.device) for edge, count in zip(labels.shape[1:], shape, strict=True))
     read = labels[:, y[:, None, :, None], x[None, :, None, :]].long()  # (N, rows, columns, points, points)
@@ -147,8 +145,8 @@ class Fit:
     def at(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """The objective ``(N, T)``, and its slopes at the points, ``(N, T, 2 P)``."""
         x, y = _moved(self.to_image @ homography_exp(-a))
-        x = ((x + 1) * (self.width / 2) - 0.5).clamp(0, self.width - 1)
-        y = ((y + 1) * (self.height / 2) - 0.5).clamp(0, self.height - 1)
+        x = _clamped((x + 1) * (self.width / 2) - 0.5, self.width)
+        y = _clamped((y + 1) * (self.height / 2) - 0.5, self.height)
         left, top = x.long().clamp(max=max(0, self.width - 2)), y.long().clamp(max=max(0, self.height - 2))
         right, below = int(self.width > 1), self.width * int(self.height > 1)
         corner = self.first + top * self.width + left
@@ -179,6 +177,11 @@ class Fit:
         velocities = _by_block(constant(_velocities, slopes.dtype, slopes.device).T)
         parts = torch.einsum("ntbp,kbp->ntkb", _by_block(slopes), velocities)
         return _solve(self.curvature, parts - parts.mean(3, keepdim=True)).square().sum((2, 3))
+
+
+def _clamped(place: Tensor, cells: int) -> Tensor:
+    """A place in [0, cells - 1], also where a step was so wide that it is none (NaN)."""
+    return torch.where(place > 0, place, 0).clamp(max=cells - 1)
 
 
 def _by_block(values: Tensor) -> Tensor:

@@ -1,0 +1,29 @@
+"""register_labels: its op, and the choice of an implementation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import reference
+from ..reference.register_labels import cell_probabilities, tiles
+from .backend import Op
+from .library import kernel_op, without_derivative
+
+
+@kernel_op
+def _register_labels(
+    probabilities: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    ignore_index: int,
+) -> Tensor:  # [N, rows, columns, 8]
+    return probabilities.new_empty(len(probabilities), *tiles(labels), 8)
+
+
+without_derivative(_register_labels)
+
+
+def _register(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    return _register_labels(cell_probabilities(logits.detach(), tiles(labels)), labels, ignore_index)
+
+
+register_labels = Op(reference.register_labels, cpu=_register, triton=_register)

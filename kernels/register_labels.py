@@ -1,0 +1,296 @@
+"""register_labels: probabilities are smoothed, their information is added up over the classes, and a program of 4096
+points climbs to the best motion of its tile.
+
+The eight generators move a point (x, y) by polynomials, so the gradient of the objective is made of eight sums over
+the points. A program holds its points in registers, from the first step to the last.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..reference.register_labels import (
+    BLOCKS,
+    BOX,
+    DAMPING,
+    DEAD_ZONE,
+    EASED,
+    FLOOR,
+    LEVELS,
+    POINTS,
+    PRIOR,
+    RAISED,
+    tiles,
+)
+from .align_equations import solve
+from .elementary import add_tuples, divide, log
+from .homography_exp import UNIT, exponential
+from .memory import VARYING, check_edges, plane_strides
+
+BLOCK = 256  # cells of a program
+WARPS = 8  # of a tile's program
+# Of the method, as the compiler knows them.
+SIDE, PARTS = tl.constexpr(POINTS), tl.constexpr(BLOCKS)  # points and parts of a tile, in each direction
+WINDOW, LEAST, STRENGTH = tl.constexpr(BOX), tl.constexpr(FLOOR), tl.constexpr(PRIOR)
+LOWER, HIGHER, ZONE = tl.constexpr(EASED), tl.constexpr(RAISED), tl.constexpr(DEAD_ZONE)
+FIRST_DAMPING = tl.constexpr(DAMPING / EASED)  # the first place counts as a step that helped
+
+
+def register_labels(
+    probabilities: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    ignore_index: int,
+) -> Tensor:
+    """``[N, rows, columns, 8]``: the coefficients of the tiles."""
+    check_edges(*probabilities.shape[2:], *labels.shape[1:])
+    probabilities = probabilities.contiguous()
+    n, channels, height, width = probabilities.shape
+    rows, columns = tiles(labels)
+    a = probabilities.new_empty(n, rows, columns, 8)
+    for level, (pooled, steps) in enumerate(LEVELS if n else ()):
+        h, w = height // pooled, width // pooled
+        logs, information = probabilities.new_empty(2, n, channels, h, w), probabilities.new_empty(n, 3, h, w)
+        _smooth_cells[(triton.cdiv(n * channels * h * w, BLOCK),)](
+            probabilities, logs, n * channels, height, width, h, w, POOLED=pooled, BLOCK=BLOCK
+        )
+        _information_of_cells[(triton.cdiv(n * h * w, BLOCK),)](
+            logs[1], information, n, channels, h, w, BLOCK=BLOCK
+        )  # fmt: skip
+        _register_tiles[(n * rows * columns,)](
+            logs, information, labels, a, channels, h, w, *labels.shape[1:], rows, columns, ignore_index,
+            labels.stride(0), *plane_strides(labels), STEPS=steps, LAST=level == len(LEVELS) - 1,
+            num_warps=WARPS,
+        )  # fmt: skip
+    return a
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _smooth_cells(
+    probabilities,  # [planes, full_height, full_width]
+    logs,  # [2, planes, height, width]: logarithms, and roots
+    planes, full_height, full_width, height, width,
+    POOLED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Average over boxes of cells, without what lies outside the map."""
+    cell = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    cells = planes.to(tl.int64) * height * width
+    inside = cell < cells
+    plane, place = cell // (height * width), (cell % (height * width)).to(tl.int32)
+    y, x = place // width * POOLED - POOLED, place % width * POOLED - POOLED
+    probabilities += plane * full_height * full_width
+    total = tl.zeros([BLOCK], tl.float32)
+    for i in tl.static_range(WINDOW * POOLED):
+        for j in tl.static_range(WINDOW * POOLED):
+            hit = inside & (y + i >= 0) & (y + i < full_height) & (x + j >= 0) & (x + j < full_width)
+            total += tl.load(probabilities + (y + i) * full_width + (x + j), hit, 0)
+    count_y = tl.minimum(y + WINDOW * POOLED, full_height) - tl.maximum(y, 0)
+    count_x = tl.minimum(x + WINDOW * POOLED, full_width) - tl.maximum(x, 0)
+    smooth = total / (count_y * count_x) + LEAST
+    tl.store(logs + cell, log(smooth), inside)
+    tl.store(logs + cells + cell, tl.sqrt(smooth), inside)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _information_of_cells(
+    roots,  # [N, C, height, width]
+    information,  # [N, 3, height, width]: xx, xy, yy
+    n, channels, height, width, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add up over the classes what the differences of the roots tell, each over two cells."""
+    cell = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = cell < n.to(tl.int64) * height * width
+    image, place = cell // (height * width), (cell % (height * width)).to(tl.int32)
+    y, x = place // width, place % width
+    left, right = place - tl.where(x > 0, 1, 0), place + tl.where(x < width - 1, 1, 0)
+    above, below = place - tl.where(y > 0, width, 0), place + tl.where(y < height - 1, width, 0)
+    roots += image * channels * height * width
+    xx, xy, yy = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for _ in range(channels):
+        dx = tl.load(roots + right, inside, 0) - tl.load(roots + left, inside, 0)
+        dy = tl.load(roots + below, inside, 0) - tl.load(roots + above, inside, 0)
+        xx, xy, yy = xx + dx * dx, xy + dx * dy, yy + dy * dy
+        roots += height * width
+    information += image * 3 * height * width + place
+    tl.store(information, xx, inside)
+    tl.store(information + height * width, xy, inside)
+    tl.store(information + 2 * height * width, yy, inside)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _register_tiles(
+    logs,  # [N, C, height, width]
+    information,  # [N, 3, height, width]
+    labels,  # [N, full_height, full_width]
+    a,  # [N, rows, columns, 8]
+    channels, height, width, full_height, full_width, rows, columns, ignore_index,
+    labels_n, labels_y, labels_x, STEPS: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """Climb by Levenberg and Marquardt's method. The last level makes readings 0 that may well be noise."""
+    tile = tl.program_id(0)
+    image, row, column = (tile // (rows * columns)).to(tl.int64), tile // columns % rows, tile % columns
+    # Points are sorted by block, [blocks, SIDE / blocks squared], so that a block's sum is one of neighbors.
+    point = tl.arange(0, SIDE * SIDE)
+    block, within = (
+        point // (SIDE * SIDE // (PARTS * PARTS)),
+        point % (SIDE // PARTS * (SIDE // PARTS)),
+    )
+    i = block // PARTS * (SIDE // PARTS) + within // (SIDE // PARTS)
+    j = block % PARTS * (SIDE // PARTS) + within % (SIDE // PARTS)
+    x, y = (2 * j + 1).to(tl.float32) / SIDE - 1, (2 * i + 1).to(tl.float32) / SIDE - 1
+
+    pixel_y = ((row * SIDE + 2 * i + 1) * full_height // (SIDE * (rows + 1))).to(tl.int32)
+    pixel_x = ((column * SIDE + 2 * j + 1) * full_width // (SIDE * (columns + 1))).to(tl.int32)
+    label = tl.load(labels + image * labels_n + pixel_y * labels_y + pixel_x * labels_x).to(tl.int64)
+    valid = (label != ignore_index) & (label >= 0) & (label < channels)
+    label = tl.where(valid, label, -1).to(tl.int32)
+    several = tl.min(tl.where(valid, label, channels)) < tl.max(label)
+    share = tl.where(several, 1.0 / tl.sum(valid.to(tl.float32)), 0.0)  # nothing moves a tile of one class
+
+    # From the tile's coordinates to cells: scale, and place of the tile's middle.
+    scale_x, scale_y = width.to(tl.float32) / (columns + 1), height.to(tl.float32) / (rows + 1)
+    middle_x, middle_y = (column + 1) * scale_x - 0.5, (row + 1) * scale_y - 0.5
+    information += image * 3 * height * width
+    corner, u, v, right, below = _corner(x * scale_x + middle_x, y * scale_y + middle_y, height, width)
+    read = ()
+    for part in tl.static_range(3):
+        read += (_between(information + part * height * width + corner, u, v, right, below)[0],)
+    matrix = _curvature(
+        tl.where(valid, share * scale_x * scale_x, 0.0) * read[0],
+        tl.where(valid, share * scale_x * scale_y, 0.0) * read[1],
+        tl.where(valid, share * scale_y * scale_y, 0.0) * read[2],
+        x,
+        y,
+    )
+
+    logs += image * channels * height * width
+    trial = ()
+    for k in tl.static_range(8):
+        trial += ((tl.load(a + tile * 8 + k) if LAST else tl.cast(0.0, tl.float32)),)
+    best, gradient = trial, trial
+    value, damping = tl.cast(-float("inf"), tl.float32), tl.cast(FIRST_DAMPING, tl.float32)
+    for _ in range(STEPS + 1):
+        new_value, slope_x, slope_y = _objective(
+            trial, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width
+        )
+        better = new_value > value
+        value = tl.where(better, new_value, value)
+        damping = tl.where(better, damping * LOWER, damping * HIGHER)
+        gradient = _chosen(better, _gradient(slope_x, slope_y, x, y, trial), gradient)
+        best = _chosen(better, trial, best)
+        trial = add_tuples(best, solve(_with_prior(matrix, damping), gradient))
+
+    if LAST:
+        _, slope_x, slope_y = _objective(
+            best, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width
+        )
+        errors = solve(_with_prior(matrix, 1.0), _deviations(slope_x, slope_y, x, y))
+        noise, length = 0.0, 0.0
+        for k in tl.static_range(8):
+            noise, length = noise + tl.sum(errors[k] * errors[k]), length + best[k] * best[k]
+        known = length > ZONE * noise
+        for k in tl.static_range(8):
+            tl.store(a + tile * 8 + k, tl.where(known, best[k], 0.0))
+    else:
+        for k in tl.static_range(8):
+            tl.store(a + tile * 8 + k, best[k])
+
+
+@triton.jit
+def _corner(x, y, height, width):
+    """The cell above and to the left of a place, the shares of its neighbors, and the offsets at which they lie."""
+    x = tl.minimum(tl.where(x > 0, x, 0.0), (width - 1).to(tl.float32))  # a place that is none (NaN) becomes 0
+    y = tl.minimum(tl.where(y > 0, y, 0.0), (height - 1).to(tl.float32))
+    left, top = (
+        tl.minimum(x.to(tl.int32), tl.maximum(width - 2, 0)),
+        tl.minimum(y.to(tl.int32), tl.maximum(height - 2, 0)),
+    )
+    right, below = tl.where(width > 1, 1, 0), tl.where(height > 1, width, 0)
+    return top * width + left, x - left, y - top, right, below
+
+
+@triton.jit
+def _between(corner, u, v, right, below):
+    """The value between four cells, and how it changes along x and y."""
+    upper_left, upper_right = tl.load(corner), tl.load(corner + right)
+    lower_left, lower_right = tl.load(corner + below), tl.load(corner + right + below)
+    upper, lower = upper_left + u * (upper_right - upper_left), lower_left + u * (lower_right - lower_left)
+    across = (upper_right - upper_left) * (1 - v) + (lower_right - lower_left) * v
+    return upper + v * (lower - upper), across, lower - upper
+
+
+@triton.jit
+def _objective(a, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width):
+    """The objective, and what the motion of each point along x and y adds to it."""
+    opposite = ()
+    for k in tl.static_range(8):
+        opposite += (-a[k],)
+    theta = exponential(opposite)
+    depth = theta[6] * x + theta[7] * y + theta[8]
+    moved_x = divide(theta[0] * x + theta[1] * y + theta[2], depth) * scale_x + middle_x
+    moved_y = divide(theta[3] * x + theta[4] * y + theta[5], depth) * scale_y + middle_y
+    corner, u, v, right, below = _corner(moved_x, moved_y, height, width)
+    place = logs + (tl.maximum(label, 0) * (height * width) + corner)
+    values, across, down = _between(place, u, v, right, below)
+    weight = tl.where(label >= 0, share, 0.0)
+    length = 0.0
+    for k in tl.static_range(8):
+        length += a[k] * a[k]
+    return tl.sum(weight * values) - STRENGTH * length, -weight * scale_x * across, -weight * scale_y * down
+
+
+@triton.jit
+def _velocity(x, y):
+    """How fast each generator of :func:`inverseform_fast.sl3.basis` moves the points, along x and along y."""
+    return (
+        (1.0, 0.0, -UNIT * y, UNIT * x, UNIT * x, UNIT * y, -UNIT * x * x, -UNIT * x * y),
+        (0.0, 1.0, UNIT * x, UNIT * y, -UNIT * y, UNIT * x, -UNIT * x * y, -UNIT * y * y),
+    )
+
+
+@triton.jit
+def _gradient(slope_x, slope_y, x, y, a):
+    along, result = _velocity(x, y), ()
+    for k in tl.static_range(8):
+        result += (tl.sum(slope_x * along[0][k] + slope_y * along[1][k]) - 2 * STRENGTH * a[k],)
+    return result
+
+
+@triton.jit
+def _curvature(xx, xy, yy, x, y):
+    """The lower half of the Fisher information of the coefficients, row by row."""
+    along, result = _velocity(x, y), ()
+    for i in tl.static_range(8):
+        by_x, by_y = xx * along[0][i] + xy * along[1][i], xy * along[0][i] + yy * along[1][i]
+        for j in tl.static_range(i + 1):
+            result += (tl.sum(by_x * along[0][j] + by_y * along[1][j]),)
+    return result
+
+
+@triton.jit
+def _with_prior(matrix, damping):
+    result = ()
+    for i in tl.static_range(8):
+        for j in tl.static_range(i + 1):
+            result += (damping * matrix[i * (i + 1) // 2 + j] + (2 * STRENGTH if i == j else 0.0),)
+    return result
+
+
+@triton.jit
+def _deviations(slope_x, slope_y, x, y):
+    """The gradient of each block, less the mean of the blocks."""
+    along, result = _velocity(x, y), ()
+    blocks: tl.constexpr = PARTS * PARTS
+    for k in tl.static_range(8):
+        parts = tl.sum(tl.reshape(slope_x * along[0][k] + slope_y * along[1][k], [blocks, SIDE * SIDE // blocks]), 1)
+        result += (parts - tl.sum(parts) / blocks,)
+    return result
+
+
+@triton.jit
+def _chosen(first_is_better, first, second):
+    result = ()
+    for k in tl.static_range(8):
+        result += (tl.where(first_is_better, first[k], second[k]),)
+    return result
