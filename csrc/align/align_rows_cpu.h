@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "align/align_equations_cpu.h"
+#include "common/cholesky.h"
 
 #ifndef ALIGN_ROWS_CPU_H
 #define ALIGN_ROWS_CPU_H
@@ -29,22 +30,10 @@ struct Arguments {
 
 namespace align::SIMD_TARGET {
 
-// Solves K a = v by Cholesky's factorization, in place: v becomes a.
+// Solves K a = v in place: v becomes a.
 inline void solve(double (&k)[COEFFICIENTS][COEFFICIENTS], double (&v)[COEFFICIENTS]) {
-  for (int j = 0; j < COEFFICIENTS; ++j) {
-    for (int i = j; i < COEFFICIENTS; ++i)
-      for (int l = 0; l < j; ++l) k[i][j] -= k[i][l] * k[j][l];
-    k[j][j] = std::sqrt(k[j][j]);
-    for (int i = j + 1; i < COEFFICIENTS; ++i) k[i][j] /= k[j][j];
-  }
-  for (int i = 0; i < COEFFICIENTS; ++i) {
-    for (int l = 0; l < i; ++l) v[i] -= k[i][l] * v[l];
-    v[i] /= k[i][i];
-  }
-  for (int i = COEFFICIENTS - 1; i >= 0; --i) {
-    for (int l = i + 1; l < COEFFICIENTS; ++l) v[i] -= k[l][i] * v[l];
-    v[i] /= k[i][i];
-  }
+  cholesky::SIMD_TARGET::factorize(k);
+  cholesky::SIMD_TARGET::substitute(k, v);
 }
 
 // Returns the gradients by K and v of a = K^-1 v. K is symmetric, so with s = K^-1 grad a they are grad v = s and

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import reference
 from ..reference.register_labels import cell_probabilities, tiles
 from .backend import Op
-from .library import kernel_op, without_derivative
+from .library import EXTENSION, kernel, kernel_op, without_derivative
 
 
 @kernel_op
@@ -17,6 +17,11 @@ def _register_labels(
     ignore_index: int,
 ) -> Tensor:  # [N, rows, columns, 8]
     return probabilities.new_empty(len(probabilities), *tiles(labels), 8)
+
+
+@kernel(_register_labels, "CPU")
+def _(probabilities: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    return EXTENSION.register_labels_cpu.default(probabilities, labels, ignore_index, *tiles(labels))
 
 
 without_derivative(_register_labels)
