@@ -14,7 +14,7 @@ from . import functional, homography
 from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
 from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
-from .reference.register_labels import tiles_to_image
+from .tiling import tiles_to_image
 
 _POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
 _STEPS = 2  # of the integration

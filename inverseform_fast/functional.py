@@ -325,8 +325,8 @@ def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> 
         ignore_index: the id that marks void.
 
     Returns:
-        ``(N, rows, columns, 8)`` float32: Lie-algebra coefficients ``a`` in half tiles; rows and columns are
-        ``2 round(H / 224) - 1`` and ``2 round(W / 224) - 1``, at least 1.
+        ``(N, rows, columns, 8)`` float32 (float64 for float64 logits): Lie-algebra coefficients ``a`` in half tiles.
+        Rows and columns are ``2 round(H / 224) - 1`` and ``2 round(W / 224) - 1``, at least 1.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device.

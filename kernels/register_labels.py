@@ -7,6 +7,7 @@ the points. A program holds its points in registers, from the first step to the 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,8 +23,8 @@ from ..reference.register_labels import (
     POINTS,
     PRIOR,
     RAISED,
-    tiles,
 )
+from ..tiling import tiles
 from .align_equations import solve
 from .elementary import add_tuples, divide, log
 from .homography_exp import UNIT, exponential
@@ -48,10 +49,10 @@ def register_labels(
     probabilities = probabilities.contiguous()
     n, channels, height, width = probabilities.shape
     rows, columns = tiles(labels)
-    a = probabilities.new_empty(n, rows, columns, 8)
+    a = probabilities.new_empty(n, rows, columns, 8, dtype=torch.float32)
     for level, (pooled, steps) in enumerate(LEVELS if n else ()):
         h, w = height // pooled, width // pooled
-        logs, information = probabilities.new_empty(2, n, channels, h, w), probabilities.new_empty(n, 3, h, w)
+        logs, information = a.new_empty(2, n, channels, h, w), a.new_empty(n, 3, h, w)
         _smooth_cells[(triton.cdiv(n * channels * h * w, BLOCK),)](
             probabilities, logs, n * channels, height, width, h, w, POOLED=pooled, BLOCK=BLOCK
         )

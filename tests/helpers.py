@@ -62,7 +62,7 @@ def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) 
     results = list(results) if isinstance(results, tuple) else [results]
     scalar = sum((r * torch.linspace(-1, 1, r.numel(), device=r.device).view(r.shape)).sum() for r in results)
     floating = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    gradients = torch.autograd.grad(scalar, floating, allow_unused=True) if floating else ()
+    gradients = torch.autograd.grad(scalar, floating, allow_unused=True) if floating and scalar.requires_grad else ()
     return [result.detach() for result in results] + [g for g in gradients if g is not None]
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from inverseform_fast import homography
 from inverseform_fast.functional import register_labels
 from inverseform_fast.inverse_net.pairs import view_labels
-from inverseform_fast.reference.register_labels import POINTS, Fit, _classes, _points, _velocities, tiles_to_image
+from inverseform_fast.reference.register_labels import POINTS, Fit, _classes, _points, _velocities
 from inverseform_fast.segmentation.datasets import Scenes
+from inverseform_fast.tiling import tiles_to_image
 
 HALF = 112  # pixels
 
@@ -28,9 +29,9 @@ def fit(scenes: Tensor, generator: torch.Generator) -> Fit:
     logits = F.interpolate(torch.randn(1, 12, 5, 5, generator=generator), (56, 56), mode="bicubic")
     probabilities = logits.softmax(1) + 0.05
     to_image = tiles_to_image(torch.float32, torch.device("cpu"), 1, 1)
-    ids, weights, known = _classes(scenes[:1], (1, 1), logits.shape[1], 255)
+    ids, valid, known = _classes(scenes[:1], (1, 1), logits.shape[1], 255)
     assert known.all()
-    return Fit(probabilities, ids, weights, to_image)
+    return Fit(probabilities, ids, valid / valid.sum(), to_image)
 
 
 def test_the_objective_is_that_of_the_definition(fit: Fit, generator: torch.Generator) -> None:

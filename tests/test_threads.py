@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import results_and_gradients, some_labels
 from torch import Tensor
 
@@ -24,11 +25,17 @@ LABELS = some_labels((1, *SIZE), 3)
 TARGET = functional.boundary_map(LABELS)[:, None]
 NET = iff.InverseTransformNet.compact().requires_grad_(False)
 WEIGHTS = cast(Align, NET).weights
+DISPLACED = LABELS.roll(5, -1)
 SMALL = (112, 97)  # of the logits that are upsampled
 
 
 def random(*shape: int, scale: float = 3.0) -> Tensor:
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def seen(labels: Tensor) -> Tensor:
+    """Logits of a model that sees the labels where they are, but not sharply."""
+    return 8 * F.avg_pool2d(F.one_hot(labels.long().clamp(max=2), 3).movedim(-1, 1).float(), 5, 1, 2)
 
 
 def total(criterion: iff.BoundaryAwareLoss, *inputs: Tensor) -> Tensor:
@@ -47,6 +54,7 @@ CASES: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], tuple[Tensor,
     "homography_warp": (functional.homography_warp, (random(2, 1, *SIZE), torch.eye(3) + random(2, 3, 3, scale=0.1))),
     "local_correlation": (functional.local_correlation, (random(1, 4, 101, 83), random(1, 4, 101, 83))),
     "align": (lambda x, y: functional.align(x, y, WEIGHTS), tuple(random(2, 3, 1, 224, 224).unbind())),
+    "register_labels": (lambda x: functional.register_labels(x, DISPLACED), (seen(LABELS),)),
     "project_to_so3": (functional.project_to_so3, (random(5001, 3, 3),)),
     "geodesic_distance": (functional.geodesic_distance, tuple(torch.eye(3) + random(2, 5001, 3, 3, scale=0.1))),
     "headless": (partial(total, iff.BoundaryAwareLoss(gamma=0.3)), (random(1, 3, *SIZE),)),

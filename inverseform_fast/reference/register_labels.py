@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..constants import constant
 from ..sl3 import basis
+from ..tiling import tiles, tiles_to_image
 from .homography_exp import homography_exp
 
-TILE = 224  # pixels of the labels, about; each tile overlaps half of the next one
 POINTS, BLOCKS = 64, 8  # of a tile, in each direction: points at which labels are compared, and parts that err alone
 LEVELS = ((2, 4), (1, 6))  # so many cells are pooled in each direction, for so many steps
 BOX = 3  # cells, in each direction, over which probabilities are averaged
@@ -30,13 +30,15 @@ DEAD_ZONE = 3.0  # times the noise, which |a|^2 must exceed; with exact labels, 
 _CELLS = 56  # of a tile's probabilities, in each direction
 
 
+@torch.no_grad()
 def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     """See :func:`inverseform_fast.functional.register_labels`."""
     classes, shape = logits.shape[1], tiles(labels)
-    to_image = constant(tiles_to_image, torch.float32, logits.device, *shape)
     probabilities = cell_probabilities(logits, shape)
-    ids, weights, known = _classes(labels, shape, classes, ignore_index)
-    a = torch.zeros(len(logits), len(to_image), 8, dtype=torch.float32, device=logits.device)
+    to_image = constant(tiles_to_image, probabilities.dtype, logits.device, *shape)
+    ids, valid, known = _classes(labels, shape, classes, ignore_index)
+    weights = valid.to(probabilities.dtype) / valid.sum(2, keepdim=True).clamp(min=1)
+    a = probabilities.new_zeros(len(logits), len(to_image), 8)
     for pooled, steps in LEVELS:
         smooth = F.avg_pool2d(probabilities, BOX * pooled, pooled, (BOX - 1) * pooled // 2, count_include_pad=False)
         fit = Fit(smooth + FLOOR, ids, weights, to_image)
@@ -45,24 +47,9 @@ def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> 
     return torch.where(known[..., None], a, 0).view(-1, *shape, 8)
 
 
-def tiles(labels: Tensor) -> tuple[int, int]:
-    """Rows and columns of tiles."""
-    rows, columns = (max(1, round(edge / TILE)) * 2 - 1 for edge in labels.shape[1:])
-    return rows, columns
-
-
-def tiles_to_image(dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> Tensor:
-    """``(rows * columns, 3, 3)``: from the coordinates of tiles that half overlap to the image's."""
-    maps = torch.zeros(rows, columns, 3, 3, dtype=torch.float64)
-    maps[..., 0, 0], maps[..., 1, 1], maps[..., 2, 2] = 2 / (columns + 1), 2 / (rows + 1), 1
-    maps[..., 0, 2] = (torch.arange(columns) + 1) * 2 / (columns + 1) - 1
-    maps[..., 1, 2] = ((torch.arange(rows) + 1) * 2 / (rows + 1) - 1)[:, None]
-    return maps.flatten(0, 1).to(device, dtype)
-
-
 def cell_probabilities(logits: Tensor, shape: tuple[int, int]) -> Tensor:
     """The probabilities at about a tile's resolution, of even height and width, which pooling in pairs asks for."""
-    probabilities = logits.float().softmax(1)
+    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
     size = probabilities.shape[2:]
     wanted = [_CELLS * (count + 1) // 2 for count in shape]
     cells = [edge if edge <= 1.5 * least else least for edge, least in zip(size, wanted, strict=True)]
@@ -97,14 +84,13 @@ def _moved(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _classes(labels: Tensor, shape: tuple[int, int], classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids and weights ``(N, T, P)`` of the labels at the points, and which tiles ``(N, T)`` have two classes."""
+    """Ids ``(N, T, P)`` of the labels at the points, which are classes, and which tiles ``(N, T)`` have two of them."""
     y, x = (_pixels(edge, count, labels.device) for edge, count in zip(labels.shape[1:], shape, strict=True))
     read = labels[:, y[:, None, :, None], x[None, :, None, :]].long()  # (N, rows, columns, points, points)
     ids = read.flatten(3).flatten(1, 2)
     valid = (ids != ignore_index) & (ids >= 0) & (ids < classes)
-    weights = valid.float() / valid.sum(2, keepdim=True).clamp(min=1)
     several = ids.where(valid, classes).amin(2) < ids.where(valid, -1).amax(2)
-    return ids.where(valid, 0), weights, several
+    return ids.where(valid, 0), valid, several
 
 
 def _pixels(edge: int, count: int, device: torch.device) -> Tensor:
