@@ -147,7 +147,9 @@ def _register_tiles(
     valid = (label != ignore_index) & (label >= 0) & (label < channels)
     label = tl.where(valid, label, -1).to(tl.int32)
     several = tl.min(tl.where(valid, label, channels)) < tl.max(label)
-    share = tl.where(several, 1.0 / tl.sum(valid.to(tl.float32)), 0.0)  # nothing moves a tile of one class
+    share = tl.where(
+        several, 1.0 / tl.maximum(tl.sum(valid.to(tl.float32)), 1.0), 0.0
+    )  # nothing moves a tile of one class
 
     # From the tile's coordinates to cells: scale, and place of the tile's middle.
     scale_x, scale_y = width.to(tl.float32) / (columns + 1), height.to(tl.float32) / (rows + 1)

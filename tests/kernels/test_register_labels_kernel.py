@@ -15,7 +15,6 @@ from torch import Tensor
 
 from inverseform_fast import reference
 from inverseform_fast.functional import register_labels
-from inverseform_fast.ops.backend import chosen
 
 pytestmark = pytest.mark.kernel
 CLASSES = 4
@@ -48,15 +47,11 @@ def test_the_kernels_find_what_the_reference_finds() -> None:
     [((224, 448), (56, 112)), ((500, 230), (130, 58)), ((60, 90), (15, 22)), ((224, 224), (300, 290))],
 )
 def test_several_tiles_and_other_resolutions(size: tuple[int, int], cells: tuple[int, int]) -> None:
-    if chosen() == "triton" and size != (60, 90):
-        pytest.skip("Triton's interpreter takes ten seconds a tile")
     assert_registered_alike(*scene(*size, cells))
 
 
 @pytest.mark.parametrize("cells", [(1, 1), (2, 1), (1, 30)], ids=str)
 def test_few_cells(cells: tuple[int, int]) -> None:
-    if chosen() == "triton" and cells != (1, 1):
-        pytest.skip("Triton's interpreter takes ten seconds a tile")
     assert_registered_alike(*scene(224, 224, cells))
 
 
@@ -66,8 +61,6 @@ def test_few_cells(cells: tuple[int, int]) -> None:
     ids=str,
 )
 def test_labels_of_any_dtype_and_void(dtype: torch.dtype, ignore_index: int) -> None:
-    if chosen() == "triton" and dtype != torch.int64:
-        pytest.skip("Triton's interpreter takes ten seconds a tile")
     logits, labels = scene(224, 224)
     labels = labels.to(dtype if torch.iinfo(dtype).max >= 255 else torch.int16).where(labels != 255, ignore_index)
     assert assert_registered_alike(logits, labels.to(dtype), ignore_index).any()
@@ -77,21 +70,19 @@ def test_layout_and_dtype_of_logits_change_nothing() -> None:
     logits, labels = scene(224, 224)
     logits = logits.bfloat16()
     found = assert_registered_alike(logits, labels)
-    if chosen() != "triton":
-        last = logits.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(register_labels(last, labels.mT.contiguous().mT), found)
+    last = logits.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(register_labels(last, labels.mT.contiguous().mT), found)
 
 
 def test_nothing_is_said_of_one_class_and_of_a_prediction_without_slopes() -> None:
     logits, labels = scene(224, 224)
     pairs = [(logits, torch.full_like(labels, 2)), (logits, torch.full_like(labels, 255)), (0 * logits, labels)]
-    for prediction, given in pairs[: 1 if chosen() == "triton" else None]:
+    for prediction, given in pairs:
         assert not register_labels(prediction, given).any()
 
 
 def test_impossible_classes_and_an_empty_batch() -> None:
     logits, labels = scene(224, 224)
-    if chosen() != "triton":
-        logits[:, 3] = -torch.inf
-        assert_registered_alike(logits, labels)
+    logits[:, 3] = -torch.inf
+    assert_registered_alike(logits, labels)
     assert register_labels(logits[:0], labels[:0]).shape == (0, 1, 1, 8)
