@@ -8,6 +8,7 @@ as on a GPU. ``python -m benchmarks.launches`` writes ``results/launches.json``;
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 import time
@@ -62,11 +63,11 @@ SIZES = {
     "8 x 512 x 1024, 19 classes": Size(8, 512, 1024, 19),
     "16 x 480 x 480, 150 classes": Size(16, 480, 480, 150),
 }
-# The steps of a run: the first one, then ten of other sizes. Widths are multiples of 64, as those of crops are.
+# The steps of a run: the first, then ten of other sizes. InverseForm resizes all maps but the last three, which are tiles.
 FIRST = Size(8, 512, 1024, 19)
 LATER = [
     *(FIRST._replace(images=images) for images in (1, 7, 16)),
-    *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (500, 768), (1024, 2048))),
+    *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (375, 1242), (1024, 2048))),
     *(Size(images, 224, 448, 19) for images in (1, 3, 32)),
 ]
 # Ops that only reserve memory.
@@ -174,15 +175,16 @@ def cpu_seconds() -> float:
 
 def make_step(
     case: Case,
-    size: Size,
+    maps: Size,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "meta",
     inverseform: InverseFormLoss | None = None,
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Make a step of the loss on logits of a quarter of the labels' resolution; it returns the logits' gradients."""
-    n, height, width, classes = size
+    n, height, width, classes = maps
     channels = (classes, 1) if case.has_head else (classes,)
-    logits = [torch.zeros(n, c, height // 4, width // 4, dtype=dtype, device=device) for c in channels]
+    size = math.ceil(height / 4), math.ceil(width / 4)
+    logits = [torch.zeros(n, c, *size, dtype=dtype, device=device) for c in channels]
     labels = torch.zeros(n, height, width, dtype=torch.int64, device=device)
     criterion = BoundaryAwareLoss(**case.weights, inverseform=inverseform)
     for each in logits:
