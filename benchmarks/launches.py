@@ -74,6 +74,7 @@ LATER = [
 # Ops that only reserve memory, and functions that copy numbers of the host.
 RESERVING = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 COPYING = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
+INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # by a list of numbers, they copy it
 HOST_ROUNDS = 100
 # So few pixels that ATen's CPU kernels take next to no time, but as many rows as 512 x 1024 has, and so as many bands.
 HOST_SIZE, HOST_TILE = Size(1, 512, 8, 19), 32
@@ -136,7 +137,9 @@ class HostWriter(TorchFunctionMode):
         self.book = book
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in COPYING:
+        index = args[1] if function in INDEXING else ()
+        lists = [x for x in (index if isinstance(index, tuple) else (index,)) if isinstance(x, list)]
+        if function in COPYING or lists:
             self.book.host.append(function.__name__)
         return function(*args, **(kwargs or {}))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor
 
-from inverseform_fast import functional
+from inverseform_fast import BoundaryAwareLoss, functional
+from inverseform_fast.losses import LossTerms
 from inverseform_fast.ops.backend import MISSING
 
 if MISSING["triton"]:
@@ -120,3 +122,20 @@ def test_steps_of_other_sizes_compile_next_to_nothing(case: str) -> None:
             "paper, headless": headless | {"1 x 224 x 448": ["extract_tiles_backward"]},  # of a map that is not resized
         }[case]
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_make_graphed_callables_takes_the_criterion(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own code, where capturing runs the step and replaying does nothing: so its first outputs stay."""
+    for name in ("CUDAGraph", "Stream", "graph", "graph_pool_handle", "stream", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda.graphs, "graph_pool_handle", MagicMock())
+    weights, has_head = CASES[case]
+    logits = [torch.randn(2, channels, 16, 16, requires_grad=True) for channels in ((4, 1) if has_head else (4,))]
+    inputs = (logits[0], torch.randint(4, (2, 64, 64)), *logits[1:])
+    graphed = torch.cuda.make_graphed_callables(BoundaryAwareLoss(**weights), inputs)
+    terms = graphed(*inputs)
+    assert isinstance(terms, LossTerms)
+    torch.testing.assert_close(tuple(terms), tuple(BoundaryAwareLoss(**weights)(*inputs)))
+    gradients = torch.autograd.grad(terms.total, logits)
+    assert [gradient.shape for gradient in gradients] == [each.shape for each in logits]
