@@ -59,7 +59,7 @@ def fake_gpu(capability: int, launch: Launch) -> Iterator[FakeDriver]:
 
     previous = driver._active
     fake = FakeDriver(capability)
-    driver.set_active(fake)  # type: ignore[arg-type]
+    driver.set_active(fake)
     library.share_the_cpu_with_triton()
     try:
         with (
