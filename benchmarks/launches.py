@@ -8,6 +8,7 @@ as on a GPU. ``python -m benchmarks.launches`` writes ``results/launches.json``;
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 import time
@@ -20,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -62,15 +64,17 @@ SIZES = {
     "8 x 512 x 1024, 19 classes": Size(8, 512, 1024, 19),
     "16 x 480 x 480, 150 classes": Size(16, 480, 480, 150),
 }
-# The steps of a run: the first one, then ten of other sizes. Widths are multiples of 64, as those of crops are.
+# The steps of a run: the first, then ten of other sizes. The last three are tiles, which InverseForm does not resize.
 FIRST = Size(8, 512, 1024, 19)
 LATER = [
     *(FIRST._replace(images=images) for images in (1, 7, 16)),
-    *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (500, 768), (1024, 2048))),
+    *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (375, 1242), (1024, 2048))),
     *(Size(images, 224, 448, 19) for images in (1, 3, 32)),
 ]
-# Ops that only reserve memory.
+# Ops that only reserve memory, and functions that copy numbers of the host.
 RESERVING = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+COPYING = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
+INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # by a list of numbers, they copy it
 HOST_ROUNDS = 100
 # So few pixels that ATen's CPU kernels take next to no time, but as many rows as 512 x 1024 has, and so as many bands.
 HOST_SIZE, HOST_TILE = Size(1, 512, 8, 19), 32
@@ -82,9 +86,9 @@ class Book:
 
     launches: list[tuple[CompiledKernel, Grid]] = field(default_factory=list)
     aten: list[str] = field(default_factory=list)  # ops that would each launch a kernel of ATen's on a GPU
-    buffers: int = 0  # ops that only reserve memory
+    buffers: list[int] = field(default_factory=list)  # bytes that ops reserved which do nothing else
     views: int = 0  # ops that do nothing on a GPU
-    host: list[str] = field(default_factory=list)  # ops that read or make a tensor on the CPU
+    host: list[str] = field(default_factory=list)  # functions and ops that read or make a tensor on the CPU
     compiled: list[tuple[str, float]] = field(default_factory=list)  # kernels, and the CPU seconds that each took
 
     def launched(self) -> Counter[str]:
@@ -114,14 +118,30 @@ class Writer(TorchDispatchMode):
         return result
 
     def _write(self, op: Any, inputs: list[Tensor], outputs: list[Any]) -> None:
-        if any(isinstance(x, Tensor) and x.device.type == "cpu" for x in (*inputs, *outputs)):
-            self.book.host.append(str(op))
-        elif op._schema.name.removeprefix("aten::") in RESERVING:
-            self.book.buffers += 1
-        elif not op._schema.is_mutable and (_storages(outputs) <= _storages(inputs)):
+        name = op._schema.name.removeprefix("aten::")
+        if any(x.device.type == "cpu" for x in (*inputs, *outputs)):
+            self.book.host.append(name)
+        if not any(x.numel() for x in outputs) or not (op._schema.is_mutable or _storages(outputs) - _storages(inputs)):
             self.book.views += 1
-        elif any(x.numel() for x in outputs):
-            self.book.aten.append(op._schema.name.removeprefix("aten::"))
+        elif name in RESERVING:
+            self.book.buffers += [x.nbytes for x in outputs]
+        else:
+            self.book.aten.append(name)
+
+
+class HostWriter(TorchFunctionMode):
+    """Writes calls that make a tensor of numbers of the host, which would be copied to the GPU."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self.book = book
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        index = args[1] if function in INDEXING else ()
+        lists = [x for x in (index if isinstance(index, tuple) else (index,)) if isinstance(x, list)]
+        if function in COPYING or lists:
+            self.book.host.append(function.__name__)
+        return function(*args, **(kwargs or {}))
 
 
 def _storages(tensors: list[Tensor]) -> set[int]:
@@ -138,7 +158,7 @@ class Gpu:
     def write(self, step: Callable[[], object]) -> Book:
         """Take a step, whose tensors must be on ``meta``, and return its book."""
         self._writer.book = book = Book()
-        with self._writer:
+        with self._writer, HostWriter(book):
             step()
         return book
 
@@ -174,15 +194,16 @@ def cpu_seconds() -> float:
 
 def make_step(
     case: Case,
-    size: Size,
+    maps: Size,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "meta",
     inverseform: InverseFormLoss | None = None,
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Make a step of the loss on logits of a quarter of the labels' resolution; it returns the logits' gradients."""
-    n, height, width, classes = size
+    n, height, width, classes = maps
     channels = (classes, 1) if case.has_head else (classes,)
-    logits = [torch.zeros(n, c, height // 4, width // 4, dtype=dtype, device=device) for c in channels]
+    size = math.ceil(height / 4), math.ceil(width / 4)
+    logits = [torch.zeros(n, c, *size, dtype=dtype, device=device) for c in channels]
     labels = torch.zeros(n, height, width, dtype=torch.int64, device=device)
     criterion = BoundaryAwareLoss(**case.weights, inverseform=inverseform)
     for each in logits:
@@ -217,7 +238,8 @@ def as_json(first: Book, usual: Book) -> Json:
             for (name, grid, text), count in launches.items()
         ],
         "aten": dict(sorted(Counter(usual.aten).items())),
-        "buffers": usual.buffers,
+        "buffers": len(usual.buffers),
+        "buffer_bytes": sum(usual.buffers),
         "views": usual.views,
         "compile_cpu_s": dict(sorted(seconds.items(), key=lambda item: -sum(item[1]))),
     }

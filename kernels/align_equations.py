@@ -124,12 +124,12 @@ def _solve(
     """Add up the programs' sums and solve the equations. Each thread of the single warp does all of this."""
     tile = tl.program_id(0).to(tl.int64)
     sums, other_sums = sums + tile * blocks * SUMS, sums + (tile + n) * blocks * SUMS
-    added, difference = _both_orders(sums, other_sums)
-    for _ in range(1, blocks):
-        sums += SUMS
-        other_sums += SUMS
+    added, difference = _zeros(K * (K + 1) // 2), _zeros(K)
+    for _ in range(blocks):
         more_added, more_difference = _both_orders(sums, other_sums)
         added, difference = add_tuples(added, more_added), add_tuples(difference, more_difference)
+        sums += SUMS
+        other_sums += SUMS
     entries = ()
     for i in tl.static_range(K):
         for j in tl.static_range(i + 1):
@@ -274,6 +274,14 @@ def _velocity(velocity, cell, inside, BLOCK: tl.constexpr):
     """Velocities of x and of y, ``[cells, 8]`` each."""
     both = weight_at(velocity + cell[:, None] * (2 * K) + tl.arange(0, 2 * K)[None, :], inside[:, None])
     return tl.split(tl.reshape(both, [BLOCK, K, 2]))
+
+
+@triton.jit
+def _zeros(COUNT: tl.constexpr):
+    result = ()
+    for _ in tl.static_range(COUNT):
+        result += (tl.cast(0, tl.float32),)
+    return result
 
 
 @triton.jit

@@ -139,7 +139,7 @@ def _probabilities(row, x0, x1, share, SIGMOID: tl.constexpr):
     return lerp(left, right, share)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=("parts_y", "parts_x", *VARYING))
 def _extract_tiles_backward(
     grad_tiles,  # [N * rows * columns, 1, TILE, TILE]
     valid,  # [N * rows * columns, 1, TILE, TILE]

@@ -7,12 +7,11 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_EDGE = 32000
-# Whole numbers that differ between the steps of a run: counts, sizes, and all strides but those of x. Triton would
-# compile a kernel again when one of them becomes 1, or a multiple of 16, which brings nothing (docs/design/triton.md).
+# Whole numbers that differ between the steps of a run: counts, sizes, and all strides but those of x. To know that one
+# of them is 1, or a multiple of 16, brings the kernels nothing, but Triton would compile them again when it changes.
 VARYING = (
-    *("n", "batch", "programs", "rows", "columns", "start", "blocks"),
-    *("height", "width", "full_height", "full_width", "target_height", "target_width", "result_height"),
-    *("blocks_y", "blocks_x", "parts_y", "parts_x"),
+    *("n", "batch", "programs", "rows", "columns", "start", "blocks", "blocks_y", "blocks_x"),
+    *("height", "width", "full_height", "full_width", "target_height", "target_width"),
     *(f"{of}_{axis}" for of in ("logits", "labels", "grad", "predicted", "target", "image", "full") for axis in "ncy"),
 )
 

@@ -16,6 +16,7 @@ def parts(root: Path) -> dict[str, str]:
     result = results.read(root / SOURCE)
     return {
         "step": step_table(result),
+        "fills": fill_table(result),
         "kernels": kernel_table(result),
         "aten": aten_table(result),
         "compiling": compile_table(result),
@@ -29,7 +30,8 @@ def step_table(result: Json) -> str:
         host = result["host_ms"][book["case"]]
         triton, aten = sum(launch["count"] for launch in book["launches"]), sum(book["aten"].values())
         compiled = [seconds for each in book["compile_cpu_s"].values() for seconds in each]
-        counts = (triton, aten, triton + aten, book["buffers"], len(compiled))
+        buffers = f"{book['buffers']} ({book['buffer_bytes'] / 2**20:.0f} MiB)"
+        counts = (triton, aten, triton + aten, buffers, len(compiled))
         times = f"{sum(compiled):.1f}", f"{host['median']:.1f} ± {host['iqr']:.1f}"
         rows.append([book["case"], book["size"], *map(str, counts), *times])
     head = ["Triton's launches", "ATen's launches", "all launches", "buffers", "kernels to compile", "CPU s to compile"]
@@ -38,6 +40,12 @@ def step_table(result: Json) -> str:
 Kernels were compiled for sm_{result["capability"]}. Times are of one core of {device}, at commit
 {commit} with torch {versions["torch"]} and triton {versions["triton"]}.
 """
+
+
+def fill_table(result: Json) -> str:
+    return table(
+        ["loss", "filled buffers"], {case: [str(fills)] for case, fills in result["fills_if_deterministic"].items()}
+    )
 
 
 def kernel_table(result: Json) -> str:

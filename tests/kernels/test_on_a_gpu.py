@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,24 @@ def test_a_cuda_graph_replays_it(name: str) -> None:
     result.zero_()
     graph.replay()
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("has_head", [False, True], ids=["headless", "head"])
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_the_criterion_becomes_a_graphed_callable(gamma: float, has_head: bool) -> None:
+    def some_inputs() -> tuple[Tensor, ...]:
+        return some_logits(C), some_labels(), *([some_logits(1)] if has_head else [])
+
+    def run(criterion: Callable[..., Any], *inputs: Tensor) -> list[Tensor]:
+        terms = criterion(*inputs)
+        gradients = torch.autograd.grad(terms.total, [x for x in inputs if x.requires_grad])
+        return [x.detach().clone() for x in (*terms, *gradients)]
+
+    eager, captured = (iff.BoundaryAwareLoss(gamma=gamma).cuda() for _ in range(2))
+    graphed = torch.cuda.make_graphed_callables(captured, some_inputs())
+    for _ in range(2):
+        inputs = some_inputs()
+        torch.testing.assert_close(run(graphed, *inputs), run(eager, *inputs), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["segmentation_loss", "dice_loss", "boundary_loss", "soft_boundary_map"])
