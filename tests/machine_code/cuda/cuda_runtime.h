@@ -30,9 +30,8 @@ struct dim3 {
   explicit dim3(int64_t x) : x(static_cast<unsigned>(x)) {}
 };
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+enum cudaError_t { cudaSuccess, cudaErrorNoKernelImageForDevice = 209 };
+struct cudaFuncAttributes {};
 
 namespace cuda_on_a_cpu {
 
@@ -51,6 +50,7 @@ inline dim3 thread_index(0), block_index(0);
 inline std::mt19937 order;
 inline std::function<void()> kernel;
 inline std::exception_ptr error;      // of a thread, for the caller of the kernel
+inline bool has_code = true;          // for this GPU
 inline int line_without_barrier = 0;  // a barrier in this line of the source is left out
 alignas(16) inline char shared_bytes[48 << 10];
 
@@ -153,6 +153,14 @@ inline float ptx(std::string_view instruction, float x) {
 }
 
 }  // namespace cuda_on_a_cpu
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+template <class Kernel> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cuda_on_a_cpu::has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error ? "no kernel image is available for execution on the device" : "no error";
+}
 
 #define __CUDACC__
 #define __CUDA_ARCH__ 900

@@ -32,3 +32,5 @@ extern "C" __attribute__((visibility("default"))) void leave_out_barrier(int lin
   cuda_on_a_cpu::line_without_barrier = line;
   cuda_on_a_cpu::order.seed(seed);
 }
+
+extern "C" __attribute__((visibility("default"))) void set_has_code(bool value) { cuda_on_a_cpu::has_code = value; }

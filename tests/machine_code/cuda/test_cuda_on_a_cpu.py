@@ -5,6 +5,7 @@ All cases of ``tests/test_so3*.py`` run on it, too (``CUDA on a CPU``).
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_the_source_has_barriers() -> None:
 def test_a_barrier_that_is_left_out_is_seen(library: Path, line: int) -> None:
     right, wrong = cuda_results(library, 300), cuda_results(library, 300, line=line)
     assert not all(torch.equal(a, b) for a, b in zip(right, wrong, strict=True))
+
+
+def test_the_binary_says_whether_it_has_code_for_a_gpu(library: Path) -> None:
+    binary = cuda_on_a_cpu.load(library)
+    binary.inverseform_fast_cuda_error.restype = ctypes.c_char_p
+    assert binary.inverseform_fast_cuda_error(0) is None
+    binary.set_has_code(False)
+    try:
+        assert binary.inverseform_fast_cuda_error(0) == b"no kernel image is available for execution on the device"
+    finally:
+        binary.set_has_code(True)
 
 
 def test_other_sources_are_refused() -> None:
