@@ -21,7 +21,7 @@ CSRC = Path("csrc")
 FLAGS = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # the stable ABI of LibTorch 2.11
 CXX = [*FLAGS, "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 NVCC = [*FLAGS, "-Xcompiler=-fvisibility=hidden"]
-GPUS = "8.0;9.0;10.0+PTX"
+GPUS = "7.5;8.0;9.0;10.0+PTX;12.0"  # each serves later GPUs of its major version, and the PTX all after 10.0
 
 
 class Missing(Exception):

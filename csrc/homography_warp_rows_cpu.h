@@ -90,13 +90,13 @@ struct Neighbours {
 };
 
 template <bool NEAREST, bool BORDER> Neighbours neighbours(float position, float depth, float size) {
-  const float lowest = BORDER ? 0 : -2,
-              highest = BORDER ? size - 1 : size;  // without border, no neighbour of these is inside
   const float pixel = ((position + 1) * size - 1) / 2;
-  const float near = std::min(std::max(lowest, pixel), highest);  // NaN becomes the lowest
+  const bool stops = BORDER & (pixel == pixel);                            // at the border; NaN lies outside
+  const float lowest = stops ? 0 : -2, highest = stops ? size - 1 : size;  // no neighbour of -2 or of size is inside
+  const float near = std::min(std::max(lowest, pixel), highest);           // NaN becomes the lowest
   const float first = NEAREST ? std::nearbyint(near) : std::floor(near);
   const bool moves = (near > lowest) & (near < highest);
-  return {static_cast<int32_t>(first), (BORDER ? near : pixel) - first, moves ? size / 2 / depth : 0};
+  return {static_cast<int32_t>(first), (stops ? near : pixel) - first, moves ? size / 2 / depth : 0};
 }
 
 inline void start(const Warp& args, int64_t column, Piece& piece) {

@@ -164,8 +164,9 @@ def homography_warp(
 
     Coordinates run from -1 to 1 over the image and over the result, with x to the right, y down, and pixel centres as
     in ``grid_sample`` with ``align_corners=False``. Points that a homography sends behind the projection centre count
-    as far outside. On a GPU, the image's gradient is summed in 64-bit fixed point, so that every run gives the same
-    bits; if any of the incoming gradient is NaN, all of it is NaN.
+    as far outside. Where theta sends a pixel to NaN, the result is NaN, or 0 with ``mode="nearest"``. On a GPU, the
+    image's gradient is summed in 64-bit fixed point, so that every run gives the same bits; if any of the incoming
+    gradient is NaN, all of it is NaN.
 
     Args:
         image: ``(N, C, H, W)``; floating point, or any dtype of whole numbers up to 2^24 with ``mode="nearest"``.

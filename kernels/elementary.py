@@ -75,8 +75,20 @@ def precision() -> str:
 
 @triton.jit
 def product(x, y, total, PRECISION: tl.constexpr):
-    """``total + x @ y`` in float32, with the ``PRECISION`` of :func:`triton.language.dot`."""
+    """``total + x @ y`` in float32, with the ``PRECISION`` of :func:`triton.language.dot`.
+
+    A matrix unit cuts the bits that TF32 lacks, which makes every operand smaller, so they are rounded first.
+    """
+    if PRECISION == "tf32":
+        x, y = rounded_to_tf32(x), rounded_to_tf32(y)
     return tl.dot(x, y, total, input_precision=PRECISION)
+
+
+@triton.jit
+def rounded_to_tf32(x):
+    """The nearest number whose fraction has ten bits, the larger one of two; infinity and NaN stay what they are."""
+    power = (x.to(tl.int32, bitcast=True) & -0x800000).to(tl.float32, bitcast=True)  # of two, with the sign of x
+    return ((x + power * 2.0**-11).to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from .memory import VARYING, check_edges, gather, plane_strides
 ROWS, COLUMNS, WARPS = 16, 32, 4  # of a program; a tile of 224 pixels is a whole number of such blocks
 FAR = tl.constexpr(1e4)  # as in the reference
 EPS = tl.constexpr(torch.finfo(torch.float32).eps)
+OUTSIDE = tl.constexpr(-2.0)  # neither this pixel nor the next one is in the image
 
 
 def homography_warp(
@@ -102,17 +103,11 @@ def _homography_warp(
     image += view // views * image_n
     result += view * channels * result_height * result_width + (y * result_width + x)
     inside = (y < result_height) & (x < result_width)
-    if NEAREST:
-        x0, y0 = _round_to_even(sx), _round_to_even(sy)
-        hit = (x0 >= 0) & (x0 < width) & (y0 >= 0) & (y0 < height)
-        offset = y0.to(tl.int32) * image_y + x0.to(tl.int32) * image_x
-    else:
-        x0, y0 = tl.floor(sx), tl.floor(sy)
-        share_x, share_y = sx - x0, sy - y0
-        left, top = x0.to(tl.int32), y0.to(tl.int32)
+    left, share_x = _first_neighbour(sx, NEAREST)
+    top, share_y = _first_neighbour(sy, NEAREST)
     for _ in range(channels):
         if NEAREST:
-            value = gather(image, offset, hit & inside)
+            value = _at(image, top, left, height, width, image_y, image_x, inside)
         else:
             top_left, top_right, bottom_left, bottom_right = _neighbours(
                 image, top, left, height, width, image_y, image_x, inside
@@ -141,13 +136,8 @@ def _homography_warp_backward(
     sx, moves_x = _pixel(source_x, width, BORDER)
     sy, moves_y = _pixel(source_y, height, BORDER)
     inside = (y < result_height) & (x < result_width)
-    if NEAREST:
-        x0, y0 = _round_to_even(sx), _round_to_even(sy)
-        share_x, share_y = tl.zeros(sx.shape, tl.float32), tl.zeros(sy.shape, tl.float32)
-    else:
-        x0, y0 = tl.floor(sx), tl.floor(sy)
-        share_x, share_y = sx - x0, sy - y0
-    left, top = x0.to(tl.int32), y0.to(tl.int32)
+    left, share_x = _first_neighbour(sx, NEAREST)
+    top, share_y = _first_neighbour(sy, NEAREST)
     image += view // views * image_n
     grad_fixed += view // views * channels * height * width
     grad += view * channels * result_height * result_width + (y * result_width + x)
@@ -220,26 +210,35 @@ def _pixel(position, size, BORDER: tl.constexpr):
     moves = tl.abs(position) < FAR
     if BORDER:
         moves = moves & (pixel > 0) & (pixel < size - 1)
-        pixel = tl.minimum(tl.maximum(pixel, 0.0), size - 1.0)
+        pixel = tl.maximum(pixel, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        pixel = tl.minimum(pixel, size - 1.0, propagate_nan=tl.PropagateNan.ALL)
     return pixel, moves
 
 
 @triton.jit
+def _first_neighbour(place, NEAREST: tl.constexpr):
+    """The nearest pixel and 0, or the pixel before the place and the share of the next. NaN lies outside the image."""
+    first = _round_to_even(place) if NEAREST else tl.floor(place)
+    share = tl.zeros(place.shape, tl.float32) if NEAREST else place - first
+    return tl.where(place == place, first, OUTSIDE).to(tl.int32), share
+
+
+@triton.jit
 def _neighbours(image, top, left, height, width, stride_y, stride_x, inside):
-    """Values at the top left, top right, bottom left and bottom right."""
+    """Values in float32 at the top left, top right, bottom left and bottom right."""
     return (
-        _at(image, top, left, height, width, stride_y, stride_x, inside),
-        _at(image, top, left + 1, height, width, stride_y, stride_x, inside),
-        _at(image, top + 1, left, height, width, stride_y, stride_x, inside),
-        _at(image, top + 1, left + 1, height, width, stride_y, stride_x, inside),
+        _at(image, top, left, height, width, stride_y, stride_x, inside).to(tl.float32),
+        _at(image, top, left + 1, height, width, stride_y, stride_x, inside).to(tl.float32),
+        _at(image, top + 1, left, height, width, stride_y, stride_x, inside).to(tl.float32),
+        _at(image, top + 1, left + 1, height, width, stride_y, stride_x, inside).to(tl.float32),
     )
 
 
 @triton.jit
 def _at(image, y, x, height, width, stride_y, stride_x, inside):
-    """The image's values in float32, and 0 beyond its borders."""
+    """The image's values, and 0 beyond its borders."""
     hit = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return gather(image, y * stride_y + x * stride_x, hit).to(tl.float32)
+    return gather(image, y * stride_y + x * stride_x, hit)
 
 
 @triton.jit

@@ -122,7 +122,9 @@ def _soft_boundary_map(
     log_agreement = tl.zeros(y.shape, tl.float32)
     for i in tl.static_range(len(half_disk(RADIUS))):
         pair = _have_neighbour(y, x, full_height, full_width, RADIUS, i)
-        log_same = tl.where(pair, log(tl.minimum(tl.maximum(same[i], TINY), 1.0)), 0.0)
+        bounded = tl.maximum(same[i], TINY, propagate_nan=tl.PropagateNan.ALL)
+        bounded = tl.minimum(bounded, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        log_same = tl.where(pair, log(bounded), 0.0)
         log_agreement += log_same + _shift(log_same, RADIUS, i, -1)
     # Where 1 - e^t would cancel, its series is used, which does not.
     series = -log_agreement * (1 + log_agreement * (1 / 2 + log_agreement * (1 / 6 + log_agreement / 24)))

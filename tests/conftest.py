@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import cuda_on_a_cpu
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +27,7 @@ SO3 = [  # implementations: backend, and what ATEN_CPU_CAPABILITY says
     pytest.param(("cpu", "avx2"), id="AVX2"),
     pytest.param(("cpu", "default"), id="scalar"),
     pytest.param(("cuda", ""), id="CUDA", marks=pytest.mark.gpu),
+    pytest.param(("CUDA on a CPU", ""), id="CUDA on a CPU"),
 ]
 
 torch.set_num_threads(1)
@@ -72,12 +76,33 @@ def g(generator: torch.Generator) -> torch.Generator:
 def so3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[So3]:
     """project_to_so3 and geodesic_distance of one implementation; they take and return CPU tensors."""
     backend, capability = request.param
+    if backend == "CUDA on a CPU":
+        backend = "cpu"
+        request.getfixturevalue("cuda_kernels_on_a_cpu")
     _require(backend)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
     with iff.set_backend(backend):
         names = ("project_to_so3", "geodesic_distance")
         on_cuda = SimpleNamespace(**{name: _on_cuda(name) for name in names})
         yield cast("So3", on_cuda if backend == "cuda" else functional)
+
+
+@pytest.fixture(scope="session")
+def so3_on_a_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of so3_cuda.cu's kernels for a CPU; xdist's processes build it once."""
+    if cuda_on_a_cpu.COMPILER is None:
+        pytest.skip("there is no C++ compiler")
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if worker else base) / "so3_on_a_cpu"
+    folder.mkdir(exist_ok=True)
+    return cuda_on_a_cpu.build(folder)
+
+
+@pytest.fixture
+def cuda_kernels_on_a_cpu(so3_on_a_cpu: Path) -> Iterator[None]:
+    with cuda_on_a_cpu.so3_kernels(so3_on_a_cpu):
+        yield
 
 
 @pytest.fixture(params=["", "avx2", "default"], ids=["best SIMD", "AVX2", "scalar"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ SO3 = {"geodesic_distance", "project_to_so3"}
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
+    backend._LOGGED.clear()
     with iff.set_backend("auto"):
         yield
 
@@ -77,6 +80,58 @@ def test_without_triton_a_gpu_runs_the_reference_and_one_line_says_why(
     (record,) = caplog.records
     assert record.message == "plain PyTorch runs in place of triton kernels: triton is not installed"
     assert iff.backend_info()["backends"]["triton"] == "triton is not installed"
+
+
+NO_CODE = (
+    "_C_cuda.abi3.so cannot run on GPU 0, Tesla P100 (no kernel image is available); "
+    "build the extension with TORCH_CUDA_ARCH_LIST=6.0"
+)
+
+
+@pytest.fixture
+def gpu_without_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretends that there is a GPU for which the extension has no code."""
+    gpu = {
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "get_device_name": lambda _: "Tesla P100",
+        "get_device_capability": lambda _: (6, 0),
+    }
+    for name, answer in gpu.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setitem(backend.MISSING, "cuda", None)
+    binary = SimpleNamespace(inverseform_fast_cuda_error=lambda _: b"no kernel image is available")
+    monkeypatch.setattr(backend, "_binary", lambda _: Path("_C_cuda.abi3.so"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: binary)
+    backend._asked_for_code.cache_clear()
+    yield
+    backend._asked_for_code.cache_clear()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_gpu_that_the_extension_has_no_code_for_runs_the_reference(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    """Here the GPU's tensors are those of the CPU."""
+    op, matrix = iff.ops.project_to_so3, torch.eye(3) + torch.rand(3, 3)
+    monkeypatch.setitem(backend.MISSING, "cuda", None)
+    monkeypatch.setattr(backend, "_asked_for_code", lambda _: NO_CODE)
+    monkeypatch.setattr(op, "_made_for", {"cpu": "cuda"})
+    project = torch.compile(op, fullgraph=True, backend="eager") if compiled else op
+    torch.compiler.reset()
+    for _ in range(2):
+        assert project(matrix).equal(reference.project_to_so3(matrix))
+    messages = [record.message for record in caplog.records if record.name == "inverseform_fast"]
+    assert messages == [f"plain PyTorch runs in place of cuda kernels: {NO_CODE}"]
+
+
+@pytest.mark.usefixtures("gpu_without_code")
+def test_the_extension_without_code_for_a_gpu_is_no_backend() -> None:
+    info = iff.backend_info()
+    assert info["backends"]["cuda"] == NO_CODE
+    assert {info["ops"][name] for name in SO3} == {"reference"}
+    with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run here: {re.escape(NO_CODE)}"):
+        iff.set_backend("cuda")
 
 
 def test_every_op_is_public_and_has_a_reference_of_the_same_signature() -> None:

@@ -69,6 +69,14 @@ struct Cuda {
 
 }  // namespace so3::cuda
 
+// Why the kernels cannot run on a GPU, or null: the binary may hold code for other architectures only.
+extern "C" __attribute__((visibility("default"))) const char* inverseform_fast_cuda_error(int32_t device) {
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, so3::cuda::kernel<so3::Project<float>>);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CUDA, m) {
   using Ops = so3::Ops<so3::cuda::Cuda>;
   m.impl("project_to_so3", TORCH_BOX(&Ops::project_to_so3));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import os
@@ -17,14 +18,19 @@ from torch import Tensor
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _OPS: list[Op[Any, Any]] = []
+_LOGGED: set[str] = set()
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _binary(library: str) -> Path | None:
+    return next(Path(__file__).parents[1].glob(f"{library}.*so"), None)
+
+
 def _load(library: str) -> str | None:
     """Load a binary of the C++/CUDA extension, which registers its kernels; or say why it cannot be loaded."""
-    path = next(Path(__file__).parents[1].glob(f"{library}.*so"), None)
+    path = _binary(library)
     if path is None:
         return f"the extension was not built (no inverseform_fast/{library}.*so); `pip install -v` says what it lacks"
     try:
@@ -63,8 +69,9 @@ class Op(Generic[P, R]):
             best = self._made_for.get(tensor.device.type, "reference")
             if not self.float64 and (tensor.dtype == torch.float64 or _transformed()):
                 return "reference"
-            if MISSING.get(best):
-                _log_once(f"plain PyTorch runs in place of {best} kernels: {MISSING[best]}")
+            reason = MISSING.get(best) or (_no_code_for(tensor.device.index) if best == "cuda" else None)
+            if reason:
+                _log_once(f"plain PyTorch runs in place of {best} kernels: {reason}")
                 return "reference"
             return best
         if backend not in self.implementations or backend == "reference":
@@ -85,7 +92,7 @@ class Op(Generic[P, R]):
         if backend != "auto":
             return backend if backend in self.implementations else "reference"
         best = self._made_for["cuda" if torch.cuda.is_available() else "cpu"]
-        return "reference" if MISSING.get(best) else best
+        return "reference" if _why_not(best) else best
 
 
 def _transformed() -> bool:
@@ -93,9 +100,11 @@ def _transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # torch.compile cannot look into a logger
 def _log_once(message: str) -> None:
-    logging.getLogger("inverseform_fast").warning(message)
+    if message not in _LOGGED:
+        _LOGGED.add(message)
+        logging.getLogger("inverseform_fast").warning(message)
 
 
 def _usable(backend: str) -> str:
@@ -111,8 +120,34 @@ def _usable(backend: str) -> str:
 
 def _why_not(backend: str) -> str | None:
     needs_gpu = backend == "cuda" or (backend == "triton" and not INTERPRETED)
-    no_gpu = "torch sees no CUDA device" if needs_gpu and not torch.cuda.is_available() else None
-    return MISSING.get(backend) or no_gpu
+    if MISSING.get(backend):
+        return MISSING[backend]
+    if needs_gpu and not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    return _no_code_for(torch.cuda.current_device()) if backend == "cuda" else None
+
+
+@torch.compiler.assume_constant_result
+def _no_code_for(gpu: int) -> str | None:
+    """Say why the extension cannot run on this GPU: it may have been compiled for others only."""
+    return _asked_for_code(gpu)
+
+
+@functools.cache
+def _asked_for_code(gpu: int) -> str | None:
+    path = _binary("_C_cuda")
+    if path is None or not torch.cuda.is_available():  # tensors of a GPU may be fakes, which nothing runs for
+        return None
+    ask = ctypes.CDLL(str(path)).inverseform_fast_cuda_error
+    ask.restype = ctypes.c_char_p
+    error = ask(gpu)
+    if error is None:
+        return None
+    name, (major, minor) = torch.cuda.get_device_name(gpu), torch.cuda.get_device_capability(gpu)
+    return (
+        f"{path.name} cannot run on GPU {gpu}, {name} ({error.decode()}); "
+        f"build the extension with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+    )
 
 
 class set_backend:

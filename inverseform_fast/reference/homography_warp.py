@@ -40,12 +40,12 @@ def homography_warp(
 
 
 def _place(position: Tensor, pixels: int, padding: str) -> Tensor:
-    """Coordinates in [-1, 1] as pixels; with padding "border", those of the image's nearest point."""
+    """Coordinates in [-1, 1] as pixels; with padding "border", those of the image's nearest point. NaN stays NaN."""
     place = ((position + 1) * pixels - 1) / 2
     if padding == "zeros":
         return place
     inside = (place > 0) & (place < pixels - 1)
-    return torch.where(inside, place, place.detach().nan_to_num(0).clamp(0, pixels - 1))
+    return torch.where(inside, place, place.detach().clamp(0, pixels - 1))
 
 
 def _read(image: Tensor, x: Tensor, y: Tensor, mode: str) -> Tensor:

@@ -1,7 +1,8 @@
 """The kernels' tests run Triton's on a GPU, or in the interpreter (``TRITON_INTERPRET=1``); otherwise they run C++.
 
-``KERNEL_SEED=7`` draws other random inputs than usual. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels,
-for what cannot depend on the instruction set.
+The interpreter computes by a GPU's rules (``gpu_rules.py``). ``KERNEL_SEED=7`` draws other random inputs than usual,
+and another order of the interpreter's programs. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels, for
+what cannot depend on the instruction set.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def quicken_the_interpreter() -> None:
 
 
 if INTERPRETED:
+    import gpu_rules
+
     quicken_the_interpreter()
+    gpu_rules.apply(SEED)
 settings.register_profile("kernels", derandomize=not SEED, deadline=None)
 settings.load_profile("kernels")
 # The compiler needs Triton, and a process without the interpreter.

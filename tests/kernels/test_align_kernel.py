@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import tf32
 import torch
 from helpers import assert_same_when_called, leaf_grad, results_and_gradients, ways
 from three_way import DEVICE, FLOATS, assert_three_way
@@ -111,6 +114,24 @@ def test_nan_stays_in_its_tile() -> None:
     for ours, clean in zip(found, expected, strict=True):
         assert torch.equal(ours[0], clean[0])
         assert ours[1].isnan().all()
+
+
+@pytest.mark.triton
+def test_products_in_tf32_round_their_operands() -> None:
+    """They are those of a reference whose convolutions round theirs, and not of one that cuts them, as GPUs do."""
+    tiles, w = pair(2, 24, "lines"), weights(24)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        found = results_and_gradients(align, *tiles, weights=w)
+
+    def errors(change: Callable[[Tensor], Tensor]) -> list[float]:
+        with tf32.convolutions_of(change):
+            expected = results_and_gradients(reference.align, *tiles, weights=w)
+        return [((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in zip(found, expected, strict=True)]
+
+    estimate, *gradients = errors(tf32.rounded)
+    assert estimate < 2e-4
+    assert max(gradients) < 1e-3  # at a tile's edge the kernels round a sum of what the reference rounds
+    assert min(errors(tf32.cut)) > 4e-3
 
 
 @ways

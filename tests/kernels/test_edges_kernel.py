@@ -42,6 +42,23 @@ def test_an_impossible_class_costs_nothing(name: str, size: tuple[int, int]) -> 
     assert assert_as_the_reference(name, logits, random_labels(3, 1, *size)).isfinite()
 
 
+@losses
+@pytest.mark.parametrize("size", [(4, 5), (8, 10)], ids=str)
+def test_nan_is_seen_where_the_reference_shows_it(name: str, size: tuple[int, int]) -> None:
+    logits = random(1, 3, 4, 5)
+    logits[0, :, 2, 3] = torch.nan
+    assert assert_as_the_reference(name, logits, random_labels(3, 1, *size)).isnan()
+
+
+def test_one_nan_logit_makes_its_neighbours_boundary_unknown() -> None:
+    """They are the 13 pixels within radius 2, itself included."""
+    logits = random(1, 3, 9, 9)
+    logits[0, 1, 4, 4] = torch.nan
+    row, column = functional.soft_boundary_map(logits)[0, 0].isnan().nonzero().T - 4
+    assert len(row) == 13
+    assert (row**2 + column**2).max() == 4
+
+
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "soft_boundary_map"])  # it knows no labels
 def test_void_counts_for_nothing_whatever_its_logits(name: str) -> None:
     logits, labels = random(1, 3, 4, 5), random_labels(3, 1, 4, 5)

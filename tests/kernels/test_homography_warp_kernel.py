@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from helpers import assert_same_when_called, leaf_grad, ways
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from three_way import DEVICE, FLOATS, assert_three_way, random
 from torch import Tensor
 
-from inverseform_fast import homography
+from inverseform_fast import homography, reference
 from inverseform_fast.functional import homography_warp
 
 pytestmark = pytest.mark.kernel
@@ -95,6 +98,26 @@ def test_a_singular_homography_stays_finite(theta: Tensor, padding: str) -> None
     assert leaf_grad(image).isfinite().all()
     assert leaf_grad(both).isfinite().all()
     torch.testing.assert_close(leaf_grad(image)[1], torch.ones_like(image[1]), rtol=1e-4, atol=1e-4)
+
+
+@paddings
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("entries", [(0, 0), (2, 2), slice(None)], ids=["x", "depth", "all"])
+def test_nan_in_a_homography_is_seen_and_sends_no_gradient_to_the_image(entries: Any, mode: str, padding: str) -> None:
+    """With padding "border", too; ``grid_sample`` shows a border there. "nearest" may read labels, so it reads 0."""
+    image, theta = random(1, 1, 8, 8), some_theta(1, 2)
+    theta[0, 0][entries] = torch.nan
+
+    def run(warp: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        leaves = [x.detach().requires_grad_() for x in (image, theta)]
+        warped = warp(*leaves, mode=mode, padding=padding)
+        return warped.detach(), *torch.autograd.grad(warped.nansum(), leaves)
+
+    (warped, grad_image, _), expected = run(homography_warp), run(reference.homography_warp)
+    torch.testing.assert_close(warped, expected[0], equal_nan=True)
+    torch.testing.assert_close(grad_image, expected[1])
+    assert warped[0, 0].isnan().all() if mode == "bilinear" else not warped[0, 0].any()
+    assert warped[0, 1].isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])

@@ -212,7 +212,7 @@ def test_the_tensors_device_runs_it_not_the_current_one() -> None:
 
 
 def test_tensor_float_32_moves_no_estimate_that_matters() -> None:
-    """``tests/test_align.py`` emulates this on a CPU."""
+    """``tests/test_align.py`` shows on a CPU that operands which are cut, not rounded, would exceed the bound."""
     predicted, target, weights = some_tiles(8)
 
     def run(allow_tf32: bool) -> tuple[Tensor, Tensor]:
