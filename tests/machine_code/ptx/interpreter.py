@@ -1,0 +1,138 @@
+"""Runs compiled Triton kernels on the CPU: a function for ``benchmarks.compiled.driver.fake_gpu`` to launch."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import random
+import re
+import struct
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.common import paths
+
+from .assembler import Assembled, Code, assemble
+from .text import Kernel, parse
+
+if TYPE_CHECKING:
+    from triton.compiler import CompiledKernel
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
+
+
+class MachineFault(RuntimeError):
+    """The kernel did what it must not do on a GPU: it read out of bounds, it raced, ..."""
+
+
+class Argument(ctypes.Structure):
+    """``struct Argument`` of machine.cpp."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_uint64), ("granule", ctypes.c_uint64))
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Build the machine, or find it built."""
+    sources = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + " ".join(FLAGS).encode()).hexdigest()
+    built = paths.ROOT / "build" / f"ptx_machine_{digest[:16]}.so"
+    if not built.exists():
+        built.parent.mkdir(exist_ok=True)
+        unfinished = built.with_suffix(f".{os.getpid()}")  # another process may build it, too
+        sources = [path for path in sources if path.suffix == ".cpp"]
+        subprocess.run([os.environ.get("CXX", "c++"), *FLAGS, *map(str, sources), "-o", str(unfinished)], check=True)
+        unfinished.replace(built)
+    loaded = ctypes.CDLL(str(built))
+    loaded.find_instruction.restype = ctypes.c_void_p
+    loaded.run.restype = ctypes.c_int64
+    return loaded
+
+
+def find(key: str) -> int | None:
+    """Return the machine's instruction of this name and shape, if it knows one."""
+    return library().find_instruction(key.encode())
+
+
+def run(
+    assembled: Assembled, programs: int, values: tuple[object, ...], names: tuple[str, ...], shared: int, seed: int
+) -> None:
+    """Run all programs of a launch in a random order.
+
+    Args:
+        values: tensors, and plain numbers; one for each parameter.
+        names: what a message calls the parameters.
+        shared: the bytes of shared memory of a program.
+
+    Raises:
+        MachineFault: the kernel did what it must not do.
+    """
+    kernel, types = assembled.kernel, assembled.kernel.parameters.values()
+    bits = [_bits(value, type_) for value, type_ in zip(values, types, strict=True)]
+    constants = assembled.constants | dict(zip(assembled.parameters, bits, strict=True))
+    where, what = np.array(list(constants), np.int32), np.array(list(constants.values()), np.uint64)
+    tensors = _segments({name: x for name, x in zip(names, values, strict=True) if isinstance(x, Tensor)})
+    segments = (Argument * len(tensors))(*(segment for _, segment in tensors))
+    arrays = (x.ctypes.data for x in (assembled.ops, assembled.operands, where, what))
+    counts = (len(assembled.ops), assembled.registers, len(where), kernel.threads // 32, shared)
+    code = Code(*arrays, *counts, *assembled.special)
+    why = ctypes.create_string_buffer(1000)
+    failed = library().run(ctypes.byref(code), segments, len(tensors), programs, seed, why, ctypes.sizeof(why))
+    if failed >= 0:
+        text = re.sub(r"segment (\d+)", lambda match: tensors[int(match[1])][0], why.value.decode())
+        raise MachineFault(f"{kernel.name}: '{kernel.statements[failed]}' (statement {failed}, seed {seed}): {text}")
+
+
+def _bits(value: object, type_: str) -> int:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    if type_ == "f32":
+        return int.from_bytes(struct.pack("<f", value), "little")
+    assert isinstance(value, int)
+    return value % 2**64
+
+
+def _segments(tensors: dict[str, Tensor]) -> list[tuple[str, Argument]]:
+    """The memory of the tensors in order of address; tensors that overlap share a segment."""
+    spans: list[tuple[int, int, int, str]] = []
+    for name, x in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
+        if not x.numel():
+            continue
+        begin, granule = x.data_ptr(), x.element_size()
+        end = begin + granule * (1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)))
+        if spans and begin < spans[-1][1]:
+            first, last, other, names = spans.pop()
+            begin, end, granule, name = first, max(end, last), min(granule, other), f"{names} and {name}"
+        spans.append((begin, end, granule, name))
+    return [(name, Argument(begin, end - begin, granule)) for begin, end, granule, name in spans]
+
+
+class Interpreter:
+    """Runs every launch, each in another random order, and counts what the instructions of each kernel did."""
+
+    def __init__(self, seed: int = 0, change: Callable[[Kernel], Kernel] = lambda kernel: kernel) -> None:
+        self.random = random.Random(seed)
+        self.change = change
+        self.assembled: dict[str, Assembled] = {}  # by PTX
+        self.launched: dict[str, int] = defaultdict(int)
+
+    def __call__(self, kernel: CompiledKernel, grid: tuple[int, int, int], arguments: tuple[object, ...]) -> None:
+        ptx = kernel.asm["ptx"]
+        if ptx not in self.assembled:
+            self.assembled[ptx] = assemble(self.change(parse(ptx)), find)
+        assert grid[1:] == (1, 1), grid
+        kinds = kernel.src.signature
+        passed = [(name, x) for name, x in zip(kinds, arguments, strict=True) if kinds[name] != "constexpr"]
+        names = (*(name for name, _ in passed), "the global scratch", "the profiler's scratch")
+        values = (*(x for _, x in passed), 0, 0)
+        self.launched[kernel.metadata.name] += 1
+        run(self.assembled[ptx], grid[0], values, names, kernel.metadata.shared, self.random.getrandbits(32))
