@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)(.*?)\n\{(.*?)\n\}", re.DOTALL)
+ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)(.*?)\n\{(.*)\n\}", re.DOTALL)
 STATEMENT = re.compile(r"(?:@(!?[%\w]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 LABEL = re.compile(r"([\w$]+):(?!:)\s*")
 PARAMETER = re.compile(r"\.param\s+\.(\w+)\s.*?(\w+)\s*$")
@@ -41,10 +41,11 @@ def parse(ptx: str) -> Kernel:
     Raises:
         ValueError: there is none, or a statement is not one of PTX.
     """
-    entries = ENTRY.findall(re.sub(r"//[^\n]*", "", ptx))
-    if len(entries) != 1:
-        raise ValueError(f"the PTX must have one .entry, got {len(entries)}")
-    name, parameters, directives, body = entries[0]
+    code = re.sub(r"//[^\n]*", "", ptx)
+    match = ENTRY.search(code)
+    if match is None or code.count(".entry") != 1:
+        raise ValueError(f"the PTX must have one .entry and its body, got {code.count('.entry')}")
+    name, parameters, directives, body = match.groups()
     threads = re.search(r"\.reqntid\s+(\d+)", directives)
     if threads is None:
         raise ValueError(f"{name} must say its number of threads (.reqntid)")
