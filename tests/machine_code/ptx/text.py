@@ -51,7 +51,7 @@ def parse(ptx: str) -> Kernel:
         raise ValueError(f"{name} must say its number of threads (.reqntid)")
     return Kernel(
         name,
-        dict(_parameter(text) for text in parameters.split(",")),
+        dict(_parameter(text) for text in parameters.split(",") if text.strip()),
         int(threads[1]),
         frozenset(re.findall(r"\.reg\s+\.\w+\s+(\w+)\s*;", body)),
         tuple(_statements(body)),
