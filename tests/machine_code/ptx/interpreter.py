@@ -25,6 +25,7 @@ from .text import Kernel, parse
 
 if TYPE_CHECKING:
     from triton.compiler import CompiledKernel
+    from triton.runtime.jit import JITFunction
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
@@ -116,6 +117,12 @@ def _segments(tensors: dict[str, Tensor]) -> list[tuple[str, Argument]]:
     return [(name, Argument(begin, end - begin, granule)) for begin, end, granule, name in spans]
 
 
+def compiled_for(function: JITFunction, arguments: tuple[object, ...], warps: int) -> tuple[object, ...]:
+    """Return the compile-time constants of a launch and its number of warps."""
+    constants = (x for parameter, x in zip(function.params, arguments, strict=True) if parameter.is_constexpr)
+    return (*constants, warps)
+
+
 class Interpreter:
     """Runs every launch, each in another random order, and counts what the instructions of each kernel did."""
 
@@ -123,7 +130,7 @@ class Interpreter:
         self.random = random.Random(seed)
         self.change = change
         self.assembled: dict[str, Assembled] = {}  # by PTX
-        self.launched: dict[str, int] = defaultdict(int)
+        self.launched: dict[str, set[tuple[object, ...]]] = defaultdict(set)
 
     def __call__(self, kernel: CompiledKernel, grid: tuple[int, int, int], arguments: tuple[object, ...]) -> None:
         ptx = kernel.asm["ptx"]
@@ -134,5 +141,7 @@ class Interpreter:
         passed = [(name, x) for name, x in zip(kinds, arguments, strict=True) if kinds[name] != "constexpr"]
         names = (*(name for name, _ in passed), "the global scratch", "the profiler's scratch")
         values = (*(x for _, x in passed), 0, 0)
-        self.launched[kernel.metadata.name] += 1
+        self.launched[kernel.metadata.name.lstrip("_")].add(
+            compiled_for(kernel.src.fn, arguments, kernel.metadata.num_warps)
+        )
         run(self.assembled[ptx], grid[0], values, names, kernel.metadata.shared, self.random.getrandbits(32))

@@ -22,7 +22,7 @@ TILE = 3 << 62 | 16 << 32 | 64
 FAULTS = {  # the body, threads, programs, and what the message says
     "past the end": (
         ADDRESS + "ld.global.b32 %r1, [%rd1 + 4];", 32, 1,
-        "thread 31 of program 0 makes a read of 4 bytes out of bounds, at global address 0x.*, 0 bytes past the end of p0"),
+        "thread 31 of program 0 makes a read of 4 bytes out of bounds, at global address 0x.*, 0 bytes past .* of p0"),
     "before the start": (ADDRESS + "st.global.b32 [%rd1 + -8], %r0;", 32, 1, "8 bytes before the start of p0"),
     "no tensor": ("mov.u64 %rd1, 4096;\nld.global.b8 %r1, [%rd1];", 32, 1, "0x1000, which belongs to nothing"),
     "a garbage register": ("ld.global.b8 %r1, [%rd7];", 32, 1, "out of bounds"),
