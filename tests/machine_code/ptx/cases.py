@@ -15,7 +15,8 @@ from inverseform_fast.nets import InverseTransformNet
 
 CAPABILITIES = (80, 90, 100)
 CLASSES = 19
-LOW, FULL = (9, 13), (36, 52)  # sizes of logits and labels; a program's block ends in no edge of either
+LOW, FULL = (17, 33), (68, 132)  # sizes of logits and labels: several programs, the last of which go over the edges
+TILE = 96  # of the network; its 144 cells are a program and a part of another
 HALF = torch.bfloat16
 
 
@@ -47,11 +48,11 @@ def theta(*batch: int) -> Tensor:
     return homography.exp(0.3 * torch.randn(*batch, 8))
 
 
-def tiles(n: int = 2, tile: int = 24) -> tuple[Tensor, Tensor]:
+def tiles(n: int = 2, tile: int = TILE) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 1, tile, tile), torch.rand(n, 1, tile, tile)
 
 
-def weights(tile: int = 24) -> list[Tensor]:
+def weights(tile: int = TILE) -> list[Tensor]:
     """The shipped network's, whose last is a field over the tile."""
     *trained, velocity = (weight.detach() for weight in InverseTransformNet.compact().weights)
     edge = tile // 8

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .assembler import assemble
-from .interpreter import find, run
+from .interpreter import Launch, find, run
 from .text import parse
 
 FORMATS = {"b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "q": 8, "Q": 8, "d": 8}
@@ -28,8 +28,7 @@ def run_by_hand(
 ) -> None:
     """Run the body with the arguments as ``p0``, ``p1``, .."""
     assembled = assemble(parse(ptx(body, len(arguments), threads)), find)
-    names = tuple(f"p{i}" for i in range(len(arguments)))
-    run(assembled, programs, arguments, names, shared, seed)
+    run(assembled, Launch(programs, tuple((f"p{i}", x) for i, x in enumerate(arguments)), shared), seed)
 
 
 def lane_values(body: str, *inputs: Tensor, threads: int = 32, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import re
 import struct
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +21,14 @@ from torch import Tensor
 from benchmarks.common import paths
 
 from .assembler import Assembled, Code, assemble
-from .text import Kernel, parse
+from .text import parse
 
 if TYPE_CHECKING:
     from triton.compiler import CompiledKernel
     from triton.runtime.jit import JITFunction
 
 SOURCES = Path(__file__).parent
+SCRATCH = ("global scratch", "profile scratch")  # Triton passes these null pointers last
 FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
 
 
@@ -64,30 +65,36 @@ def find(key: str) -> int | None:
     return library().find_instruction(key.encode())
 
 
-def run(
-    assembled: Assembled, programs: int, values: tuple[object, ...], names: tuple[str, ...], shared: int, seed: int
-) -> None:
-    """Run all programs of a launch in a random order.
+@dataclass(frozen=True)
+class Launch:
+    """What a kernel is launched with."""
 
-    Args:
-        values: tensors, and plain numbers; one for each parameter.
-        names: what a message calls the parameters.
-        shared: the bytes of shared memory of a program.
+    programs: int
+    parameters: tuple[tuple[str, object], ...]  # in order: what messages call them, and tensors or plain numbers
+    shared: int  # bytes of shared memory of a program
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.parameters if isinstance(value, Tensor)}
+
+
+def run(assembled: Assembled, launch: Launch, seed: int) -> None:
+    """Run all programs of a launch, in the random order that the seed gives.
 
     Raises:
         MachineFault: the kernel did what it must not do.
     """
-    kernel, types = assembled.kernel, assembled.kernel.parameters.values()
-    bits = [_bits(value, type_) for value, type_ in zip(values, types, strict=True)]
+    kernel, values = assembled.kernel, (value for _, value in launch.parameters)
+    bits = [_bits(value, type_) for value, type_ in zip(values, kernel.parameters.values(), strict=True)]
     constants = assembled.constants | dict(zip(assembled.parameters, bits, strict=True))
     where, what = np.array(list(constants), np.int32), np.array(list(constants.values()), np.uint64)
-    tensors = _segments({name: x for name, x in zip(names, values, strict=True) if isinstance(x, Tensor)})
+    tensors = _segments(launch.tensors)
     segments = (Argument * len(tensors))(*(segment for _, segment in tensors))
     arrays = (x.ctypes.data for x in (assembled.ops, assembled.operands, where, what))
-    counts = (len(assembled.ops), assembled.registers, len(where), kernel.threads // 32, shared)
+    counts = (len(assembled.ops), assembled.registers, len(where), kernel.threads // 32, launch.shared)
     code = Code(*arrays, *counts, *assembled.special)
     why = ctypes.create_string_buffer(1000)
-    failed = library().run(ctypes.byref(code), segments, len(tensors), programs, seed, why, ctypes.sizeof(why))
+    failed = library().run(ctypes.byref(code), segments, len(tensors), launch.programs, seed, why, ctypes.sizeof(why))
     if failed >= 0:
         text = re.sub(r"segment (\d+)", lambda match: tensors[int(match[1])][0], why.value.decode())
         raise MachineFault(f"{kernel.name}: '{kernel.statements[failed]}' (statement {failed}, seed {seed}): {text}")
@@ -124,24 +131,24 @@ def compiled_for(function: JITFunction, arguments: tuple[object, ...], warps: in
 
 
 class Interpreter:
-    """Runs every launch, each in another random order, and counts what the instructions of each kernel did."""
+    """Runs every launch, each in another random order, and notes how it was compiled."""
 
-    def __init__(self, seed: int = 0, change: Callable[[Kernel], Kernel] = lambda kernel: kernel) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self.random = random.Random(seed)
-        self.change = change
         self.assembled: dict[str, Assembled] = {}  # by PTX
-        self.launched: dict[str, set[tuple[object, ...]]] = defaultdict(set)
+        self.launched: dict[str, set[tuple[object, ...]]] = defaultdict(set)  # see compiled_for
 
     def __call__(self, kernel: CompiledKernel, grid: tuple[int, int, int], arguments: tuple[object, ...]) -> None:
-        ptx = kernel.asm["ptx"]
+        if grid[1:] != (1, 1):
+            raise ValueError(f"{kernel.name}: the grid must have one dimension, got {grid}")
+        ptx, kinds = kernel.asm["ptx"], kernel.src.signature
         if ptx not in self.assembled:
-            self.assembled[ptx] = assemble(self.change(parse(ptx)), find)
-        assert grid[1:] == (1, 1), grid
-        kinds = kernel.src.signature
-        passed = [(name, x) for name, x in zip(kinds, arguments, strict=True) if kinds[name] != "constexpr"]
-        names = (*(name for name, _ in passed), "the global scratch", "the profiler's scratch")
-        values = (*(x for _, x in passed), 0, 0)
-        self.launched[kernel.metadata.name.lstrip("_")].add(
-            compiled_for(kernel.src.fn, arguments, kernel.metadata.num_warps)
-        )
-        run(self.assembled[ptx], grid[0], values, names, kernel.metadata.shared, self.random.getrandbits(32))
+            self.assembled[ptx] = assemble(parse(ptx), find)
+        passed = ((name, x) for name, x in zip(kinds, arguments, strict=True) if kinds[name] != "constexpr")
+        launch = Launch(grid[0], (*passed, *((name, 0) for name in SCRATCH)), kernel.metadata.shared)
+        warps = kernel.metadata.num_warps
+        self.launched[kernel.name.lstrip("_")].add(compiled_for(kernel.src.fn, arguments, warps))
+        self.run(self.assembled[ptx], launch)
+
+    def run(self, assembled: Assembled, launch: Launch) -> None:
+        run(assembled, launch, self.random.getrandbits(32))

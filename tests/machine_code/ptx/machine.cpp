@@ -23,8 +23,9 @@ void run_all(Work& work) {
 
 namespace {
 
-constexpr size_t TOGETHER = 3;  // programs that run at the same time
-constexpr int LONGEST_TURN = 256;
+constexpr size_t TOGETHER = 3;     // programs that run at the same time
+constexpr int LONGEST_TURN = 256;  // in instructions
+constexpr int MOST_TURNS = 1 << 14;  // of a program; kernels take hundreds
 constexpr uint64_t GARBAGE = 0xfff8deadffc0dead;  // NaN in float32 and in float64, and no address
 
 bool runnable(const Warp& warp) { return warp.alive && warp.waits_for < 0; }
@@ -67,6 +68,7 @@ size_t take_turn(Machine& machine, const std::vector<std::unique_ptr<Program>>& 
   const auto [program, warp] = ready[machine.below(ready.size())];
   // Lanes of a warp need not run in step either, until an instruction that they execute together.
   const Mask lanes = machine.below(8) ? ALL : machine.random();
+  if (++warp->program.turns == MOST_TURNS) throw Fault("the program takes too long");
   warp->run(1 + machine.below(LONGEST_TURN), lanes);
   release_barrier(warp->program);
   return program;

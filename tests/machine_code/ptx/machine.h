@@ -57,6 +57,7 @@ using Work = std::vector<std::function<void()>>;  // asynchronous; it is done as
 struct Program {
   Machine& machine;
   uint32_t index, barriers = 0;
+  int turns = 0;  // that its warps have taken
   std::vector<Register> registers;  // of all warps
   std::vector<uint8_t> shared_bytes, tensor_bytes;
   Memory shared;

@@ -21,12 +21,19 @@ class Tile {
     if (descriptor >> 49 & 7) throw Fault("a descriptor of shared memory must have no base offset");
   }
 
-  uint32_t at(Program& program, int row, int column, const Moment& now) const {
-    uint64_t address = start_ + row / 8 * stride_ + row % 8 * (256 >> mode_) + column * 4;
-    address ^= address >> 3 & (0xf0 >> mode_ & 0x70);
-    uint32_t bits;
-    program.shared.read_by_proxy(address, &bits, sizeof bits, now, program.fences.data());
-    return bits;
+  // The first eight columns.
+  std::vector<std::array<float, 8>> load(Program& program, uint32_t rows, const Moment& now) const {
+    std::vector<std::array<float, 8>> numbers(rows);
+    for (uint32_t row = 0; row < rows; ++row) {
+      for (uint32_t column = 0; column < 8; ++column) {
+        uint64_t address = start_ + row / 8 * stride_ + row % 8 * (256 >> mode_) + column * 4;
+        address ^= address >> 3 & (0xf0 >> mode_ & 0x70);
+        uint32_t bits;
+        program.shared.read_by_proxy(address, &bits, sizeof bits, now, program.fences.data());
+        numbers[row][column] = tensor_float(bits);
+      }
+    }
+    return numbers;
   }
 
  private:

@@ -65,8 +65,8 @@ template <int N> void store(Warp& warp, const Op& op, Mask) {
   });
 }
 
-int columns_of_product(uint32_t kind) {  // of the instruction descriptor, of which one form is known
-  const int columns = (kind >> 17 & 63) * 8;
+uint32_t columns_of_product(uint32_t kind) {  // of the instruction descriptor, of which one form is known
+  const uint32_t columns = (kind >> 17 & 63) * 8;
   const uint32_t known = 1 << 4 | 2 << 7 | 2 << 10 | columns / 8 << 17 | ROWS / 16 << 24;
   if (kind != known) throw Fault("a product must have 128 rows of TF32, with float32 sums");
   return columns;
@@ -78,23 +78,24 @@ void multiply(Warp& warp, const Op& op, Mask mask) {
     Program& program = warp.program;
     const uint32_t d = warp.operand(op, 0)[lane] + op.immediate;
     const Tile a(warp.operand(op, 1)[lane]), b(warp.operand(op, 2)[lane]);
-    const int columns = columns_of_product(warp.operand(op, 3)[lane]);
+    const uint32_t columns = columns_of_product(warp.operand(op, 3)[lane]);
     const bool adds = get<bool>(warp.operand(op, 4)[lane]);
     const Moment now = warp.now(lane);
+    for (const auto& [tile, rows] : {std::pair(a, ROWS), std::pair(b, columns)})
+      tile.load(program, rows, now);  // a race shows now
     const auto product = [&program, a, b, d, adds, columns, now] {
+      const auto left = a.load(program, ROWS, now), right = b.load(program, columns, now);
       for (uint32_t row = 0; row < ROWS; ++row) {
-        for (int column = 0; column < columns; ++column) {
+        for (uint32_t column = 0; column < columns; ++column) {
           const uint64_t address = place(program, d + (row << 16) + column);
           float sum;
           program.tensor->read(address, &sum, sizeof sum, now);
           if (!adds) sum = 0;
-          for (int k = 0; k < 8; ++k)
-            sum += tensor_float(a.at(program, row, k, now)) * tensor_float(b.at(program, column, k, now));
+          for (int k = 0; k < 8; ++k) sum += left[row][k] * right[column][k];
           program.tensor->write(address, &sum, sizeof sum, now);
         }
       }
     };
-    for (uint32_t row = 0; row < ROWS; ++row) a.at(program, row, 0, now);  // a race shows now
     program.products.push_back(product);
   });
 }

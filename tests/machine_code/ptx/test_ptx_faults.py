@@ -51,6 +51,7 @@ FAULTS = {  # the body, threads, programs, and what the message says
         "mov.u32 %r0, %tid.x;\nsetp.lt.u32 %p1, %r0, 5;\n@%p1 shfl.sync.bfly.b32 %r1, %r0, 1, 31, -1;", 32, 1,
         "the guard keeps some lanes out"),
     "some members": ("shfl.sync.bfly.b32 %r1, %r0, 1, 31, 255;", 32, 1, "the mask of members must be -1"),
+    "a loop without an end": ("again:\nbra.uni again;", 32, 1, "the program takes too long"),
     "no fence of registers": (
         ASYNC.format(fence="", descriptor=TILE, sign=1, end=""), 128, 1, "wgmma.fence must come before"),
     "no wait": (

@@ -19,7 +19,7 @@ template <class Right> void multiply_add(const Fragment& d, const Fragment& a, R
       uint64_t& total = (*d[column / 8 * 4 + row / 8 * 2 + column % 2])[row % 8 * 4 + column % 8 / 2];
       float sum = get<float>(total);
       for (int k = 0; k < 8; ++k) {
-        sum += tensor_float((*a[row / 8 + k / 4 * 2])[row % 8 * 4 + k % 4]) * tensor_float(right(k, column));
+        sum += tensor_float((*a[row / 8 + k / 4 * 2])[row % 8 * 4 + k % 4]) * right(k, column);
       }
       total = put(sum);
     }
@@ -30,7 +30,7 @@ void mma(Warp& warp, const Op& op, Mask) {  // d, a, b, c
   const Fragment a = fragment(warp, op, 4, 4), b = fragment(warp, op, 8, 2), c = fragment(warp, op, 10, 4);
   std::array<Register, 4> sums{*c[0], *c[1], *c[2], *c[3]};
   multiply_add({&sums[0], &sums[1], &sums[2], &sums[3]}, a,
-               [&](int k, int column) { return (*b[k / 4])[column * 4 + k % 4]; });
+               [&](int k, int column) { return tensor_float((*b[k / 4])[column * 4 + k % 4]); });
   for (int i = 0; i < 4; ++i) warp.operand(op, i) = sums[i];
 }
 
@@ -66,13 +66,13 @@ template <int COLUMNS> void wgmma(Warp& warp, const Op& op, Mask) {
     d.push_back(&warp.sums.try_emplace(number, *number).first->second);
     number->fill(POISON);
   }
-  const auto number = [&warp, b](int k, int column) { return b.at(warp.program, column, k, warp.now(0)); };
-  for (int column = 0; column < COLUMNS; ++column) number(0, column);  // a race shows now
-  warp.issued.push_back([&warp, &op, number, d, adds] {
+  b.load(warp.program, COLUMNS, warp.now(0));  // a race shows now
+  warp.issued.push_back([&warp, &op, b, d, adds] {
+    const auto right = b.load(warp.program, COLUMNS, warp.now(0));
     for (Register* sum : d) {
       if (!adds) sum->fill(0);
     }
-    multiply_add(d, fragment(warp, op, D, 4), number);
+    multiply_add(d, fragment(warp, op, D, 4), [&](int k, int column) { return right[column][k]; });
   });
 }
 
