@@ -1,0 +1,151 @@
+"""Breaks the machine code of every kernel, one instruction at a time, and tells whether the machine notices.
+
+A mutant lacks a barrier, a wait or fence of asynchronous work, or the mask of an access to memory; or its lanes keep
+their own values where they should shuffle them. It is *seen* if it faults, or if any bit of any tensor differs from
+what the whole kernel makes. Otherwise :data:`WITHOUT_EFFECT` says why it may be left out.
+``PYTHONPATH=.:tests python -m machine_code.ptx.mutants`` writes ``benchmarks/results/ptx_mutants.json``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from helpers import deterministic, results_and_gradients
+from torch import Tensor
+
+from benchmarks.common import paths
+from benchmarks.common.results import Json, write
+from benchmarks.compiled.driver import fake_gpu
+from inverseform_fast import functional
+
+from .assembler import Assembled, assemble
+from .cases import CAPABILITIES, CASES, Case
+from .interpreter import Interpreter, Launch, MachineFault, find, run
+from .text import Kernel, Statement
+
+RESULTS = paths.RESULTS / "ptx_mutants.json"
+ORDERS = 4  # in which a mutant runs before it counts as without effect
+FAULTS = {"race": "a race", "out of bounds": "out of bounds", "misaligned": "misaligned"}  # and words of the message
+WAITS = (
+    "wgmma.fence", "wgmma.commit", "wgmma.wait", "fence.proxy", "tcgen05.commit", "tcgen05.wait", "mbarrier.try_wait",
+)  # fmt: skip
+WITHOUT_EFFECT = {
+    "barrier": "no thread accesses what another one wrote, or writes what another one read, across this barrier alone",
+    "shuffle": "the lanes hold the same bits as those that they would receive, or nothing uses the result",
+    "mask": "the lanes that it keeps out would access memory of the arguments, race with none, and change no bit",
+    "idle mask": "it keeps no lane out at these sizes",
+    "wait": "its work is done by the next wait",
+}
+
+
+def mutants(kernel: Kernel) -> Iterator[tuple[str, int, Kernel]]:
+    """Yield the kind of each mutant, the number of its statement, and the kernel that it makes."""
+    for i, statement in enumerate(kernel.statements):
+        name = statement.name
+        if name.startswith(("bar.sync", "bar.warp.sync")):
+            yield "barrier", i, _without(kernel, i)
+        elif name.startswith("shfl"):
+            yield "shuffle", i, _with(kernel, i, replace(statement, name="mov.b32", operands=statement.operands[:2]))
+        elif name.startswith("mbarrier.try_wait"):  # that it waits in a loop
+            yield (
+                "wait",
+                i,
+                _with(kernel, i, replace(statement, name="mov.pred", operands=(statement.operands[0], "1"))),
+            )
+        elif name.startswith(WAITS):
+            yield "wait", i, _without(kernel, i)
+        elif statement.guard and name.startswith(("ld.", "st.", "atom.")):
+            yield "mask", i, _with(kernel, i, replace(statement, guard=""))
+
+
+def _with(kernel: Kernel, i: int, statement: Statement) -> Kernel:
+    return replace(kernel, statements=(*kernel.statements[:i], statement, *kernel.statements[i + 1 :]))
+
+
+def _without(kernel: Kernel, i: int) -> Kernel:
+    removed, after, *rest = kernel.statements[i:]
+    after = replace(after, labels=removed.labels + after.labels)
+    return replace(kernel, statements=(*kernel.statements[:i], after, *rest))
+
+
+class Recorder(Interpreter):
+    """Keeps the first launch of every kernel, and all bytes of its tensors' memory before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: dict[str, tuple[Assembled, Launch, list[Tensor], list[Tensor]]] = {}
+
+    def run(self, assembled: Assembled, launch: Launch) -> None:
+        before = [x.clone() for x in memory(launch)]
+        super().run(assembled, launch)
+        after = [x.clone() for x in memory(launch)]
+        self.recorded.setdefault(assembled.kernel.name.lstrip("_"), (assembled, launch, before, after))
+
+
+def memory(launch: Launch) -> list[Tensor]:
+    """The bytes of the storages of a launch's tensors."""
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in launch.tensors.values()}
+    return [torch.empty(0, dtype=torch.uint8).set_(storage) for storage in storages.values()]
+
+
+def seen(mutant: Kernel, launch: Launch, before: list[Tensor], after: list[Tensor]) -> str | None:
+    """Run a mutant of a recorded launch; return how it is seen, or None."""
+    assembled = assemble(mutant, find)
+    for seed in range(ORDERS):
+        for now, then in zip(memory(launch), before, strict=True):
+            now.copy_(then)
+        try:
+            run(assembled, launch, seed)
+        except MachineFault as fault:
+            return next((kind for kind, words in FAULTS.items() if words in str(fault)), "another fault")
+        if not all(torch.equal(now, then) for now, then in zip(memory(launch), after, strict=True)):
+            return "other values"
+    return None
+
+
+def launches(case: Case, capability: int) -> dict[str, tuple[Assembled, Launch, list[Tensor], list[Tensor]]]:
+    """Record the launches of a case, by kernel."""
+    torch.manual_seed(0)
+    inputs, recorder = case.inputs(), Recorder()
+    with (
+        fake_gpu(capability, recorder),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=case.tensor_floats),
+        deterministic(),
+    ):
+        results_and_gradients(getattr(functional, case.op), *inputs, **case.options)
+    return recorder.recorded
+
+
+def examine(assembled: Assembled, launch: Launch, before: list[Tensor], after: list[Tensor]) -> list[Json]:
+    """Try all mutants of a kernel; return a row for each kind of them."""
+    ways: dict[str, Counter[str]] = {}
+    reasons: dict[str, Counter[str]] = {}
+    for kind, i, mutant in mutants(assembled.kernel):
+        way = seen(mutant, launch, before, after)
+        if way is None:
+            idle = kind == "mask" and not assembled.ops[i]["kept_out"]
+            reasons.setdefault(kind, Counter())[WITHOUT_EFFECT["idle mask" if idle else kind]] += 1
+        else:
+            ways.setdefault(kind, Counter())[way] += 1
+    return [
+        {"left out": kind, "seen": dict(ways.get(kind, {})), "without effect": dict(reasons.get(kind, {}))}
+        for kind in sorted(ways.keys() | reasons.keys())
+    ]
+
+
+def main() -> None:
+    rows = []
+    for capability in CAPABILITIES:
+        for name, case in CASES.items():
+            for kernel, recorded in launches(case, capability).items():
+                row = {"case": name, "kernel": kernel, "sm": capability}
+                rows += [row | of_kind for of_kind in examine(*recorded)]
+                print(f"sm_{capability}, {name}: {kernel}", flush=True)
+    write(RESULTS, {"orders": ORDERS, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
