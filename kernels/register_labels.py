@@ -47,24 +47,26 @@ def register_labels(
     """``[N, rows, columns, 8]``: the coefficients of the tiles."""
     check_edges(*probabilities.shape[2:], *labels.shape[1:])
     probabilities = probabilities.contiguous()
-    n, channels, height, width = probabilities.shape
-    rows, columns = tiles(labels)
-    a = probabilities.new_empty(n, rows, columns, 8, dtype=torch.float32)
-    for level, (pooled, steps) in enumerate(LEVELS if n else ()):
-        h, w = height // pooled, width // pooled
-        logs, information = a.new_empty(2, n, channels, h, w), a.new_empty(n, 3, h, w)
-        _smooth_cells[(triton.cdiv(n * channels * h * w, BLOCK),)](
-            probabilities, logs, n * channels, height, width, h, w, POOLED=pooled, BLOCK=BLOCK
-        )
-        _information_of_cells[(triton.cdiv(n * h * w, BLOCK),)](
-            logs[1], information, n, channels, h, w, BLOCK=BLOCK
-        )  # fmt: skip
-        _register_tiles[(n * rows * columns,)](
-            logs, information, labels, a, channels, h, w, *labels.shape[1:], rows, columns, ignore_index,
-            labels.stride(0), *plane_strides(labels), STEPS=steps, LAST=level == len(LEVELS) - 1,
-            num_warps=WARPS,
-        )  # fmt: skip
+    n = len(probabilities)
+    a = probabilities.new_empty(n, *tiles(labels), 8, dtype=torch.float32)
+    for level in range(len(LEVELS) if n else 0):
+        climb(probabilities, labels, a, level, ignore_index)
     return a
+
+
+def climb(probabilities: Tensor, labels: Tensor, a: Tensor, level: int, ignore_index: int) -> None:
+    """Go from ``a`` to where the level's steps lead; the first level starts at 0."""
+    (n, channels, height, width), (pooled, steps) = probabilities.shape, LEVELS[level]
+    h, w = height // pooled, width // pooled
+    logs, information = a.new_empty(2, n, channels, h, w), a.new_empty(n, 3, h, w)
+    _smooth_cells[(triton.cdiv(n * channels * h * w, BLOCK),)](
+        probabilities, logs, n * channels, height, width, h, w, POOLED=pooled, BLOCK=BLOCK
+    )
+    _information_of_cells[(triton.cdiv(n * h * w, BLOCK),)](logs[1], information, n, channels, h, w, BLOCK=BLOCK)
+    _register_tiles[(a.numel() // 8,)](
+        logs, information, labels, a, channels, h, w, *labels.shape[1:], *a.shape[1:3], ignore_index,
+        labels.stride(0), *plane_strides(labels), STEPS=steps, LAST=level == len(LEVELS) - 1, num_warps=WARPS,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from three_way import random, random_labels
 from torch import Tensor
 
@@ -44,6 +45,13 @@ def target() -> Tensor:
     return random_labels(2, 2, *FULL, dtype=torch.uint8)[:, None]
 
 
+def displaced() -> tuple[Tensor, Tensor]:
+    """Logits of a model that sees patches, and labels that lie beside them."""
+    patches = torch.randint(4, (1, 2, 4)).repeat_interleave(40, 1).repeat_interleave(40, 2)
+    seen = F.avg_pool2d(F.one_hot(patches, 4).movedim(-1, 1).float(), 4)
+    return 6 * seen, patches.roll((2, -3), (1, 2))
+
+
 def theta(*batch: int) -> Tensor:
     return homography.exp(0.3 * torch.randn(*batch, 8))
 
@@ -67,6 +75,7 @@ SEGMENTATION, BOUNDARY = ("segmentation_loss", "mean_loss"), (*MAP, "boundary_lo
 DICE = ("sums_of_classes", "totals_of_classes", "mean_of_classes", "dice_loss_backward")
 TILES, WARP = ("extract_tiles", "extract_tiles_backward"), ("homography_warp", "homography_warp_backward")
 EXP, CORRELATION = ("homography_exp", "homography_exp_backward"), ("local_correlation", "local_correlation_backward")
+REGISTER = ("smooth_cells", "information_of_cells", "register_tiles")
 ALIGN = (
     "first_layer", "second_layer", "group_norm", "correlation_layer", "equations", "solve", "equations_backward",
     "hidden_layers_backward", "correlation_backward", "group_norm_backward", "second_layer_backward",
@@ -87,6 +96,7 @@ CASES = {  # every kernel, once
     "local_correlation": Case(
         "local_correlation", lambda: (random(2, 16, 5, 7), random(2, 16, 5, 7)), CORRELATION, {"reach": 3, "groups": 2}
     ),
+    "register_labels": Case("register_labels", displaced, REGISTER, factor=6),
     "align": Case("align", tiles, ALIGN, {"weights": weights()}, factor=4),
     "align, TF32": Case("align", tiles, ALIGN, {"weights": weights()}, tensor_floats=True),
 }

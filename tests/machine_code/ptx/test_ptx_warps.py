@@ -34,6 +34,12 @@ def test_shuffles(kind: str, source: Tensor) -> None:
     assert torch.equal(lane_values(f"shfl.sync.{kind};"), source)
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("add", 32 * 31 // 2 - 32 * 9), ("min", -9), ("max", 22)])
+def test_reductions_of_a_warp(kind: str, expected: int) -> None:
+    found = lane_values(f"sub.s32 %r1, %r0, 9;\nredux.sync.{kind}.s32 %r100, %r1, -1;")
+    assert (found == expected).all()
+
+
 def test_one_lane_is_elected() -> None:
     found = lane_values("elect.sync %r1|%p1, -1;\nselp.b32 %r100, 1, 0, %p1;")
     assert found.sum() == 1

@@ -1,4 +1,7 @@
 // Moves between registers, lanes and memory, and the ways of control.
+#include <algorithm>
+#include <functional>
+
 #include "machine.h"
 
 namespace {
@@ -80,6 +83,22 @@ void require_all_lanes(const Register& members) {
   }
 }
 
+struct Least {
+  int32_t operator()(int32_t a, int32_t b) const { return std::min(a, b); }
+};
+
+struct Greatest {
+  int32_t operator()(int32_t a, int32_t b) const { return std::max(a, b); }
+};
+
+// Each lane gets what the numbers of all lanes make together.
+template <class Join> void reduce(Warp& warp, const Op& op, Mask) {
+  require_all_lanes(warp.operand(op, 2));
+  int32_t joined = static_cast<int32_t>(warp.operand(op, 1)[0]);
+  for (int lane = 1; lane < LANES; ++lane) joined = Join()(joined, static_cast<int32_t>(warp.operand(op, 1)[lane]));
+  for (int lane = 0; lane < LANES; ++lane) warp.operand(op, 0)[lane] = static_cast<uint32_t>(joined);
+}
+
 template <Shuffle KIND> void shuffle(Warp& warp, const Op& op, Mask) {
   require_all_lanes(warp.operand(op, 4));
   const Register values = warp.operand(op, 1);
@@ -124,6 +143,10 @@ const bool defined = [] {
         for (int lane = 0; lane < LANES; ++lane) warp.operand(op, 0)[lane] = 0, warp.operand(op, 1)[lane] = lane == 0;
       },
       Kind::COLLECTIVE);
+
+  define("redux.sync.add.s32 1 1 1", reduce<std::plus<int32_t>>, Kind::COLLECTIVE);
+  define("redux.sync.min.s32 1 1 1", reduce<Least>, Kind::COLLECTIVE);
+  define("redux.sync.max.s32 1 1 1", reduce<Greatest>, Kind::COLLECTIVE);
 
   define("bra label", jump, Kind::JUMP), define("bra.uni label", jump, Kind::JUMP);
   define("ret", [](Warp& warp, const Op&, Mask mask) { warp.alive &= ~mask; }, Kind::JUMP);
