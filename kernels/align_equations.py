@@ -133,7 +133,7 @@ def _solve(
     entries = ()
     for i in tl.static_range(K):
         for j in tl.static_range(i + 1):
-            entry = added[i * (i + 1) // 2 + j]
+            entry = added[_place(i, j)]
             if i == j:
                 entry += tl.exp(tl.load(prior + i).to(tl.float32))
             entries += (entry,)
@@ -295,29 +295,36 @@ def _both_orders(sums, other_sums):
     return added, difference
 
 
+@triton.constexpr_function
+def _place(i, j):
+    """Where the entry (i, j) of a symmetric matrix is in its lower half, row by row."""
+    return i * (i + 1) // 2 + j
+
+
 @triton.jit
 def solve(entries, vector):
     """Solve the symmetric equations by ``L D L^T``. The opposite vector gives exactly the opposite solution."""
-    factor, pivots = (), ()  # L D, and the reciprocals of D
+    factor, scaled, pivots = (), (), ()  # L, L D, and the reciprocals of D
     for i in tl.static_range(K):
         for j in tl.static_range(i + 1):
-            entry = entries[i * (i + 1) // 2 + j]
+            entry = entries[_place(i, j)]
             for k in tl.static_range(j):
-                entry -= factor[i * (i + 1) // 2 + k] * (factor[j * (j + 1) // 2 + k] * pivots[k])
-            factor += (entry,)
+                entry -= scaled[_place(i, k)] * factor[_place(j, k)]
             if i == j:
                 pivots += (tl.div_rn(1.0, entry),)
+            scaled += (entry,)
+            factor += (entry * pivots[j],)
     halfway = ()
     for i in tl.static_range(K):
         value = vector[i]
         for k in tl.static_range(i):
-            value -= factor[i * (i + 1) // 2 + k] * halfway[k]
+            value -= scaled[_place(i, k)] * halfway[k]
         halfway += (value * pivots[i],)
     solution = ()  # from the last coefficient to the first
     for back in tl.static_range(K):
         value = halfway[K - 1 - back]
         for k in tl.static_range(back):  # The coefficient K - 1 - k is known.
-            value -= factor[(K - 1 - k) * (K - k) // 2 + (K - 1 - back)] * pivots[K - 1 - back] * solution[k]
+            value -= factor[_place(K - 1 - k, K - 1 - back)] * solution[k]
         solution += (value,)
     ordered = ()
     for i in tl.static_range(K):

@@ -46,7 +46,7 @@ def cut_into_cells(size: Sequence[int], full: Sequence[int]) -> Cells:
     check_edges(*size, *full)
     size, full = tuple(size), tuple(full)
     most_y, most_x = (triton.cdiv(f, s) for f, s in zip(full, size, strict=True))  # full pixels of a cell
-    # There are few values of k, so that maps of most sizes share a compiled kernel; some threads then hold fewer pixels.
+    # There are few values of k, so that most sizes share a compiled kernel; a thread may then hold fewer than k pixels.
     k = 1 if size == full else min(triton.next_power_of_2(max(2, most_y, most_x)), MAX_K)
     rows, columns = (triton.cdiv(s, CELLS.value - 1) for s in size)
     return Cells((rows, columns), (triton.cdiv(most_y, k), triton.cdiv(most_x, k)), (k, k), size != full)
