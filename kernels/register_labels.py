@@ -71,14 +71,14 @@ def climb(probabilities: Tensor, labels: Tensor, a: Tensor, level: int, ignore_i
 
 @triton.jit(do_not_specialize=VARYING)
 def _smooth_cells(
-    probabilities,  # [planes, full_height, full_width]
-    logs,  # [2, planes, height, width]: logarithms, and roots
-    planes, full_height, full_width, height, width,
+    probabilities,  # [n, full_height, full_width]
+    logs,  # [2, n, height, width]: logarithms, and roots
+    n, full_height, full_width, height, width,
     POOLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Average over boxes of cells, without what lies outside the map."""
     cell = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    cells = planes.to(tl.int64) * height * width
+    cells = n.to(tl.int64) * height * width
     inside = cell < cells
     plane, place = cell // (height * width), (cell % (height * width)).to(tl.int32)
     y, x = place // width * POOLED - POOLED, place % width * POOLED - POOLED
