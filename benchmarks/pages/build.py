@@ -12,7 +12,18 @@ from PIL import Image
 
 from benchmarks.common.markdown import filled
 from benchmarks.common.paths import ROOT
-from benchmarks.pages import ablation, alignment, cost, cost_pictures, displaced, headless, ops, worth, worth_pictures
+from benchmarks.pages import (
+    ablation,
+    alignment,
+    cost,
+    cost_pictures,
+    displaced,
+    headless,
+    ops,
+    predicted,
+    worth,
+    worth_pictures,
+)
 from benchmarks.pages.drawing import Draw
 from inverseform_fast.files import write_atomically
 
@@ -51,6 +62,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         measured / "headless.md": headless.parts(root),
         measured / "ops.md": ops.parts(root),
         measured / "results.md": worth.parts(root),
+        root / "docs/design/triton.md": predicted.parts(root),
         root / "README.md": {"cost": cost.summary(root), "worth": headless.summary(root)},
     }
     texts = {
