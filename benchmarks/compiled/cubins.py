@@ -31,6 +31,7 @@ from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.align import align, align_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
+from inverseform_fast.kernels.channels_first import channels_first, channels_first_backward
 from inverseform_fast.kernels.dice_loss import dice_loss, dice_loss_backward
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
 from inverseform_fast.kernels.homography_exp import homography_exp, homography_exp_backward
@@ -131,6 +132,10 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
             _, logarithm = soft_boundary_map(logits, FULL, 2)
             soft_boundary_map_backward(logarithm, logarithm, logits, 2)
+        with recorded(f"{dtype}, to planes", launches):
+            channels_first(logits)
+        with recorded(f"{dtype}, to channels_last", launches):
+            channels_first_backward(logits)
     with recorded("headless", launches):
         boundary_loss(torch.empty(IMAGES, 1, *FULL), labels, 2, 255, True)
     with recorded("class weights", launches):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -22,10 +22,18 @@ from inverseform_fast.bench import release
 from inverseform_fast.ops import backend, library
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and a boundary head's logits
-LOSSES: dict[str, Criterion] = {
-    "default": lambda logits, labels, _: iff.BoundaryAwareLoss()(logits, labels).total,
-    "paper": lambda *maps: iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)(*maps).total,
-    "stock": lambda logits, labels, _: release.segmentation_loss(logits, labels),
+
+
+class Loss(NamedTuple):
+    criterion: Criterion
+    memory_format: torch.memory_format = torch.contiguous_format  # of the logits
+
+
+LOSSES = {
+    "default": Loss(lambda logits, labels, _: iff.BoundaryAwareLoss()(logits, labels).total),
+    "channels_last": Loss(lambda logits, labels, _: iff.BoundaryAwareLoss()(logits, labels).total, torch.channels_last),
+    "paper": Loss(lambda *maps: iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)(*maps).total),
+    "stock": Loss(lambda logits, labels, _: release.segmentation_loss(logits, labels)),
 }
 
 
@@ -55,10 +63,10 @@ class Recorded:
 
 def record(loss: str, size: Size) -> Recorded:
     """Record a step of a loss of ``LOSSES``: the loss itself and the gradients of the logits."""
-    recorded = Recorded()
+    recorded, (criterion, memory_format) = Recorded(), LOSSES[loss]
     low = size.height // 4, size.width // 4
     logits, boundary_logits = (
-        torch.empty(size.images, channels, *low, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        torch.empty(size.images, channels, *low, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
         for channels in (size.classes, 1)
     )
     labels = torch.empty(size.images, size.height, size.width, dtype=torch.int64, device="meta")
@@ -68,7 +76,7 @@ def record(loss: str, size: Size) -> Recorded:
         not_run(recorded.triton.append),
         _Dispatched(recorded.aten),
     ):
-        LOSSES[loss](logits, labels, boundary_logits).backward()
+        criterion(logits.requires_grad_(), labels, boundary_logits.requires_grad_()).backward()
     return recorded
 
 

@@ -21,7 +21,12 @@ PIPES = {  # what the pipes of benchmarks/compiled/sass.py do
     "tensor": "tensor cores",
     "memory": "memory",
 }
-LOSSES = {"default": "the default loss", "paper": "the paper's loss, with a head", "stock": "stock cross-entropy"}
+LOSSES = {
+    "default": "the default loss",
+    "channels_last": "the default loss, channels_last logits",
+    "paper": "the paper's loss, with a head",
+    "stock": "stock cross-entropy",
+}
 
 
 class Total(NamedTuple):
