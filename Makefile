@@ -1,12 +1,13 @@
 # `make demo` trains a small model without and with the loss; `make test` runs the whole suite; `make lint` checks the
-# style and the types; `make bench` measures the ops; `make docs` fills docs/measured/. Each of them sets up .venv first.
+# style and the types; `make bench` measures the ops; `make docs` fills docs/measured/; `make cubins` reads the
+# kernels' machine code and predicts times from it. Each of them sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip installs nvcc for the extension's CUDA half; `make NVCC=` uses the CUDA toolkit of the machine instead, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 CSRC := $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench cubins docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m inverseform_fast.segmentation.demo
@@ -24,6 +25,11 @@ lint: .venv/installed
 bench: .venv/installed
 	mkdir -p runs/benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-json=runs/benchmarks/raw.json
+
+cubins: .venv/installed
+	$(BIN)/python -m benchmarks.compiled.cubins
+	$(BIN)/python -m benchmarks.compiled.predict
+	$(BIN)/python -m benchmarks.pages
 
 docs: .venv/installed
 	$(BIN)/python -m benchmarks.pages

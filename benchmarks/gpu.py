@@ -1,10 +1,13 @@
 """``python -m benchmarks.gpu --out DIR``, from the repository's root, measures all that one machine can measure.
 
-It runs the GPU and kernel tests, every ``ops/bench_<op>.py``, the step benchmark and, with ``--study CAMVID``, as much
-of the study as fits. Each runs in a process with a time limit, and after each the files in ``DIR`` are up to date:
+In this order, so that a machine that is lost early has told what matters most: whether every kernel is right (the tests
+that need a GPU and those of the kernels, each test's first case first), what every op costs with our kernels, what a
+training step costs, what it launches, what the ops cost with everything else, and, with ``--study CAMVID``, as much of
+the study as fits. Each runs in a process with a time limit, and after each the files in ``DIR`` are up to date:
 ``summary.json`` (by ``ops/schema.json``), ``summary.md``, ``raw.json`` (by pytest-benchmark), ``training.json``,
-``camvid_study.json``, ``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is recorded, and the
-rest continues; the step benchmark and the study continue where an earlier run with the same ``DIR`` was stopped.
+``launches.json``, ``camvid_study.json``, ``tests.xml`` and ``log.txt``. Whatever fails, crashes or runs out of time is
+recorded, and the rest continues; the step benchmark and the study continue where an earlier run with the same ``DIR``
+was stopped. ``--dry-run`` does all of this with no GPU (``benchmarks/dry_run.py``).
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import json
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from benchmarks.common.machine import ON_GPU, machine
 from benchmarks.common.paths import ROOT
@@ -28,16 +33,25 @@ from benchmarks.ops.summary import SCHEMA, compared, table, write
 FIRST = (
     "segmentation_loss", "extract_tiles", "homography_warp", "boundary_map", "boundary_loss", "dice_loss", "total_loss"
 )  # fmt: skip
-STEPS_SHARE, STUDY_SHARE = 0.25, 0.5  # shares of the minutes
-TEST_SECONDS = 180
+# Parts of the time; a part may also take what the ones before it left.
+TESTS_SHARE, FUSED_SHARE, STEPS_SHARE, LAUNCHES_SHARE, OTHERS_SHARE, STUDY_SHARE = 2, 2, 2.5, 0.5, 3, 10
+TEST_SECONDS = 120  # at most
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"))
+DRY_RUN = ("-m", "benchmarks.dry_run")
 
 
 class Program(NamedTuple):
-    """The arguments for Python, and the program's share of the time."""
+    """A module to run, with its options and its share of the time."""
 
-    arguments: list[str]
+    module: str
+    options: list[str]
     share: float
+    needs_gpu: bool = True
+
+
+class Part(NamedTuple):
+    share: float
+    run: Callable[[float], None]  # for at most so many seconds
 
 
 def main() -> None:
@@ -47,21 +61,26 @@ def main() -> None:
     parser.add_argument(
         "--study", type=Path, metavar="CAMVID", help="also train arms of the study on CamVid in this folder"
     )
+    parser.add_argument("--dry-run", action="store_true", help="run it all without a GPU; the numbers mean nothing")
     options = parser.parse_args()
     tests = [ROOT / "tests/kernels", *(ROOT / "tests").glob("test_so3*.py")]
     benches = sorted((ROOT / "benchmarks/ops").glob("bench_*.py"), key=_rank)
-    summary = run(options.out, options.minutes, tests, benches, programs(options.out, options.study))
-    print(table(summary))
+    with Run(options.out, tests, benches, programs(options.out, options.study), options.dry_run) as run:
+        print(table(run.all(options.minutes)))
 
 
 def programs(out: Path, study: Path | None) -> dict[str, Program]:
-    """List what runs after the ops: the step benchmark and, if its folder of CamVid is given, the study."""
+    """List the programs: the step benchmark, the launch book and, if its folder of CamVid is given, the study."""
+    out = out.resolve()
     listed = {
-        "training": Program(["-m", "benchmarks.training", "--out", str(out.resolve() / "training.json")], STEPS_SHARE)
+        "training": Program("benchmarks.training", ["--out", str(out / "training.json")], STEPS_SHARE),
+        "launches": Program(
+            "benchmarks.launches", ["--out", str(out / "launches.json")], LAUNCHES_SHARE, needs_gpu=False
+        ),
     }
     if study:
-        options = ["--root", str(study.resolve()), "--out", str(out.resolve() / "camvid_study.json")]
-        listed["camvid_study"] = Program(["-m", "benchmarks.studies.camvid_study", *options], STUDY_SHARE)
+        options = ["--root", str(study.resolve()), "--out", str(out / "camvid_study.json")]
+        listed["camvid_study"] = Program("benchmarks.studies.camvid_study", options, STUDY_SHARE)
     return listed
 
 
@@ -70,70 +89,119 @@ def _rank(file: Path) -> tuple[int, str]:
     return FIRST.index(op) if op in FIRST else len(FIRST), op
 
 
-def run(
-    out: Path, minutes: float, tests: Sequence[Path], benches: Sequence[Path], programs: Mapping[str, Program]
-) -> Json:
-    """Run tests, files of benchmarks and programs; write and return the summary."""
-    if missing := [module for module in ("pytest", "pytest_benchmark") if not find_spec(module)]:
-        raise SystemExit(f"nothing can be measured without {' and '.join(missing)}")
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    summary: Json = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": machine()}
-    shares = {name: program.share for name, program in programs.items()}
+class Run(ExitStack):
+    """Runs tests, files of benchmarks and programs, and keeps a summary of them."""
 
-    def remaining() -> float:
-        """Return the seconds until the programs that are still to come begin."""
-        return 60 * minutes * (1 - sum(shares.values())) - (time.monotonic() - start)
+    def __init__(
+        self,
+        out: Path,
+        tests: Sequence[Path],
+        benches: Sequence[Path],
+        programs: Mapping[str, Program],
+        dry_run: bool = False,
+    ) -> None:
+        super().__init__()
+        if missing := [module for module in ("pytest", "pytest_benchmark") if not find_spec(module)]:
+            raise SystemExit(f"nothing can be measured without {' and '.join(missing)}")
+        self.out, self.tests, self.benches, self.programs = out.resolve(), tests, benches, programs
+        self.dry_run = dry_run
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.log = self.enter_context((self.out / "log.txt").open("w"))
+        self.scratch = Path(self.enter_context(tempfile.TemporaryDirectory()))
+        self.start = time.monotonic()
+        about = machine()
+        if dry_run:
+            about["device"] = f"no GPU (dry run on {about['device']})"
+        self.summary: Json = {"schema": SCHEMA["properties"]["schema"]["const"], "machine": about}
+        self.summary |= {"tests": _outcome("not run", 0.0, ElementTree.Element("testsuite")), "files": [], "cases": []}
+        self.raw: Json = {}
 
-    with (out / "log.txt").open("w") as log, tempfile.TemporaryDirectory() as scratch:
-        summary["tests"] = run_tests(tests, out / "tests.xml", min(TEST_SECONDS, remaining()), log)
-        summary |= {"files": [], "cases": []}
-        raw: Json = {}
+    def all(self, minutes: float) -> Json:
+        """Run every part, in order; return the summary, which was written after each."""
+        parts = [Part(TESTS_SHARE, self.run_tests), Part(FUSED_SHARE, self.run_fused)]
+        study = self.programs.get("camvid_study")
+        first = {name: program for name, program in self.programs.items() if program is not study}
+        parts += [Part(program.share, self._runner(name, program)) for name, program in first.items()]
+        parts.append(Part(OTHERS_SHARE, self.run_others))
+        if study:
+            parts.append(Part(study.share, self._runner("camvid_study", study)))
+        for index, part in enumerate(parts):
+            later = sum(other.share for other in parts[index + 1 :]) / sum(other.share for other in parts)
+            part.run(60 * minutes * (1 - later) - (time.monotonic() - self.start))
+            self.save()
+        return self.summary
 
-        def save(file: str, status: str, seconds: float) -> None:
-            summary["files"].append({"file": file, "status": status, "seconds": seconds})
-            summary["seconds"] = time.monotonic() - start
-            write(out, compared(summary), raw)
+    def save(self) -> None:
+        self.summary["seconds"] = time.monotonic() - self.start
+        write(self.out, compared(self.summary), self.raw)
 
-        for index, file in enumerate(benches):
+    def run_tests(self, seconds: float) -> None:
+        """Run the tests that need a GPU and those of the kernels."""
+        # Compiling on the host takes most of their time, so several workers share the GPU.
+        workers = ["-n", "8"] if ON_GPU and find_spec("xdist") else []
+        marks = "(kernel or triton) and not gpu" if self.dry_run else "gpu or kernel or triton"
+        xml = self.out / "tests.xml"
+        xml.unlink(missing_ok=True)
+        options = ["-p", "benchmarks.common.in_turns", *workers, "-m", marks, f"--junitxml={xml}"]
+        status, spent = self._python([*PYTEST, *options, *map(str, self.tests)], min(TEST_SECONDS, seconds))
+        suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else iter(())
+        self.summary["tests"] = _outcome(status, spent, next(suites, ElementTree.Element("testsuite")))
+
+    def run_fused(self, seconds: float) -> None:
+        """Measure our kernels alone, of all ops, in one process, because starting one for each op takes longer."""
+        self._bench("fused", self.benches, ["-k", "fused"], seconds)
+
+    def run_others(self, seconds: float) -> None:
+        """Measure all that was not measured yet, in a process for each file, so that a crash ends one file alone."""
+        end = time.monotonic() + seconds
+        for index, file in enumerate(self.benches):
+            left = end - time.monotonic()
             # A file may take twice its share, because others need less than theirs.
-            seconds = min(remaining(), 2 * remaining() / (len(benches) - index))
-            status, spent, cases, raw[file.stem] = run_bench(file, Path(scratch), seconds, log)
-            summary["cases"] += cases
-            save(file.name, status, spent)
-        for name, program in programs.items():
-            del shares[name]
-            save(name, *execute(program.arguments, remaining(), log))
-    return summary
+            self._bench(file.name, [file], [], min(left, 2 * left / (len(self.benches) - index)))
+            self.save()
+
+    def _bench(self, name: str, files: Sequence[Path], options: Sequence[str], seconds: float) -> None:
+        lines, raw = self.scratch / "cases.jsonl", self.scratch / f"{name}.json"
+        command = [*PYTEST, *map(str, files), *options, f"--benchmark-json={raw}"]
+        self._record(name, *self._python(command, seconds, INVERSEFORM_BENCH_CASES=str(lines)))
+        cases = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        last_tries = {(case["op"], case["case"], case["pass"], case["provider"]): case for case in cases}
+        self.summary["cases"] = list(last_tries.values())
+        saved = raw.exists() and raw.read_text()
+        self.raw[name.removesuffix(".py")] = json.loads(saved) if saved else None
+
+    def _runner(self, name: str, program: Program) -> Callable[[float], None]:
+        def run(seconds: float) -> None:
+            if find_spec(program.module) is None:
+                self._record(name, f"not run: there is no {program.module}", 0.0)
+            else:
+                command = ["-m", program.module, *program.options]
+                self._record(name, *self._python(command, seconds, pretend=program.needs_gpu))
+
+        return run
+
+    def _python(
+        self, arguments: Sequence[str], seconds: float, pretend: bool = True, **environment: str
+    ) -> tuple[str, float]:
+        """Run Python, in a dry run with a pretended GPU; return how it ended, and after how many seconds."""
+        dry_run = DRY_RUN if self.dry_run and pretend else ()
+        return execute([*dry_run, *arguments], seconds, self.log, **environment)
+
+    def _record(self, file: str, status: str, seconds: float) -> None:
+        self.summary["files"].append({"file": file, "status": status, "seconds": seconds})
 
 
-def run_tests(tests: Sequence[Path], xml: Path, seconds: float, log: TextIO) -> Json:
-    """Run the tests that need a GPU and those of the kernels."""
-    # Compiling on the host takes most of their time, so several workers share the GPU.
-    workers = ["-n", "8"] if ON_GPU and find_spec("xdist") else []
-    options = [*workers, "-m", "gpu or kernel or triton", f"--junitxml={xml}"]
-    status, spent = execute([*PYTEST, *options, *map(str, tests)], seconds, log)
-    suites = ElementTree.parse(xml).getroot().iter("testsuite") if xml.exists() else []
-    suite = next(iter(suites), ElementTree.Element("testsuite"))
+def _outcome(status: str, seconds: float, suite: ElementTree.Element) -> Json:
+    """Sum up what pytest wrote of its tests: in all, and by file."""
     counts = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
-    bad = [c for c in suite.iter("testcase") if c.find("failure") is not None or c.find("error") is not None]
-    failures = [f"{case.get('classname')}::{case.get('name')}" for case in bad]
-    return {"status": status, "seconds": spent, "counts": counts, "failures": failures}
-
-
-def run_bench(file: Path, scratch: Path, seconds: float, log: TextIO) -> tuple[str, float, list[Json], Json | None]:
-    """Run one file of benchmarks.
-
-    Returns:
-        How it ended, after how many seconds, its cases, and pytest-benchmark's own record of them.
-    """
-    lines, raw = scratch / f"{file.stem}.jsonl", scratch / f"{file.stem}.json"
-    command = [*PYTEST, str(file), f"--benchmark-json={raw}"]
-    status, spent = execute(command, seconds, log, INVERSEFORM_BENCH_CASES=str(lines))
-    cases = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-    saved = raw.exists() and raw.read_text()
-    return status, spent, cases, json.loads(saved) if saved else None
+    files: dict[str, Counter[str]] = {}
+    failures = []
+    for case in suite.iter("testcase"):
+        bad = case.find("failure") is not None or case.find("error") is not None
+        kind = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
+        files.setdefault(case.get("classname", "").rpartition(".")[2], Counter())[kind] += 1
+        failures += [f"{case.get('classname')}::{case.get('name')}"] if bad else []
+    return {"status": status, "seconds": seconds, "counts": counts, "files": files, "failures": failures}
 
 
 if __name__ == "__main__":

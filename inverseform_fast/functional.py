@@ -21,6 +21,7 @@ __all__ = [
     "align",
     "boundary_loss",
     "boundary_map",
+    "channels_first",
     "dice_loss",
     "extract_tiles",
     "geodesic_distance",
@@ -93,7 +94,32 @@ def soft_boundary_map(
     checks.check_maps(logits, "logits")
     size = logits.shape[-2:] if size is None else checks.check_size(size)
     radius, as_logits = checks.check_radius(radius), checks.check_flag(as_logits, "as_logits")
-    return ops.soft_boundary_map(logits, size, radius, as_logits)
+    return ops.soft_boundary_map(ops.channels_first(logits), size, radius, as_logits)
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """The same maps in planes: contiguous, if their channels lie side by side in memory (``channels_last``).
+
+    The kernels of the losses read one class after the other, so they copy such logits first, by this function. Call it
+    yourself for logits that go into several losses, so that they are copied once, as :class:`BoundaryAwareLoss` does.
+    Maps of any other strides, and all maps under plain PyTorch, are returned as they are.
+
+    Args:
+        maps: ``(N, C, h, w)`` logits.
+
+    Returns:
+        ``(N, C, h, w)`` of the same dtype and values. The gradient of a copy is channels_last, as the maps are.
+
+    Raises:
+        TypeError, ValueError: wrong dtype or shape.
+
+    Example:
+        >>> logits = torch.zeros(2, 19, 64, 128).contiguous(memory_format=torch.channels_last)
+        >>> iff.functional.channels_first(logits).is_contiguous()
+        True
+    """
+    checks.check_maps(maps, "maps")
+    return ops.channels_first(maps)
 
 
 def extract_tiles(
@@ -374,7 +400,7 @@ def segmentation_loss(
         tensor(1.3863)
     """
     ignore_index = checks.check_segmentation_loss(logits, labels, class_weights, ignore_index)
-    return ops.segmentation_loss(logits, labels, class_weights, ignore_index)
+    return ops.segmentation_loss(ops.channels_first(logits), labels, class_weights, ignore_index)
 
 
 def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
@@ -403,7 +429,7 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
         tensor(0.6000)
     """
     ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
-    return ops.dice_loss(logits, labels, ignore_index)
+    return ops.dice_loss(ops.channels_first(logits), labels, ignore_index)
 
 
 def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:

@@ -236,6 +236,7 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         with in_full_precision(segmentation_logits):
+            segmentation_logits = functional.channels_first(segmentation_logits)
             segmentation = self._cross_entropy(segmentation_logits, labels)
             edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
             if self.edge or self.gamma:

@@ -132,14 +132,19 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     tests.mkdir()
     (tests / "test_one.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_it(): assert False")
     out = tmp_path / "out"
-    gpu.run(out, 5, [tests], sorted(tmp_path.glob("bench_*.py")), {})
+    absent = {"absent": gpu.Program("benchmarks.absent", [], 1)}
+    with gpu.Run(out, [tests], sorted(tmp_path.glob("bench_*.py")), absent) as run:
+        run.all(5)
 
     assert {path.name for path in out.iterdir()} == {"summary.json", "summary.md", "raw.json", "tests.xml", "log.txt"}
     written = json.loads((out / "summary.json").read_text())
     fastjsonschema.validate(summary.SCHEMA, written)
     assert written["tests"]["status"] == "some failed"
     assert written["tests"]["failures"] == ["test_one::test_it"]
+    assert written["tests"]["files"] == {"test_one": {"failed": 1}}
     files = {file["file"]: file["status"] for file in written["files"]}
+    assert files["fused"].startswith("crashed")
+    assert files["absent"] == "not run: there is no benchmarks.absent"
     assert files["bench_crashing.py"].startswith("crashed")
     assert files["bench_broken.py"] == "could not be read"
     cases = {case["provider"]: case for case in written["cases"]}
@@ -152,7 +157,7 @@ def test_what_breaks_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "off by" in (out / "summary.md").read_text()
 
 
-def test_steps_and_study_come_last_with_their_share_of_the_time(
+def test_what_matters_most_comes_first_and_each_part_has_its_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[list[str], float]] = []
@@ -162,33 +167,54 @@ def test_steps_and_study_come_last_with_their_share_of_the_time(
         return "passed", 1.0
 
     monkeypatch.setattr(gpu, "execute", execute)
-    out = tmp_path / "out"
-    written = gpu.run(out, 10, [], sorted(BENCHES.glob("bench_*.py")), gpu.programs(out, tmp_path))
-    (_, ops_seconds), (steps, steps_seconds), (study, study_seconds) = ran[-3:]
-    assert steps == ["-m", "benchmarks.training", "--out", str(out / "training.json")]
-    assert study[:2] == ["-m", "benchmarks.studies.camvid_study"]
-    assert study[2:] == ["--root", str(tmp_path), "--out", str(out / "camvid_study.json")]
-    assert ops_seconds < 0.25 * 600
-    assert steps_seconds == pytest.approx(0.5 * 600, abs=5)  # nothing took any time before it
-    assert study_seconds == pytest.approx(600, abs=5)
-    assert [file["file"] for file in written["files"]][-2:] == ["training", "camvid_study"]
-    assert gpu.programs(out, None).keys() == {"training"}
+    monkeypatch.setattr(gpu, "find_spec", lambda module: module)
+    out, benches = tmp_path / "out", sorted(BENCHES.glob("bench_*.py"))
+    with gpu.Run(out, [], benches, gpu.programs(out, tmp_path)) as run:
+        written = run.all(20)
+    names = ["fused", "training", "launches", *(bench.name for bench in benches), "camvid_study"]
+    assert [file["file"] for file in written["files"]] == names
+    commands, seconds = [command for command, _ in ran], [spent for _, spent in ran]
+    assert "--junitxml=" in commands[0][-1]  # the tests; then our kernels of all ops, in one process
+    assert commands[1][commands[1].index("-k") + 1] == "fused"
+    assert {str(bench) for bench in benches} <= set(commands[1])
+    assert commands[2] == ["-m", "benchmarks.training", "--out", str(out / "training.json")]
+    assert commands[3] == ["-m", "benchmarks.launches", "--out", str(out / "launches.json")]
+    assert commands[-1][:2] == ["-m", "benchmarks.studies.camvid_study"]
+    assert commands[-1][2:] == ["--root", str(tmp_path), "--out", str(out / "camvid_study.json")]
+    # Nothing took any time before, so each part may run until the next one must begin.
+    assert seconds[:4] == pytest.approx([120, 240, 390, 420], abs=5)
+    assert seconds[-1] == pytest.approx(1200, abs=5)
+    assert gpu.programs(out, None).keys() == {"training", "launches"}
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "bench_working.py").write_text(WORKING.replace('"reference"', '"reference", "fused"'))
+    (tmp_path / "bench_broken.py").write_text("raise RuntimeError")
+    with gpu.Run(tmp_path / "out", [tmp_path], [tmp_path / "bench_working.py"], {}) as run:
+        run.run_fused(60)
+        fused = run.summary["cases"]
+        run.run_others(60)
+    assert [case["provider"] for case in fused] == ["fused"]
+    assert [case["provider"] for case in run.summary["cases"]] == ["fused", "release", "reference"]
+    assert run.summary["cases"][0]["median_ms"] == fused[0]["median_ms"]
 
 
 def test_what_has_no_time_left_is_recorded_as_not_run(tmp_path: Path) -> None:
     (tmp_path / "bench_late.py").write_text(WORKING)
-    written = gpu.run(tmp_path / "out", 0, [tmp_path], [tmp_path / "bench_late.py"], {})
-    assert [file["status"] for file in written["files"]] == ["not run: out of time"]
+    with gpu.Run(tmp_path / "out", [tmp_path], [tmp_path / "bench_late.py"], {}) as run:
+        written = run.all(0)
+    assert {file["status"] for file in written["files"]} == {"not run: out of time"}
     assert written["tests"]["status"] == "not run: out of time"
 
 
 def test_hanging_file_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "bench_hanging.py").write_text("while True: pass")
-    with (tmp_path / "log").open("w") as log:
-        status, _, cases, raw = gpu.run_bench(tmp_path / "bench_hanging.py", tmp_path, 0.5, log)
-    assert status.startswith("stopped after")
-    assert cases == []
-    assert raw is None
+    with gpu.Run(tmp_path / "out", [], [tmp_path / "bench_hanging.py"], {}) as run:
+        run.run_others(0.5)
+    (file,) = run.summary["files"]
+    assert file["status"].startswith("stopped after")
+    assert run.summary["cases"] == []
+    assert run.raw == {"bench_hanging": None}
 
 
 def test_missing_packages_are_named(
@@ -199,7 +225,7 @@ def test_missing_packages_are_named(
     assert capsys.readouterr().out == "missing: scipy, roma\n"
     monkeypatch.setattr(gpu, "find_spec", lambda module: None if module == "pytest_benchmark" else module)
     with pytest.raises(SystemExit, match="without pytest_benchmark"):
-        gpu.run(tmp_path, 1, [], [], {})
+        gpu.Run(tmp_path, [], [], {})
 
 
 def test_time_and_memory_are_compared_with_the_release() -> None:

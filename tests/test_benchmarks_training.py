@@ -99,9 +99,12 @@ def test_the_program_saves_each_figure_and_goes_on_where_it_was_stopped(
     assert (len(first["steps"]), len(first["scaling"]), first["largest"]["batch"]) == (2, 2, {})
 
     result = program.run()
-    assert len(program.measured) == 2 * 4 - 2 + 1  # two points of each of the four axes, and the largest batch
+    # Two points of each of the four axes, the largest batch, and at last the slow provider in the first setting.
+    assert len(program.measured) == 2 * 4 - 2 + 1 + 2
+    assert program.measured[-2:] == [("losses", TINY), ("steps", TINY)]
     fastjsonschema.validate(training.SCHEMA, result)
-    assert result["steps"] == first["steps"]
+    assert result["steps"][1] == first["steps"][1]
+    assert [row["provider"] for row in first["steps"][0]["steps"]] == ["stock"]
     assert result["scaling"][:2] == first["scaling"]
     assert [(point["axis"], point["x"]) for point in result["scaling"]] == [
         *(("images", 1), ("images", 2), ("megapixels", 0.004096), ("megapixels", 0.006144)),

@@ -8,11 +8,12 @@ cubin is read with the cuobjdump that Triton carries. ``python -m benchmarks.com
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.align import align, align_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
+from inverseform_fast.kernels.channels_first import channels_first, channels_first_backward
 from inverseform_fast.kernels.dice_loss import dice_loss, dice_loss_backward
 from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_backward
 from inverseform_fast.kernels.homography_exp import homography_exp, homography_exp_backward
@@ -63,27 +65,40 @@ KINDS = {  # the names of SASS instructions of each kind begin so
 
 @dataclass
 class Launch:
-    """A kernel and the arguments that it was launched with."""
+    """A kernel, the arguments that it was launched with, and how many programs."""
 
     case: str
     kernel: JITFunction
     arguments: tuple[object, ...]
     options: dict[str, object]
+    programs: int
 
     @property
     def name(self) -> str:
         return self.kernel.__name__.lstrip("_")
 
+    @property
+    def described(self) -> tuple[object, ...]:
+        """The kernel and its arguments, where a tensor's dtype stands for the tensor."""
+        arguments = (*self.arguments, *self.options.items())
+        return self.kernel, *(x.dtype if isinstance(x, torch.Tensor) else x for x in arguments)
+
+
+@contextmanager
+def not_run(receive: Callable[[Launch], object], case: str = "") -> Iterator[None]:
+    """Within the block, launches of Triton kernels are given to ``receive``, and none of them runs."""
+
+    def record(kernel: JITFunction, *arguments: object, grid: tuple[int, ...], warmup: bool, **options: object) -> None:
+        receive(Launch(case, kernel, arguments, options, math.prod(grid)))
+
+    with patch.object(JITFunction, "run", record):
+        yield
+
 
 @contextmanager
 def recorded(case: str, launches: dict[object, Launch]) -> Iterator[None]:
     """Record the launches of Triton kernels within the block, each once; none of them runs."""
-
-    def record(kernel: JITFunction, *arguments: object, grid: object, warmup: bool, **options: object) -> None:
-        described = tuple(x.dtype if isinstance(x, torch.Tensor) else x for x in (*arguments, *options.items()))
-        launches.setdefault((kernel, described), Launch(case, kernel, arguments, options))
-
-    with patch.object(JITFunction, "run", record):
+    with not_run(lambda launch: launches.setdefault(launch.described, launch), case):
         yield
 
 
@@ -118,6 +133,12 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
             _, logarithm = soft_boundary_map(logits, FULL, 2)
             soft_boundary_map_backward(logarithm, logarithm, logits, 2)
+        with recorded(f"{dtype}, to planes", launches):
+            channels_first(logits)
+        with recorded(f"{dtype}, to channels_last", launches):
+            channels_first_backward(logits)
+    with recorded("headless", launches):
+        boundary_loss(torch.empty(IMAGES, 1, *FULL), labels, 2, 255, True)
     with recorded("class weights", launches):
         segmentation_loss(logits, labels, torch.empty(19), 255, True)
     with recorded("no gradient", launches):
@@ -179,13 +200,18 @@ def compile_for(launch: Launch, capability: int) -> triton.compiler.CompiledKern
 
 def inspect(compiled: triton.compiler.CompiledKernel) -> Json:
     """Read registers and stack of a thread, shared memory of a program, static instructions and access widths."""
+    usage, sass = disassembled(compiled)
+    used = resources(usage.splitlines()[-1])
+    used["shared"] = max(used["shared"], compiled.metadata.shared)
+    return used | {"warps": compiled.metadata.num_warps} | instructions(sass)
+
+
+def disassembled(compiled: triton.compiler.CompiledKernel) -> tuple[str, str]:
+    """Return what cuobjdump says about the resources and the instructions of a kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        used = resources(run("cuobjdump", "-res-usage", file.name).splitlines()[-1])
-        sass = run("cuobjdump", "-sass", file.name)
-    used["shared"] = max(used["shared"], compiled.metadata.shared)
-    return used | {"warps": compiled.metadata.num_warps} | instructions(sass)
+        return run("cuobjdump", "-res-usage", file.name), run("cuobjdump", "-sass", file.name)
 
 
 def resources(line: str) -> dict[str, int]:

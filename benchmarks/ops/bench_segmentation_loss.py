@@ -11,9 +11,10 @@ from inverseform_fast.bench import release
 
 
 def workload(name: str) -> Workload:
-    """Make the workload; ``name`` is ``logits-labels``, their dtypes."""
-    dtype, label_dtype = (getattr(torch, part) for part in name.split("-"))
+    """Make the workload; ``name`` is ``logits-labels``, their dtypes, and perhaps the logits' memory format."""
+    dtype, label_dtype, memory_format = (getattr(torch, part) for part in f"{name}-contiguous_format".split("-")[:3])
     logits, labels = inputs.logits(dtype), inputs.street_labels(label_dtype)
+    logits = logits.detach().contiguous(memory_format=memory_format).requires_grad_()
     forward = logits.nbytes + labels.nbytes
     return Workload(
         function=functional.segmentation_loss,
@@ -27,4 +28,7 @@ def workload(name: str) -> Workload:
 
 
 test_segmentation_loss = harness.cases("segmentation_loss", workload, ["bfloat16-int64", "float32-int64"])
+test_channels_last = harness.cases(  # the usual layout of mixed precision
+    "segmentation_loss", workload, ["bfloat16-int64-channels_last"], providers=harness.PROVIDERS[:3]
+)
 test_uint8 = harness.cases("segmentation_loss", workload, ["bfloat16-uint8"], providers=harness.PROVIDERS[:3])

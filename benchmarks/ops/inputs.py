@@ -17,8 +17,8 @@ CLASSES = 19
 
 
 @cache
-def street_labels(dtype: torch.dtype, images: int = BATCH) -> Tensor:
-    labels = street.street_labels(images, (HEIGHT, WIDTH), CLASSES, torch.Generator().manual_seed(0))
+def street_labels(dtype: torch.dtype, images: int | None = None) -> Tensor:
+    labels = street.street_labels(images or BATCH, (HEIGHT, WIDTH), CLASSES, torch.Generator().manual_seed(0))
     return labels.to(DEVICE, dtype)
 
 

@@ -45,7 +45,6 @@ def table(summary: Json) -> str:
     """Write the summary as Markdown."""
     about, tests = summary["machine"], summary["tests"]
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items() if found)
-    counts = ", ".join(f"{count} {kind}" for kind, count in tests["counts"].items())
     skipped = Counter(case["reason"] for case in summary["cases"] if case["status"] == "skipped")
     lines = [
         f"# Benchmarks on {about['device']}",
@@ -58,8 +57,9 @@ def table(summary: Json) -> str:
         "- *roofline* is the share of the memory's bandwidth that a call reaches if it moves as few bytes as it can.",
         "- *x release* is a share of the time or memory of the release, or of stock PyTorch if it lacks the op.",
         "",
-        f"- Tests: {tests['status']}, {tests['seconds']:.0f} s, {counts}",
-        *(f"  - {failure}" for failure in tests["failures"]),
+        f"- Tests: {tests['status']}, {tests['seconds']:.0f} s, {_counts(tests['counts'])}",
+        *(f"  - `{file}`: {_counts(outcomes)}" for file, outcomes in tests.get("files", {}).items()),
+        *(f"  - failed: {failure}" for failure in tests["failures"]),
         *(f"- `{file['file']}`: {file['status']}, {file['seconds']:.0f} s" for file in summary["files"]),
         *(f"- {count} cases skipped: {reason}" for reason, count in skipped.items()),
     ]
@@ -83,6 +83,10 @@ def _row(case: Json) -> str:
     else:
         cells = [f"failed: {' '.join(case['reason'].split())[:120]}".replace("|", "/"), *[""] * 5]
     return f"| {' | '.join([case['case'], case['size'] or '', case['provider'], *cells])} |"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _number(value: float | None, form: str) -> str:

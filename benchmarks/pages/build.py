@@ -21,6 +21,7 @@ from benchmarks.pages import (
     headless,
     launches,
     ops,
+    predicted,
     worth,
     worth_pictures,
 )
@@ -63,6 +64,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         measured / "launches.md": launches.parts(root),
         measured / "ops.md": ops.parts(root),
         measured / "results.md": worth.parts(root),
+        root / "docs/design/triton.md": predicted.parts(root),
         root / "README.md": {"cost": cost.summary(root), "worth": headless.summary(root)},
     }
     texts = {

@@ -4,6 +4,7 @@ from .align import align
 from .backend import INTERPRETED, backend_info, set_backend
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
+from .channels_first import channels_first
 from .dice_loss import dice_loss
 from .extract_tiles import extract_tiles
 from .homography_exp import homography_exp
@@ -20,6 +21,7 @@ __all__ = [
     "backend_info",
     "boundary_loss",
     "boundary_map",
+    "channels_first",
     "dice_loss",
     "extract_tiles",
     "geodesic_distance",

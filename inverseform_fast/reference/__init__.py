@@ -7,6 +7,7 @@ that it is trusted here.
 from .align import align
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
+from .channels_first import channels_first
 from .dice_loss import dice_loss
 from .extract_tiles import extract_tiles
 from .homography_exp import homography_exp
@@ -21,6 +22,7 @@ __all__ = [
     "align",
     "boundary_loss",
     "boundary_map",
+    "channels_first",
     "dice_loss",
     "extract_tiles",
     "geodesic_distance",

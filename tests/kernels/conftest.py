@@ -54,7 +54,7 @@ if INTERPRETED:
 settings.register_profile("kernels", derandomize=not SEED, deadline=None)
 settings.load_profile("kernels")
 # The compiler needs Triton, and a process without the interpreter.
-collect_ignore = ["test_cubins.py"] if INTERPRETED or MISSING["triton"] else []
+collect_ignore = ["test_cubins.py", "test_predicted_times.py"] if INTERPRETED or MISSING["triton"] else []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

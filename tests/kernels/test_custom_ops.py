@@ -38,6 +38,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
     return {
         "align": (*tiles, weights),
         "boundary_map": (labels, 1, 255, False),
+        "channels_first": (logits,),
         "segmentation_loss": (logits, labels, None, 255, True),
         "boundary_loss": (boundary_logits, labels, 1, 255, True),
         "dice_loss": (logits, labels, 255),

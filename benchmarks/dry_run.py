@@ -1,0 +1,149 @@
+"""``python -m benchmarks.dry_run -m MODULE ...`` runs a program as if this machine had a GPU; nothing it says is true.
+
+All that pretends is here. PyTorch says that there is a GPU, and that each tensor is on it; tensors stay on the CPU.
+Triton compiles each launch for the GPU, and a fake driver drops it (:mod:`benchmarks.compiled.driver`); the C++ kernels
+then compute the results. Sizes are small, and ``torch.compile`` compiles nothing. ``benchmarks.gpu --dry-run`` runs its
+programs so, which shows that nothing but hardware can stop them.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+import inverseform_fast as iff
+from benchmarks.compiled.driver import fake_gpu
+from inverseform_fast.ops import backend, library
+
+CAPABILITY = 90
+CROP, IMAGES = (64, 96), 2
+GPU_MEMORY = 2**27  # bytes of the largest tensor that fits
+
+
+class _Event:
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.time = 0.0
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing runs that could be waited for."""
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 1e3 * (end.time - self.time)
+
+
+class _Generator(torch.Generator):
+    def __new__(cls, device: object = None) -> _Generator:
+        return super().__new__(cls, "cpu")
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """What a GPU would do here has no effect on the results."""
+
+
+CUDA = {  # of torch.cuda
+    "is_available": lambda: True,
+    "is_bf16_supported": lambda *_: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "get_device_name": lambda *_: "dry run of an H200",
+    "device": nullcontext,
+    "Event": _Event,
+    "memory_allocated": lambda *_: 0,
+    "max_memory_allocated": lambda *_: 0,
+    **dict.fromkeys(("synchronize", "empty_cache", "reset_peak_memory_stats", "_sleep"), _nothing),
+}
+
+
+class _OnTheGpu(TorchFunctionMode):
+    """Every tensor says that it is on the GPU; what is asked for there is made on the CPU."""
+
+    def __torch_function__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function == Tensor.device.__get__:  # type: ignore[attr-defined]
+            return torch.device("cuda", 0)
+        if function == Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+            return True
+        if function in (Tensor.cuda, Tensor.pin_memory):
+            return args[0]
+        result = function(*map(_here, args), **{name: _here(value) for name, value in (kwargs or {}).items()})
+        if isinstance(result, Tensor) and result.nbytes > GPU_MEMORY:
+            raise torch.OutOfMemoryError(f"out of memory: a dry run has no {result.nbytes} bytes for a tensor")
+        return result
+
+
+def _here(value: Any) -> Any:
+    return torch.device("cpu") if isinstance(value, str | torch.device) and str(value).startswith("cuda") else value
+
+
+@contextmanager
+def pretended() -> Iterator[None]:
+    """Within the block, PyTorch and Triton seem to have a GPU."""
+    kernels = {name: _computed_by_cpp(name, launch) for name, launch in library._LAUNCHERS.items()}
+    with ExitStack() as stack:
+        stack.enter_context(fake_gpu(CAPABILITY, _nothing))
+        stack.enter_context(iff.set_backend("auto"))
+        stack.enter_context(patch.object(backend, "INTERPRETED", False))
+        stack.enter_context(patch.multiple(torch.cuda, **CUDA))
+        stack.enter_context(patch.object(torch, "compile", lambda function, **_: function))
+        stack.enter_context(patch.object(torch, "Generator", _Generator))
+        stack.enter_context(_OnTheGpu())
+        for name, kernel in kernels.items():
+            library.LIBRARY.impl(name, kernel, "CPU", with_keyset=True, allow_override=True)
+        _make_sizes_small()
+        yield
+
+
+def _computed_by_cpp(name: str, launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Launch the Triton kernels, which compute nothing here, and then run the C++ kernel."""
+    cpp = torch.library.get_kernel(f"{library.LIBRARY.ns}::{name}", "CPU")
+
+    def run(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        launch(*args)
+        return cpp.call_boxed(keyset, *args)
+
+    return run
+
+
+def _make_sizes_small() -> None:
+    from benchmarks.ops import harness, inputs
+    from benchmarks.training import plan
+
+    inputs.ON_GPU, inputs.BATCH, (inputs.HEIGHT, inputs.WIDTH) = False, IMAGES, CROP
+    harness.SPENT, harness.COLD = 0.01, 1
+    real = plan.plan_of
+
+    def small(on_gpu: bool) -> plan.Plan:
+        made = real(on_gpu)
+        settings = {name: _small(setting) for name, setting in made.settings.items()}
+        return replace(made, settings=settings, scaled=_small(made.scaled), largest=_small(made.largest), crops=(CROP,))
+
+    plan.plan_of = small
+
+
+def _small(setting: Any) -> Any:
+    return replace(setting, crop=CROP, batch_size=min(setting.batch_size, IMAGES))
+
+
+def main() -> None:
+    module, *arguments = sys.argv[2:]  # after this file and -m
+    with pretended():
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
