@@ -109,7 +109,9 @@ class TrainConfig:
 
     device: Annotated[str | None, "Device, such as cpu or cuda:1; by default the GPU, if there is one.", NEUTRAL] = None
     workers: Annotated[int, "Processes that load data; 0: the training process loads them itself.", NEUTRAL] = 0
-    threads: Annotated[int | None, "CPU threads of PyTorch, whose convolutions round by them; its own choice if not given.", NEUTRAL] = None
+    threads: Annotated[
+        int | None, "CPU threads of PyTorch, whose convolutions round by them; its own choice if not given.", NEUTRAL
+    ] = None
     log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
     checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
     eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0
