@@ -52,8 +52,8 @@ class Folder(FileDataset):
     Raises:
         FileNotFoundError: the root, its images, a split or a label is missing, or a link leads nowhere.
         ValueError: two images have the same name, an image lies outside the splits, folders, files or lists look
-            like splits of other names, there are two lists of classes, there are too few images or classes, fewer than half of the classes that were counted
-            occur, or a file is bad; see ``FileDataset``.
+            like splits of other names, there are two lists of classes, there are too few images or classes, fewer than
+            half of the classes that were counted occur, or a file is bad; see ``FileDataset``.
     """
 
     def __init__(
