@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_who_uses_a_folder_is_said(tmp_path: Path) -> None:
     with locked(out):
         in_another_process(refused)
     assert f"no other run is using, but process {os.getpid()} on " in message.read_text()
+
+
+def test_a_lock_that_its_owner_removes_just_now_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lockf, ends = fcntl.lockf, [(tmp_path / LOCK).unlink]
+
+    def after_the_end_of_the_owner(file: TextIO, operation: int) -> None:
+        if ends:
+            ends.pop()()
+        lockf(file, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", after_the_end_of_the_owner)
+    with locked(tmp_path):
+        assert in_another_process(lambda: lock(tmp_path)) == 1
 
 
 def test_a_killed_run_leaves_no_lock_and_no_half_file(tmp_path: Path) -> None:
