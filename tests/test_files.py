@@ -131,6 +131,21 @@ def test_links_and_devices_are_written_to(tmp_path: Path) -> None:
         write_atomically(Path("/dev/full"), lambda file: file.write(b"x"))
 
 
+def test_the_file_that_output_goes_to_keeps_what_stands_there(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"earlier run, ")
+
+    def program() -> None:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+        os.write(1, b"table, ")
+        write_atomically(Path("/dev/stdout"), lambda file: file.write(b"metrics, "))
+        os.write(1, b"end")
+
+    assert in_another_process(program) == 0
+    assert log.read_bytes() == b"earlier run, table, metrics, end"
+
+
 def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:
     def fail(file: BinaryIO) -> None:
         raise OSError(28, "No space left on device")
