@@ -276,3 +276,14 @@ def test_what_would_be_scaled_or_rounded_in_silence_is_named(
     assert transform(sample)["semantic"].dtype == torch.int64
     with pytest.raises((TypeError, ValueError), match=message):
         transform(sample | {name: value})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1)])
+def test_an_image_may_become_a_single_pixel(size: tuple[int, int]) -> None:
+    image = torch.full((3, 32, 48), 77, dtype=torch.uint8)
+    sample = {"image": image, "semantic": torch.full((32, 48), 4)}
+    result = EvalTransform(TASKS, size)(sample)
+    assert torch.equal(denormalize(result["image"]), image[:, : size[0], : size[1]])
+    assert torch.equal(result["semantic"], sample["semantic"][: size[0], : size[1]])
+    padded = TrainTransform(TASKS, (2, 2), scale=(0.01, 0.01), jitter=0)(sample)
+    assert sorted(denormalize(padded["image"])[0].flatten().tolist()) == [0, 0, 0, 77]

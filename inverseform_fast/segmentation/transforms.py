@@ -109,7 +109,9 @@ def _resize(sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int]) ->
     """Resizes the image bilinearly with antialiasing, all else to the nearest pixel centre, so that nothing shifts."""
     image = sample["image"]
     scale = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
-    result = {"image": F.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)}
+    precise = image.float() if tuple(size) == (1, 1) else image  # PyTorch 2.11 cannot make one pixel of bytes
+    resized = F.resize(precise, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    result = {"image": resized.round().to(torch.uint8)}
     for name, value in sample.items():
         if name != "image":
             # NEAREST, which v2.Resize uses for masks, rounds positions down and so shifts labels by half a pixel.
