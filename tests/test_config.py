@@ -109,7 +109,7 @@ def test_options_of_the_data_set_are_no_others(options: dict[str, Any], message:
 
 @pytest.mark.parametrize("config", [NetConfig, StnConfig, TuneConfig])
 def test_a_learning_rate_beyond_float32_is_named(config: type) -> None:
-    with pytest.raises(ValueError, match="^lr must be from 0 to 1000000.0, got 1e"):
+    with pytest.raises(ValueError, match=r"^lr must be from 0 to 1000000\.0, got 1e"):
         config(lr=1e300)
 
 

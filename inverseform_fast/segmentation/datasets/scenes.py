@@ -44,7 +44,7 @@ class Scenes(SegmentationDataset):
         transform: a function of a sample, applied to each.
 
     Raises:
-        ValueError: the split is unknown, the size or the length is no positive whole number, or the seed no whole number.
+        ValueError: the split is unknown, the size or the length is not positive, or the seed no whole number.
     """
 
     needs_root = False
