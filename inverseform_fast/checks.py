@@ -298,12 +298,13 @@ def check_homography_warp(image: Tensor, theta: Tensor, mode: str, padding: str)
             f"theta must be floating point ({n}, 3, 3) or ({n}, T, 3, 3), got {theta.dtype} {tuple(theta.shape)}"
         )
     check_same_device("theta", theta, "image", image)
-    if image.dtype in (torch.int32, torch.int64) and readable(image):
+    if image.dtype in (torch.int32, torch.int64, torch.uint32, torch.uint64) and readable(image):
         _check_exact(image)
 
 
 def _check_exact(image: Tensor) -> None:
-    if len(far := image[(image > _EXACT) | (image < -_EXACT)]):
+    known = image.double()  # PyTorch compares no uint32 and no uint64
+    if len(far := image[(known > _EXACT) | (known < -_EXACT)]):
         raise ValueError(f"image must hold whole numbers up to 2^24, got {far[0].item()}")
 
 

@@ -19,6 +19,7 @@ _WORDS = {
 }
 MOST_THREADS = 1024  # OpenMP ends the process if the system grants it fewer threads than it is told to use
 MOST_SEED = 2**63 - 1
+MOST_RATE = 1e6  # of learning and of weight decay: a step of AdamW must be a float32
 
 
 def check_fields(config: Any) -> None:

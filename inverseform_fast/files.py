@@ -26,11 +26,15 @@ _held: set[tuple[int, Path]] = set()  # (process, folder): a process that was fo
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Make a file by ``write(file)``; at any moment, even after a crash, ``path`` holds the old content or the new.
 
-    A link is followed, and a pipe or a device, such as ``/dev/stdout``, is written to.
+    A link is followed, and a pipe, a device or the program's own output, such as ``/dev/stdout``, is written to.
 
     Raises:
         OSError: the file cannot be written, because the disk is full, say; the error names it.
     """
+    if (stream := _own_stream(path)) is not None:
+        with os.fdopen(os.dup(stream), "wb") as file:
+            write(file)
+        return
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb") as file:
             write(file)
@@ -48,6 +52,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _own_stream(path: Path) -> int | None:
+    """The descriptor of the output of this program that ``path`` is: a log file, perhaps, that must not be replaced."""
+    with suppress(OSError):  # there is no such file, or the stream is closed
+        return next((each for each in (1, 2) if os.path.samestat(path.stat(), os.fstat(each))), None)
+    return None
 
 
 def read_text(path: Path) -> str:

@@ -44,7 +44,7 @@ def read_state(path: Path, kind: str) -> Any:
     """
     with path.open("rb") as file:
         try:
-            _verify(file)
+            verify_archive(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
             name = not_finite(state)
@@ -56,8 +56,12 @@ def read_state(path: Path, kind: str) -> Any:
     return state
 
 
-def _verify(file: BinaryIO) -> None:
-    """Verifies a file of torch.save, a zip archive whose checksums torch.load ignores."""
+def verify_archive(file: BinaryIO) -> None:
+    """Verifies a file of torch.save, a zip archive whose checksums torch.load ignores.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: it is damaged.
+    """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         # torch.load reads random bytes in place of an entry that is marked as a folder.

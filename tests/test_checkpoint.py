@@ -160,7 +160,11 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, {"format": 2, "state_dict": {}}, [1]])
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {}}, {"format": 2, "state_dict": {}}, [1], {"format": torch.ones(2)}, {"format": "3"}],
+    ids=["no format", "no step", "a list", "a tensor for the format", "text for the format"],
+)
 def test_another_programs_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="must be a checkpoint of inverseform-fast train"):

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from data_files import semantic, write_pair
 
+from inverseform_fast.segmentation.datasets import Folder
 from inverseform_fast.segmentation.datasets.classes import read_task
 
 
@@ -68,3 +70,21 @@ def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
     )  # NBSP, ZWNJ, ideographic space
     path.write_text("\n".join(names), encoding="utf-8")
     assert read_task(path).classes == names
+
+
+def test_the_list_of_a_folder_is_found_in_capital_letters_and_is_one(tmp_path: Path) -> None:
+    for name in "abc":
+        write_pair(tmp_path, name)
+    (tmp_path / "Classes.TXT").write_text("sky\nroad\ncar")
+    assert semantic(Folder("train", tmp_path)).classes == ("sky", "road", "car")
+    (tmp_path / "classes.json").write_text('["car", "road", "sky"]')
+    with pytest.raises(ValueError, match=r"must hold one list of classes, got .*Classes\.TXT and .*classes\.json"):
+        Folder("train", tmp_path)
+
+
+def test_a_list_of_classes_that_links_nowhere_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        write_pair(tmp_path, name)
+    (tmp_path / "classes.txt").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"must hold a list of classes: no file .*classes\.txt"):
+        Folder("train", tmp_path)

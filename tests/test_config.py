@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from training_runs import run, tiny_config
 
+from inverseform_fast.inverse_net.config import NetConfig, StnConfig, TuneConfig
 from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.datasets import build_dataset
 
 
 def test_a_configuration_survives_json() -> None:
@@ -48,6 +50,8 @@ def test_a_configuration_survives_json() -> None:
         ("scale", (1e-9, 1e-9)),
         ("scale", (1.0, 1e9)),
         ("lr", 10**400),
+        ("lr", 1e300),
+        ("weight_decay", 1e300),
         ("crop", (1.5, 2)),
         ("crop", 5),
         ("tasks", {"semantic": True}),
@@ -87,6 +91,26 @@ def test_a_bad_configuration_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_option_of_the_data_set_is_named(tmp_path: Path, net: str) -> None:
     with pytest.raises(ValueError, match=r"data_options must be arguments of the data set 'scenes': .*'depth'"):
         run(tiny_config(tmp_path, net, data_options={"depth": 3}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "data_options must be arguments of the data set 'scenes': .*'split'"),
+        ({"root": "x"}, "data_options must be arguments of the data set 'scenes': .*'root'"),
+        ({"name": "folder"}, "data_options must be arguments of the data set 'scenes': .*'name'"),
+        ({"transform": 5}, "transform must be a function of a sample, got 5"),
+    ],
+)
+def test_options_of_the_data_set_are_no_others(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_dataset("scenes", "train", **{"size": (8, 8), "length": 1} | options)
+
+
+@pytest.mark.parametrize("config", [NetConfig, StnConfig, TuneConfig])
+def test_a_learning_rate_beyond_float32_is_named(config: type) -> None:
+    with pytest.raises(ValueError, match=r"^lr must be from 0 to 1000000\.0, got 1e"):
+        config(lr=1e300)
 
 
 def test_an_unknown_task_is_named_with_those_of_the_data_set(tmp_path: Path, net: str) -> None:

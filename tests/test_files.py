@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_who_uses_a_folder_is_said(tmp_path: Path) -> None:
     with locked(out):
         in_another_process(refused)
     assert f"no other run is using, but process {os.getpid()} on " in message.read_text()
+
+
+def test_a_lock_that_its_owner_removes_just_now_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lockf, ends = fcntl.lockf, [(tmp_path / LOCK).unlink]
+
+    def after_the_end_of_the_owner(file: TextIO, operation: int) -> None:
+        if ends:
+            ends.pop()()
+        lockf(file, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", after_the_end_of_the_owner)
+    with locked(tmp_path):
+        assert in_another_process(lambda: lock(tmp_path)) == 1
 
 
 def test_a_killed_run_leaves_no_lock_and_no_half_file(tmp_path: Path) -> None:
@@ -115,6 +129,21 @@ def test_links_and_devices_are_written_to(tmp_path: Path) -> None:
     assert not Path(os.devnull).is_file()
     with pytest.raises(OSError, match="No space left"):
         write_atomically(Path("/dev/full"), lambda file: file.write(b"x"))
+
+
+def test_the_file_that_output_goes_to_keeps_what_stands_there(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"earlier run, ")
+
+    def program() -> None:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+        os.write(1, b"table, ")
+        write_atomically(Path("/dev/stdout"), lambda file: file.write(b"metrics, "))
+        os.write(1, b"end")
+
+    assert in_another_process(program) == 0
+    assert log.read_bytes() == b"earlier run, table, metrics, end"
 
 
 def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:

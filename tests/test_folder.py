@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -72,6 +73,34 @@ def test_a_folder_whose_name_only_holds_such_letters_is_no_split(tmp_path: Path,
     assert sorted(name for split in SPLITS for name in Folder(split, tmp_path).names) == sorted(
         ["test", "train", *(f"{folder}/{i}" for i in range(3))]
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_v2/a", "train_v2/b", "val_v2/a", "more/a"),
+        ("trainA/a", "trainB/a", "testA/a"),
+        ("b", "town/train_frames/a", "town/validation_frames/a"),
+        ("ADE_train_1", "ADE_train_2", "ADE_val_1"),
+        ("x/TrainImg7", "x/TrainImg8", "x/TestImg9"),
+    ],
+)
+def test_names_of_several_splits_are_not_divided_by_chance(tmp_path: Path, names: tuple[str, ...]) -> None:
+    files(tmp_path, *names)
+    first, second = sorted(names[1:3])
+    with pytest.raises(ValueError, match=f"images/{first} and images/{second} seem to be of different ones"):
+        Folder("train", tmp_path)
+
+
+def test_words_of_one_split_or_in_some_files_alone_are_names(tmp_path: Path) -> None:
+    names = ["train 1", "train 2", "val d'isere", "street"]
+    assert len(Folder("train", files(tmp_path, *names)).names) == 2
+
+
+def test_names_that_are_no_utf8_are_names(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    files(tmp_path, name, "a", "b")
+    assert sorted(each for split in SPLITS for each in Folder(split, tmp_path).names) == ["a", "b", name]
 
 
 def test_labels_may_lie_in_a_split_of_another_spelling(tmp_path: Path) -> None:

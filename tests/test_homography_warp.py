@@ -317,8 +317,15 @@ def test_bad_input_is_an_error_that_names_it(changed: dict[str, Any], error: typ
         homography_warp(**{**good, **changed})
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("far", [2**24 + 1, -(2**24) - 1])
+@pytest.mark.parametrize(
+    ("dtype", "far"),
+    [
+        *itertools.product((torch.int32, torch.int64), (2**24 + 1, -(2**24) - 1)),
+        (torch.uint32, 2**32 - 1),
+        (torch.uint64, 2**63),
+    ],
+    ids=str,
+)
 def test_whole_numbers_that_float32_does_not_hold_are_refused(dtype: torch.dtype, far: int) -> None:
     with pytest.raises(ValueError, match=rf"image must hold whole numbers up to 2\^24, got {far}"):
         homography_warp(torch.full((1, 1, 2, 2), far, dtype=dtype), torch.eye(3)[None], mode="nearest")

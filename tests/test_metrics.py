@@ -383,3 +383,5 @@ def test_bad_labels_are_refused_by_name() -> None:
         SegmentationMetrics(3, tolerances=(-1,))
     with pytest.raises(ValueError, match="class_names must name 3 classes, got 2"):
         SegmentationMetrics(3, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="class_names must differ, got 'a' more than once"):
+        SegmentationMetrics(3, class_names=("a", "b", "a"))

@@ -227,6 +227,18 @@ def test_a_truncated_release_is_refused(new_format: bool, tmp_path: Path) -> Non
             iff.InverseTransformNet.from_release(path)
 
 
+def test_a_flipped_bit_of_a_weight_of_the_release_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "release.pth"
+    weight = torch.full((3, 4), 0.5)
+    torch.save({"fc.0.weight": weight}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["fc.0.weight"], weight)  # PyTorch does not notice
+    with pytest.raises(ValueError, match="must be a complete file of nothing but tensors"):
+        iff.InverseTransformNet.from_release(path)
+
+
 def test_a_missing_release_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"release: no weight file at .*nowhere\.pth"):
         iff.InverseTransformNet.from_release(tmp_path / "nowhere.pth")

@@ -192,8 +192,15 @@ def test_transform_is_applied() -> None:
     ("options", "message"),
     [
         ({"split": "dev"}, "split must be one of train, val, test, got 'dev'"),
-        ({"split": "val", "size": (0, 10)}, r"size must be a positive \(height, width\), got \(0, 10\)"),
-        ({"split": "val", "length": 0}, "length must be at least 1, got 0"),
+        ({"split": "val", "size": (0, 10)}, r"size must be \(height, width\) in pixels, got \(0, 10\)"),
+        ({"split": "val", "size": 64}, r"size must be \(height, width\) in pixels, got 64"),
+        ({"split": "val", "size": "64x96"}, r"size must be \(height, width\) in pixels, got '64x96'"),
+        ({"split": "val", "length": 0}, "length must be a whole number, at least 1, got 0"),
+        ({"split": "val", "length": 2.5}, "length must be a whole number, at least 1, got 2.5"),
+        ({"split": "val", "length": True}, "length must be a whole number, at least 1, got True"),
+        ({"split": "val", "length": 10**12}, "length must be a whole number, below 2.31, got 1000000000000"),
+        ({"split": "val", "seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"split": "val", "seed": 1.5}, "seed must be a whole number, got 1.5"),
     ],
 )
 def test_a_bad_argument_is_an_error_that_names_it(options: dict, message: str) -> None:

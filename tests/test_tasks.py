@@ -34,12 +34,13 @@ def test_tasks_that_differ_in_their_colors_alone_are_equal() -> None:
         ({"name": "image"}, f"{NAME}, got 'image'"),
         ({"name": "a/b"}, f"{NAME}, got 'a/b'"),
         ({"name": "train"}, f"{NAME}, got 'train'"),
+        ({"classes": ("car", "car")}, r"classes must have names of their own, got \('car', 'car'\)"),
         ({"colors": ((0, 0, 0),)}, "colors must be 2, one for each class, got 1"),
     ],
 )
 def test_a_bad_field_is_named(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SemanticTask(classes=("sky", "road"), **fields)
+        SemanticTask(**{"classes": ("sky", "road"), **fields})
 
 
 def test_tasks_are_chosen_in_the_order_of_the_data_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,3 +250,40 @@ def test_padding_is_the_void_of_each_task_and_zero_for_other_inputs(geometry: di
 def test_a_bad_argument_is_an_error_that_names_it(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image", torch.zeros(3, 8, 8), r"image must be uint8 \(3, H, W\), got Tensor of torch.float32 \(3, 8, 8\)"),
+        ("image", torch.zeros(3, 8, 8, dtype=torch.int64), r"image must be uint8 \(3, H, W\), got .* torch.int64"),
+        ("image", torch.zeros(8, 8, 3, dtype=torch.uint8), r"image must be uint8 \(3, H, W\), got .* \(8, 8, 3\)"),
+        ("image", torch.zeros(4, 8, 8, dtype=torch.uint8), r"image must be uint8 \(3, H, W\), got .* \(4, 8, 8\)"),
+        ("image", np.zeros((3, 8, 8), np.uint8), "image must be a tensor, got ndarray: torch.from_numpy makes one"),
+        ("semantic", torch.zeros(8, 8), r"semantic must be of an integer dtype, got Tensor of torch.float32 \(8, 8\)"),
+        ("semantic", torch.zeros(8, 8, dtype=torch.bool), "semantic must be of an integer dtype, got .* torch.bool"),
+        ("semantic", np.zeros((8, 8), np.uint8), "semantic must be a tensor, got ndarray"),
+    ],
+)
+@pytest.mark.parametrize("transform", [EvalTransform(TASKS), TrainTransform(TASKS, (4, 4))], ids=["eval", "train"])
+def test_what_would_be_scaled_or_rounded_in_silence_is_named(
+    transform: EvalTransform | TrainTransform, name: str, value: Any, message: str
+) -> None:
+    sample: dict[str, Any] = {
+        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
+        "semantic": torch.zeros(8, 8, dtype=torch.uint8),
+    }
+    assert transform(sample)["semantic"].dtype == torch.int64
+    with pytest.raises((TypeError, ValueError), match=message):
+        transform(sample | {name: value})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1)])
+def test_an_image_may_become_a_single_pixel(size: tuple[int, int]) -> None:
+    image = torch.full((3, 32, 48), 77, dtype=torch.uint8)
+    sample = {"image": image, "semantic": torch.full((32, 48), 4)}
+    result = EvalTransform(TASKS, size)(sample)
+    assert torch.equal(denormalize(result["image"]), image[:, : size[0], : size[1]])
+    assert torch.equal(result["semantic"], sample["semantic"][: size[0], : size[1]])
+    padded = TrainTransform(TASKS, (2, 2), scale=(0.01, 0.01), jitter=0)(sample)
+    assert sorted(denormalize(padded["image"])[0].flatten().tolist()) == [0, 0, 0, 77]

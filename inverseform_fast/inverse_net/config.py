@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..fields import MOST_SEED, check_fields, check_positive, check_range
+from ..fields import MOST_RATE, MOST_SEED, check_fields, check_positive, check_range
 from ..homography import check_distance
 from ..nets import ARCHITECTURES
 from ..nets.spatial_transformer import check_kind
@@ -83,7 +83,8 @@ class NetConfig:
             expected = "left out" if self.transforms == "random" else "a weight file"
             raise ValueError(f"stn must be {expected} for transforms {self.transforms}, got {self.stn!r}")
         check_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
-        check_range(self, 0, "weight_decay", "damage_every")
+        check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
+        check_range(self, 0, "damage_every")
         check_range(self, 0, "seed", highest=MOST_SEED)
         check_range(self, 0, "predicted_share", highest=1)
 
@@ -116,6 +117,7 @@ class StnConfig:
         check_fields(self)
         check_kind(self.kind)
         check_positive(self, "tile", "max_pixels", "steps", "batch_size", "lr")
+        check_range(self, 0, "lr", highest=MOST_RATE)
         check_range(self, 0, "max_pixels", highest=2 * self.tile)
         check_range(self, 0, "seed", highest=MOST_SEED)
 
@@ -148,4 +150,5 @@ class TuneConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_positive(self, "images", "size", "max_pixels", "steps", "batch_size", "lr")
+        check_range(self, 0, "lr", highest=MOST_RATE)
         check_range(self, 0, "seed", highest=MOST_SEED)

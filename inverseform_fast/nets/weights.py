@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..checks import shown
 from ..files import write_atomically
-from ..states import not_finite
+from ..states import not_finite, verify_archive
 
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the package's own weight files
 SHIPPED = ("compact", "predictions")
@@ -89,6 +90,9 @@ def read_release(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"release: no weight file at {path}")
     try:
+        if zipfile.is_zipfile(path):  # a file of PyTorch 1.5 or older is none, and has no checksums
+            with path.open("rb") as file:
+                verify_archive(file)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise nearly any exception
         raise ValueError(

@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise FileNotFoundError(f"no checkpoint at {path}")
     values = read_state(path, "checkpoint")
     found = values.pop("format", None) if isinstance(values, dict) else None
-    if found is None or (found in _READ and "step" not in values):
+    if not isinstance(found, int) or (found in _READ and "step" not in values):
         raise ValueError(f"{path} must be a checkpoint of inverseform-fast train (format {_FORMAT}), and is not")
     if found not in _READ:
         raise ValueError(

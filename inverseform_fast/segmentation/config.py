@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from ..fields import MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
+from ..fields import MOST_RATE, MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
 
 NEUTRAL = "neutral"  # marks a field that a resumed run may change: the result stays the same, but for rounding
 
@@ -120,7 +120,8 @@ class TrainConfig:
         check_fields(self)
         check_positive(self, "radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every", "clip")
         check_positive(self, "crop", "resize", "eval_size")
-        check_range(self, 0, "weight_decay", "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
+        check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
+        check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
         check_range(self, 0.01, "scale", highest=100)
         check_range(self, 0, "seed", highest=MOST_SEED)
         check_range(self, 1, "threads", highest=MOST_THREADS)

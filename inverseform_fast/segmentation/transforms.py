@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from ..checks import LABEL_DTYPES, check_tensor, shown
 from .datasets import Sample
 from .tasks import Task
 
@@ -29,7 +30,7 @@ class EvalTransform:
     float32.
 
     Raises:
-        ValueError: ``size`` is not positive.
+        ValueError: ``size`` is not positive; or an image is not uint8 (3, H, W), or labels are no integers.
     """
 
     def __init__(self, tasks: Mapping[str, Task], size: tuple[int, int] | None = None) -> None:
@@ -38,7 +39,7 @@ class EvalTransform:
         self.tasks, self.size = tasks, size
 
     def __call__(self, sample: Sample) -> Sample:
-        sample = _plain(sample)
+        sample = _plain(sample, self.tasks)
         return _finish(sample if self.size is None else _resize(sample, self.tasks, self.size), self.tasks)
 
 
@@ -54,7 +55,8 @@ class TrainTransform:
         jitter: strength of the change of brightness, contrast and saturation; the hue changes by a tenth of it.
 
     Raises:
-        ValueError: ``crop`` or ``scale`` is not positive, or ``scale`` is no range.
+        ValueError: ``crop`` or ``scale`` is not positive, or ``scale`` is no range; or an image is not uint8 (3, H, W),
+            or labels are no integers.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class TrainTransform:
         self.jitter = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10)
 
     def __call__(self, sample: Sample) -> Sample:
-        sample = _plain(sample)
+        sample = _plain(sample, self.tasks)
         factor = torch.empty(()).uniform_(*self.scale).item()
         height, width = (max(1, round(side * factor)) for side in sample["image"].shape[-2:])
         sample = _resize(sample, self.tasks, (height, width))
@@ -90,8 +92,16 @@ def denormalize(image: Tensor) -> Tensor:
     return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _plain(sample: Sample) -> Sample:
-    """The sample without torchvision's types, which would decide what happens to it."""
+def _plain(sample: Sample, tasks: Mapping[str, Task]) -> Sample:
+    """The sample, checked, without torchvision's types, which would decide what happens to it."""
+    for name, value in sample.items():
+        check_tensor(value, name)
+    image = sample["image"]
+    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        raise ValueError(f"image must be uint8 (3, H, W), got {shown(image)}")
+    for name, task in tasks.items():
+        if name in sample and task.kind == "labels" and sample[name].dtype not in LABEL_DTYPES:
+            raise ValueError(f"{name} must be of an integer dtype, got {shown(sample[name])}")
     return {name: value.as_subclass(Tensor) for name, value in sample.items()}
 
 
@@ -99,7 +109,9 @@ def _resize(sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int]) ->
     """Resizes the image bilinearly with antialiasing, all else to the nearest pixel centre, so that nothing shifts."""
     image = sample["image"]
     scale = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
-    result = {"image": F.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)}
+    precise = image.float() if tuple(size) == (1, 1) else image  # PyTorch 2.11 cannot make one pixel of bytes
+    resized = F.resize(precise, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    result = {"image": resized.round().to(torch.uint8)}
     for name, value in sample.items():
         if name != "image":
             # NEAREST, which v2.Resize uses for masks, rounds positions down and so shifts labels by half a pixel.

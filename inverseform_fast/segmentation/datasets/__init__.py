@@ -15,7 +15,7 @@ __all__ = ["DATASETS", "CamVid", "Folder", "Sample", "Scenes", "SegmentationData
 DATASETS: dict[str, type[SegmentationDataset]] = {"scenes": Scenes, "camvid": CamVid, "folder": Folder}
 
 
-def build_dataset(name: str, split: str, root: str | Path | None = None, **options: Any) -> SegmentationDataset:
+def build_dataset(name: str, split: str, root: str | Path | None = None, /, **options: Any) -> SegmentationDataset:
     """Makes a data set of the registry.
 
     Args:
@@ -35,9 +35,8 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, **optio
     if dataset_type.needs_root == (root is None):
         expected = "the folder that holds the data set" if dataset_type.needs_root else "left out for the data set"
         raise ValueError(f"root must be {expected} {name!r}, got {root!r}")
-    if root is not None:
-        options["root"] = root
+    place = {} if root is None else {"root": root}
     try:
-        return dataset_type(split=split, **options)
+        return dataset_type(split=split, **place, **options)
     except TypeError as error:
         raise ValueError(f"data_options must be arguments of the data set {name!r}: {error}") from error

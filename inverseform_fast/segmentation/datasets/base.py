@@ -37,7 +37,8 @@ class SegmentationDataset(Dataset[Sample]):
         needs_root: whether it reads files below a folder ``root``.
 
     Raises:
-        ValueError: the split is unknown or has no sample, there is no task, or two tasks have one name.
+        ValueError: the split is unknown or has no sample, there is no task, two tasks have one name, or
+            ``transform`` is no function.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
@@ -51,6 +52,8 @@ class SegmentationDataset(Dataset[Sample]):
         self.tasks = {task.name: task for task in tasks}
         if not tasks or len(self.tasks) < len(tasks):
             raise ValueError(f"tasks must be one or more of different names, got {[task.name for task in tasks]}")
+        if transform is not None and not callable(transform):
+            raise ValueError(f"transform must be a function of a sample, got {transform!r}")
         self.names, self.transform = list(names), transform
         if not self.names:
             raise ValueError(f"split {split!r} must have at least one sample, got none")

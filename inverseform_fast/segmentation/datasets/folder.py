@@ -26,6 +26,7 @@ _LIKE_A_SPLIT = re.compile(  # such as train2017, val_set or leftImg8bit_train; 
     r"|eval|evaluation|holdout)[^a-z]*(set|split|data|images|imgs)?[^a-z]*$",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # such as train and A in trainA
 _LISTS = (".txt", ".csv", ".json", ".lst")
 
 
@@ -50,9 +51,9 @@ class Folder(FileDataset):
 
     Raises:
         FileNotFoundError: the root, its images, a split or a label is missing, or a link leads nowhere.
-        ValueError: two images have the same name, an image lies outside the splits, a folder or a list looks like a
-            split of another name, there are too few images or classes, fewer than half of the classes that were counted
-            occur, or a file is bad; see ``FileDataset``.
+        ValueError: two images have the same name, an image lies outside the splits, folders, files or lists look
+            like splits of other names, there are two lists of classes, there are too few images or classes, fewer than
+            half of the classes that were counted occur, or a file is bad; see ``FileDataset``.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class Folder(FileDataset):
         names = [name for name, found in _splits(root, images).items() if found == split]
         if split in self.splits and not names:
             raise FileNotFoundError(f"split {split!r} must have images: none in {root / 'images' / split}")
-        lists = [path for path in (root / "classes.json", root / "classes.txt") if path.is_file()]
+        lists = sorted(path for path in root.iterdir() if path.name.lower() in ("classes.json", "classes.txt"))
+        if len(lists) > 1:
+            raise ValueError(f"root must hold one list of classes, got {' and '.join(map(str, lists))}")
         task = read_task(lists[0]) if lists else _counted_task(labels.values(), values)
         pairs = [Pair(images[name], labels[name]) for name in names]
         alone = sum(path.suffix == ".png" for path in files.keys() - {*wanted.values(), *same.values()})
@@ -141,7 +144,8 @@ def _splits(root: Path, images: dict[str, Path]) -> dict[str, str]:
             f"images/), got {len(images)}"
         )
     _check_for_copies(images)
-    shuffled = sorted(images, key=lambda name: hashlib.sha256(name.encode()).digest())
+    # A name that is no UTF-8 has half characters in place of its bytes.
+    shuffled = sorted(images, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())
     tenth = max(1, round(len(images) / 10))
     held_out = {name: "val" for name in shuffled[:tenth]} | {name: "test" for name in shuffled[tenth : 2 * tenth]}
     return {name: held_out.get(name, "train") for name in images}
@@ -163,12 +167,24 @@ def _check_for_splits(root: Path, folders: dict[str, list[str]]) -> None:
             raise ValueError(
                 f"the splits of {root} must be clear, but the folder {looks[0]} of images/{name} looks like one: {rule}"
             )
+    in_folders = {split: name for name, parts in folders.items() for part in parts for split in _splits_in(part)}
+    in_files = [{split: name for split in _splits_in(name.rpartition("/")[2])} for name in folders]
+    in_all_files = {split: name for found in in_files for split, name in found.items()} if all(in_files) else {}
+    for found in (in_folders, in_all_files):
+        if len(found) > 1:
+            names = " and ".join(f"images/{name}" for name in found.values())
+            raise ValueError(f"the splits of {root} must be clear, but {names} seem to be of different ones: {rule}")
     others = [path for path in root.glob("*") if path.name not in ("images", "labels")]
     files = [*others, *(path for other in others for pattern in ("*", "*/*") for path in other.glob(pattern))]
     lists = sorted(path for path in files if path.suffix in _LISTS and path.stem.lower() in {*_SPLITS, "trainval"})
     if lists:
         name = lists[0].relative_to(root).as_posix()
         raise ValueError(f"the splits of {root} must be clear, but lists such as {name} are not read: {rule}")
+
+
+def _splits_in(name: str) -> set[str]:
+    """The splits whose names are words of a name, such as train of ADE_train_00000001."""
+    return {_SPLITS[word] for word in map(str.lower, _WORD.findall(name)) if word in _SPLITS}
 
 
 def _check_for_copies(images: dict[str, Path]) -> None:
@@ -195,7 +211,7 @@ def _counted_task(labels: Collection[Path], label_map: LabelMap | None) -> Seman
             )
         found = f"only id {', '.join(map(str, ids)) or 'none'} (and 255, which is void)"
     else:
-        count, found = label_map.channels, "another label_map"
+        count, found = label_map.channels, "a label_map of fewer"
     if count < 2:
         raise ValueError(
             f"labels must hold at least 2 class ids, got {found}: if 255 is a class, say so by "

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from ...checks import check_size, check_whole
 from ...scenes.rendering import band_noise, render
 from ...scenes.street import CLASSES, PAVEMENT, Painter, paint_street
 from ..tasks import SemanticTask
@@ -43,7 +44,7 @@ class Scenes(SegmentationDataset):
         transform: a function of a sample, applied to each.
 
     Raises:
-        ValueError: the split is unknown, or the size or the length is not positive.
+        ValueError: the split is unknown, the size or the length is not positive, or the seed no whole number.
     """
 
     needs_root = False
@@ -56,15 +57,12 @@ class Scenes(SegmentationDataset):
         seed: int = 0,
         transform: Transform | None = None,
     ) -> None:
-        if length is None:
-            length = _LENGTHS.get(split, 0)
-        elif length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+        length = _LENGTHS.get(split, 0) if length is None else check_whole(length, "length", 1)
+        height, width = check_size(size)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError(f"seed must be a whole number, got {seed!r}")
         names = [f"{split}_{index:05d}" for index in range(length)]
         super().__init__(split, [SemanticTask(classes=tuple(CLASSES), colors=_COLORS)], names, transform)
-        height, width = size
-        if min(height, width) < 1:
-            raise ValueError(f"size must be a positive (height, width), got {size}")
         self.images = torch.empty((length, 3, height, width), dtype=torch.uint8)
         self.labels = torch.empty((length, height, width), dtype=torch.uint8)
         for index in range(length):

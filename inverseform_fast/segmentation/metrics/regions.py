@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,8 @@ class RegionMetrics(Metric):
         if not isinstance(class_names, (Sequence, type(None))):
             raise TypeError(f"class_names must be a list of names, got {shown(class_names)}")
         self.class_names = list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]
+        if twice := [name for name, count in Counter(self.class_names).items() if count > 1]:
+            raise ValueError(f"class_names must differ, got {shown(twice[0])} more than once")
         if len(self.class_names) != num_classes:
             raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
         confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]

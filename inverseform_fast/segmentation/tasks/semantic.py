@@ -39,7 +39,7 @@ class SemanticTask(Task):
             differ in nothing else are equal.
 
     Raises:
-        ValueError: the number of colours is not that of the classes.
+        ValueError: two classes have one name, or the number of colours is not that of the classes.
     """
 
     kind: ClassVar[Kind] = "labels"
@@ -55,6 +55,8 @@ class SemanticTask(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must have names of their own, got {self.classes}")
         if not self.colors:
             object.__setattr__(self, "colors", palette(self.channels))
         if len(self.colors) != len(self.classes):
