@@ -23,6 +23,7 @@ FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 VOID = 255  # of a boundary map, as in reference/boundary_map.py
 _BELOW = 2**31  # of whole numbers: the kernels count in 32 bits
 _EXACT = 2**24  # float32 holds all whole numbers up to here
+_ROUNDING = 0.01  # of a probability, in 16 bits
 _HEAVIEST = 1e28  # of class weights: their sum over all pixels must be a float32
 
 
@@ -245,6 +246,13 @@ def check_boundaries(predicted: Tensor, target: Tensor, name: str = "predicted")
     if target.dtype not in (*LABEL_DTYPES, *FLOAT_DTYPES, torch.bool):
         raise TypeError(f"target must be of an integer or a floating-point dtype, got {target.dtype}")
     check_same_device("target", target, name, predicted)
+
+
+def check_probabilities(maps: Tensor, name: str) -> None:
+    beyond = maps.detach().float()
+    beyond = beyond[(beyond < -_ROUNDING) | (beyond > 1 + _ROUNDING)]
+    if len(beyond):
+        raise ValueError(f"{name} must be probabilities, 0 to 1, if there is no activation, got {beyond[0].item():g}")
 
 
 def check_extract_tiles(

@@ -87,6 +87,8 @@ class InverseFormLoss(WithFrozenNet):
         checks.check_boundaries(logits, target, "logits")
         if self.check_finite:
             require_finite(logits, "logits")
+        if self.activation is None and checks.readable(logits):
+            checks.check_probabilities(logits, "logits")
         tile = self.net.tile
         with in_full_precision(logits):
             predicted, true = functional.extract_tiles(

@@ -152,7 +152,7 @@ def test_a_split_without_a_sample_is_refused(tmp_path: Path) -> None:
     (make_camvid(tmp_path) / "train.txt").write_text("trainV0_00000\n")
     with pytest.raises(ValueError, match="split 'holdout' must have at least one sample, got none"):
         CamVid("holdout", tmp_path)
-    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="length must be a whole number, at least 1, got 0"):
         Scenes("train", length=0)
 
 

@@ -388,3 +388,15 @@ def test_torch_func_differentiates_it(criterion: iff.BoundaryAwareLoss) -> None:
     (expected,) = torch.autograd.grad(criterion(logits, labels, head).total, logits)
     actual = torch.func.grad(lambda x: criterion(x, labels, head.detach()).total)(logits.detach())
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, 4.0])
+def test_a_prediction_that_is_no_probability_is_refused_if_there_is_no_activation(wrong: float) -> None:
+    predicted, target = torch.full((1, 1, 224, 224), 0.5), torch.zeros(1, 1, 224, 224)
+    loss = iff.InverseFormLoss(activation=None)
+    assert loss(predicted, target) == 0
+    predicted[0, 0, 3, 4] = wrong
+    with pytest.raises(
+        ValueError, match=f"logits must be probabilities, 0 to 1, if there is no activation, got {wrong:g}"
+    ):
+        loss(predicted, target)
