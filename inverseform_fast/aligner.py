@@ -7,17 +7,14 @@ import warnings
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional, homography
-from .checks import check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
+from .checks import check_holds, check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
 from .constants import constant
 from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
 from .tiling import tiles_to_image
 
-_POINTS = 7  # in each direction, along half a tile, whose motion is integrated; between them it is bilinear
-_STEPS = 2  # of the integration
 _LONGEST = 0.5  # half tiles: a longer reading is no measurement, for the networks learn half of this at most
 _SEEN = 0.1  # if no boundary probability of a tile is above this, the model sees no boundary in it
 
@@ -138,20 +135,17 @@ class LabelAligner(nn.Module):
             check_maps(evidence, name, channels=1)
         check_labels(labels, batch=len(evidence))
         check_same_device("labels", labels, name, evidence)
-        limits = torch.iinfo(labels.dtype)
-        if not limits.min <= self.ignore_index <= limits.max:
-            raise ValueError(
-                f"labels must be of a dtype that holds ignore_index={self.ignore_index}, got {labels.dtype}"
-            )
+        check_holds(labels, self.ignore_index)
         with in_full_precision(labels):
             finite = evidence.amax(1).isfinite().flatten(1).all(1)  # a class may be impossible (-inf), but not all
             known = finite[:, None, None, None]
             readings = self._read(torch.where(known, evidence, 0), labels, boundary_logits is None)
             known = known & (readings.square().sum(-1, keepdim=True) < _LONGEST**2)
             readings = torch.where(known, readings, 0)
-            displacement = _flow(readings, (labels.shape[1], labels.shape[2]))
-            moved = readings.any(-1)
-            return Alignment(_read_at(labels, displacement, self.ignore_index), displacement, moved, finite)
+            to_image = constant(_adjoints, readings.dtype, readings.device, *readings.shape[1:3])
+            motion = (to_image @ readings[..., None])[..., 0]
+            moved, displacement = functional.move_labels(motion, labels, self.ignore_index)
+            return Alignment(moved, displacement, readings.any(-1), finite)
 
     def _read(self, evidence: Tensor, labels: Tensor, headless: bool) -> Tensor:
         """Coefficients ``(N, rows, columns, 8)`` by the finite logits of classes (headless) or of the boundary."""
@@ -210,44 +204,7 @@ def _overlapping(blocks: Tensor) -> Tensor:
     return maps.unfold(1, 2 * half, half).unfold(2, 2 * half, half).flatten(0, 2)[:, None]
 
 
-def _flow(readings: Tensor, size: tuple[int, int]) -> Tensor:
-    """Displacement ``(N, 2, H, W)`` in pixels by the coefficients ``(N, rows, columns, 8)`` of overlapping tiles."""
-    n, rows, columns, _ = readings.shape
-    height, width = size
-    to_image = constant(_adjoints, readings.dtype, readings.device, rows, columns)
-    motion = (to_image @ readings[..., None])[..., 0].movedim(-1, 1) / _STEPS
-    motion = F.pad(motion, (1, 1, 1, 1), mode="replicate")  # from the outermost centres of tiles to the image's edges
-    y, x = torch.meshgrid(_points(height, rows, readings), _points(width, columns, readings), indexing="ij")
-    start = torch.stack((x, y), -1)
-    points = start.expand(n, *start.shape)
-    for _ in range(_STEPS):
-        here = F.grid_sample(motion, points, padding_mode="border", align_corners=True)
-        step = homography.exp(here.movedim(1, -1))
-        moved = (step[..., :2] @ points[..., None])[..., 0] + step[..., 2]
-        points = moved[..., :2] / moved[..., 2:]
-    dx, dy = (points - start).unbind(-1)
-    displacement = torch.stack((dx * (width / 2), dy * (height / 2)), 1)
-    return F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
-
-
 def _adjoints(dtype: torch.dtype, device: torch.device, rows: int, columns: int) -> Tensor:
     """``(rows, columns, 8, 8)``: takes coefficients of tiles to the image's coordinates."""
     maps = tiles_to_image(torch.float64, torch.device("cpu"), rows, columns)
     return homography.adjoint(maps).view(rows, columns, 8, 8).to(device, dtype)
-
-
-def _points(pixels: int, tiles: int, like: Tensor) -> Tensor:
-    """Coordinates in [-1, 1] from the centre of the first to that of the last pixel, along so many tiles."""
-    last = 1 - 1 / pixels
-    return torch.linspace(-last, last, (tiles + 1) * _POINTS, dtype=like.dtype, device=like.device)
-
-
-def _read_at(labels: Tensor, displacement: Tensor, void: int) -> Tensor:
-    """The label of each pixel's displaced place, to the nearest pixel; ``void`` outside the image."""
-    height, width = labels.shape[-2:]
-    x = (displacement[:, 0] + torch.arange(width, device=labels.device)).round().long()
-    y = (displacement[:, 1] + torch.arange(height, device=labels.device)[:, None]).round().long()
-    outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
-    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    read = labels.flatten(1).gather(1, places.flatten(1)).view_as(labels)
-    return read.masked_fill(outside, void)

@@ -114,6 +114,20 @@ def check_matrices(matrix: Tensor, name: str) -> None:
         )
 
 
+def check_motion(motion: Tensor, batch: int) -> None:
+    check_tensor(motion, "motion")
+    if motion.ndim != 4 or motion.shape[0] != batch or motion.shape[3] != 8 or 0 in motion.shape[1:3]:
+        raise ValueError(f"motion must have shape ({batch}, rows, columns, 8), got {tuple(motion.shape)}")
+    check_floating(motion, "motion")
+
+
+def check_holds(labels: Tensor, ignore_index: int) -> int:
+    limits = torch.iinfo(labels.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        raise ValueError(f"labels must be of a dtype that holds ignore_index={ignore_index}, got {labels.dtype}")
+    return ignore_index
+
+
 def check_rows(rows: Tensor, name: str, width: int) -> None:
     check_tensor(rows, name)
     if rows.shape[-1:] != (width,):

@@ -28,6 +28,7 @@ __all__ = [
     "homography_exp",
     "homography_warp",
     "local_correlation",
+    "move_labels",
     "project_to_so3",
     "register_labels",
     "segmentation_loss",
@@ -370,6 +371,41 @@ def register_labels(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> 
     checks.check_labels(labels, batch=logits.shape[0])
     checks.check_same_device("labels", labels, "logits", logits)
     return ops.register_labels(logits, labels, checks.check_ignore_index(ignore_index))
+
+
+def move_labels(motion: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
+    """Read labels along a flow that blends the motions of overlapping tiles without tearing.
+
+    Between the centres of the tiles, the coefficients are interpolated bilinearly; beyond the outermost ones they are
+    constant. So each point has a velocity, which is continuous, and it flows along it for a unit of time, in two steps
+    of ``exp``. A flow never folds, and motions that are all one homography stay just that. The flow is taken at points
+    of an eighth of a tile, about, and interpolated. There is no gradient.
+
+    Args:
+        motion: ``(N, rows, columns, 8)`` Lie-algebra coefficients in the image's coordinates (half images), of tiles
+            whose centres divide each edge into equal parts. Labels are read at ``exp(a)``.
+        labels: ``(N, H, W)`` class ids; their dtype must hold ``ignore_index``.
+        ignore_index: what a pixel becomes whose label would lie outside the image.
+
+    Returns:
+        The labels ``(N, H, W)``, read to the nearest pixel, and where they were read relative to the pixel:
+        ``(N, 2, H, W)`` float32 (float64 for float64 motion), (x, y) in pixels.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device.
+
+    Example:
+        >>> motion = torch.zeros(1, 1, 1, 8)
+        >>> motion[..., 0] = 0.5  # half of half an image along x, which is one pixel of four
+        >>> labels = torch.tensor([[[1, 2, 3, 4]]])
+        >>> iff.functional.move_labels(motion, labels)[0]
+        tensor([[[  2,   3,   4, 255]]])
+    """
+    checks.check_labels(labels)
+    checks.check_motion(motion, labels.shape[0])
+    checks.check_same_device("labels", labels, "motion", motion)
+    ignore_index = checks.check_holds(labels, checks.check_ignore_index(ignore_index))
+    return ops.move_labels(motion, labels, ignore_index)
 
 
 def segmentation_loss(

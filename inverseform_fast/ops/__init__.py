@@ -11,6 +11,7 @@ from .homography_exp import homography_exp
 from .homography_warp import homography_warp
 from .library import share_the_cpu_with_triton
 from .local_correlation import local_correlation
+from .move_labels import move_labels
 from .register_labels import register_labels
 from .segmentation_loss import segmentation_loss
 from .so3 import geodesic_distance, project_to_so3
@@ -28,6 +29,7 @@ __all__ = [
     "homography_exp",
     "homography_warp",
     "local_correlation",
+    "move_labels",
     "project_to_so3",
     "register_labels",
     "segmentation_loss",

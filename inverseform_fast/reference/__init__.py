@@ -13,6 +13,7 @@ from .extract_tiles import extract_tiles
 from .homography_exp import homography_exp
 from .homography_warp import homography_warp
 from .local_correlation import local_correlation
+from .move_labels import move_labels
 from .register_labels import register_labels
 from .segmentation_loss import segmentation_loss
 from .so3 import geodesic_distance, project_to_so3
@@ -29,6 +30,7 @@ __all__ = [
     "homography_exp",
     "homography_warp",
     "local_correlation",
+    "move_labels",
     "project_to_so3",
     "register_labels",
     "segmentation_loss",
