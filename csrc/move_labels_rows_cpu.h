@@ -40,7 +40,8 @@ namespace move_labels::SIMD_TARGET {
 // The coordinate of a point: they go from the centre of the first pixel to that of the last one.
 inline float along(int64_t index, int64_t count, int64_t pixels) {
   const float last = 1 - 1 / static_cast<float>(pixels);
-  return last * (static_cast<float>(2 * index - (count - 1)) / static_cast<float>(count - 1));
+  // By a division, since a product could be fused with a difference; a point that does not move would seem to, then.
+  return last * static_cast<float>(2 * index - (count - 1)) / static_cast<float>(count - 1);
 }
 
 // The tiles whose centres lie before and after a coordinate.

@@ -78,7 +78,8 @@ def _flow_of_points(
 def _along(index, count, pixels):
     """The coordinate of a point: they go from the center of the first pixel to that of the last one."""
     last = 1 - 1 / pixels
-    return last * ((2 * index - (count - 1)).to(tl.float32) / (count - 1))
+    # By a division, since a product could be fused with a difference; a point that does not move would seem to, then.
+    return tl.div_rn(last * (2 * index - (count - 1)).to(tl.float32), (count - 1).to(tl.float32))
 
 
 @triton.jit

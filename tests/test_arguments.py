@@ -59,6 +59,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         functional.segmentation_loss,
         {"logits": LOGITS, "labels": LABELS, "class_weights": torch.ones(3), "ignore_index": 255},
     ),
+    "move_labels": (
+        functional.move_labels,
+        {"motion": torch.zeros(2, 1, 1, 8), "labels": LABELS, "ignore_index": 255},
+    ),
     "register_labels": (functional.register_labels, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
     "dice_loss": (functional.dice_loss, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
     "boundary_loss": (

@@ -37,6 +37,7 @@ from inverseform_fast.kernels.extract_tiles import extract_tiles, extract_tiles_
 from inverseform_fast.kernels.homography_exp import homography_exp, homography_exp_backward
 from inverseform_fast.kernels.homography_warp import homography_warp, homography_warp_backward
 from inverseform_fast.kernels.local_correlation import local_correlation, local_correlation_backward
+from inverseform_fast.kernels.move_labels import move_labels
 from inverseform_fast.kernels.register_labels import climb
 from inverseform_fast.kernels.segmentation_loss import segmentation_loss
 from inverseform_fast.kernels.soft_boundary_map import soft_boundary_map, soft_boundary_map_backward
@@ -148,6 +149,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255)
         dice_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255)
     coefficients = torch.empty(IMAGES, 9, 17, 8)  # rows and columns of tiles
+    with recorded("int64 labels", launches):
+        move_labels(coefficients, labels, 255)
     for level, case in enumerate(("coarse", "fine")):
         with recorded(case, launches):
             climb(torch.empty(IMAGES, 19, *LOW), labels, coefficients, level, 255)

@@ -46,6 +46,7 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
         "homography_exp": (coefficients,),
         "homography_warp": (image, theta, [4, 5], False, True),
         "local_correlation": (*features, 1, 2),
+        "move_labels": (0.03 * torch.randn(2, 3, 1, 8).to(labels.device), labels, 255),
         "register_labels": (logits.detach().softmax(1), labels, 255),
         "soft_boundary_map": (logits, [12, 13], 1),
     }

@@ -75,6 +75,7 @@ SEGMENTATION, BOUNDARY = ("segmentation_loss", "mean_loss"), (*MAP, "boundary_lo
 DICE = ("sums_of_classes", "totals_of_classes", "mean_of_classes", "dice_loss_backward")
 TILES, WARP = ("extract_tiles", "extract_tiles_backward"), ("homography_warp", "homography_warp_backward")
 EXP, CORRELATION = ("homography_exp", "homography_exp_backward"), ("local_correlation", "local_correlation_backward")
+MOVE = ("flow_of_points", "read_labels")
 REGISTER = ("smooth_cells", "information_of_cells", "register_tiles")
 ALIGN = (
     "first_layer", "second_layer", "group_norm", "correlation_layer", "equations", "solve", "equations_backward",
@@ -96,6 +97,7 @@ CASES = {  # every kernel, once
     "local_correlation": Case(
         "local_correlation", lambda: (random(2, 16, 5, 7), random(2, 16, 5, 7)), CORRELATION, {"reach": 3, "groups": 2}
     ),
+    "move_labels": Case("move_labels", lambda: (0.03 * torch.randn(2, 3, 1, 8), labels()), MOVE, factor=8),
     "register_labels": Case("register_labels", displaced, REGISTER, factor=6),
     "align": Case("align", tiles, ALIGN, {"weights": weights()}, factor=4),
     "align, TF32": Case("align", tiles, ALIGN, {"weights": weights()}, tensor_floats=True),
