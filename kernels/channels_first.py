@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import plane_strides
+from .memory import VARYING, plane_strides
 
 PIXELS, CHANNELS, WARPS = 128, 32, 4  # of a program
 
@@ -47,7 +47,7 @@ def _launch(maps: Tensor, result: Tensor, rows: int, columns: int, tile_rows: in
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _transpose(
     matrices,  # [N, rows, columns]
     result,  # [N, columns, rows]

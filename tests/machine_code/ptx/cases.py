@@ -91,6 +91,9 @@ CASES = {  # every kernel, once
     "dice_loss": Case("dice_loss", lambda: (logits(), labels()), DICE),
     "boundary_loss": Case("boundary_loss", lambda: (logits(1), labels()), BOUNDARY),
     "soft_boundary_map": Case("soft_boundary_map", lambda: (logits(3),), SOFT, {"size": FULL}, factor=6),
+    "channels_first": Case(
+        "channels_first", lambda: (logits(dtype=HALF).contiguous(memory_format=torch.channels_last),), ("transpose",)
+    ),
     "extract_tiles": Case("extract_tiles", lambda: (logits(1), target()), TILES, {"size": (224, 224)}),
     "homography_warp": Case("homography_warp", lambda: (random(2, 1, 20, 37), theta(2, 2)), WARP, {"size": (18, 36)}),
     "homography_exp": Case("homography_exp", lambda: (0.3 * torch.randn(35, 8),), EXP),

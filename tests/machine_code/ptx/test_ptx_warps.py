@@ -163,6 +163,39 @@ def test_matrices_in_registers() -> None:
     assert torch.equal(stored, torch.cat([matrices[8:16], matrices[:8], matrices[16:]]))
 
 
+def test_matrices_are_transposed_between_lanes_and_shared_memory() -> None:
+    matrix, made = torch.arange(64, dtype=torch.int16).view(8, 8), torch.zeros(8, 8, dtype=torch.int16)
+    run_by_hand(
+        """
+        mov.u32 %r0, %tid.x;
+        ld.param.b64 %rd1, [p0];
+        mad.wide.u32 %rd2, %r0, 4, %rd1;
+        ld.global.b32 %r1, [%rd2];
+        mov.b32 %r6, global_smem;
+        shl.b32 %r5, %r0, 2;
+        add.s32 %r7, %r6, %r5;
+        st.shared.b32 [%r7], %r1;
+        bar.warp.sync -1;
+        and.b32 %r8, %r0, 7;
+        shl.b32 %r8, %r8, 4;
+        add.s32 %r9, %r6, %r8;
+        ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%r11}, [%r9];
+        ld.param.b64 %rd3, [p1];
+        mad.wide.u32 %rd4, %r0, 4, %rd3;
+        st.global.b32 [%rd4], %r11;
+        bar.warp.sync -1;
+        stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r9], {%r1};
+        bar.warp.sync -1;
+        ld.shared.b32 %r1, [%r7];
+        st.global.b32 [%rd2], %r1;
+        """,
+        (stored := matrix.clone()),
+        made,
+    )
+    assert torch.equal(made, matrix.T)
+    assert torch.equal(stored, matrix.T)
+
+
 def fragments(matrix: Tensor) -> Tensor:
     """What the lanes hold of ``[16, 8]``: of lane 4 r + c, rows r and r + 8, columns c and c + 4."""
     return matrix.view(2, 8, 2, 4).permute(1, 3, 2, 0).reshape(32, 4)

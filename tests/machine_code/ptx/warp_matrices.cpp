@@ -34,21 +34,42 @@ void mma(Warp& warp, const Op& op, Mask) {  // d, a, b, c
   for (int i = 0; i < 4; ++i) warp.operand(op, i) = sums[i];
 }
 
-template <int N> void ldmatrix(Warp& warp, const Op& op, Mask) {
+// Lane 4 r + c holds numbers 2 c and 2 c + 1 of row r of a matrix, or of its transpose.
+using Halves = uint16_t[8][8];
+
+template <bool TRANSPOSED> uint16_t& half(Halves& matrix, int lane, int i) {
+  const int row = lane / 4, column = lane % 4 * 2 + i;
+  return TRANSPOSED ? matrix[column][row] : matrix[row][column];
+}
+
+template <int N, bool TRANSPOSED> void ldmatrix(Warp& warp, const Op& op, Mask) {
   const Register addresses = warp.operand(op, N);
-  for (int row = 0; row < 8 * N; ++row) {
-    uint32_t four[4];
-    warp.program.shared.read(static_cast<uint32_t>(addresses[row]) + op.immediate, four, sizeof four, warp.now(row));
-    for (int i = 0; i < 4; ++i) warp.operand(op, row / 8)[row % 8 * 4 + i] = four[i];
+  for (int m = 0; m < N; ++m) {
+    Halves matrix;
+    for (int row = 0; row < 8; ++row) {
+      const int lane = 8 * m + row;
+      const uint64_t address = static_cast<uint32_t>(addresses[lane]) + op.immediate;
+      warp.program.shared.read(address, matrix[row], sizeof matrix[row], warp.now(lane));
+    }
+    for (int lane = 0; lane < LANES; ++lane) {
+      const uint32_t high = half<TRANSPOSED>(matrix, lane, 1);
+      warp.operand(op, m)[lane] = high << 16 | half<TRANSPOSED>(matrix, lane, 0);
+    }
   }
 }
 
-template <int N> void stmatrix(Warp& warp, const Op& op, Mask) {
-  for (int row = 0; row < 8 * N; ++row) {
-    uint32_t four[4];
-    for (int i = 0; i < 4; ++i) four[i] = warp.operand(op, 1 + row / 8)[row % 8 * 4 + i];
-    const uint64_t address = static_cast<uint32_t>(warp.operand(op, 0)[row]) + op.immediate;
-    warp.program.shared.write(address, four, sizeof four, warp.now(row));
+template <int N, bool TRANSPOSED> void stmatrix(Warp& warp, const Op& op, Mask) {
+  for (int m = 0; m < N; ++m) {
+    Halves matrix;
+    for (int lane = 0; lane < LANES; ++lane) {
+      const uint32_t both = static_cast<uint32_t>(warp.operand(op, 1 + m)[lane]);
+      half<TRANSPOSED>(matrix, lane, 0) = both & 0xffff, half<TRANSPOSED>(matrix, lane, 1) = both >> 16;
+    }
+    for (int row = 0; row < 8; ++row) {
+      const int lane = 8 * m + row;
+      const uint64_t address = static_cast<uint32_t>(warp.operand(op, 0)[lane]) + op.immediate;
+      warp.program.shared.write(address, matrix[row], sizeof matrix[row], warp.now(lane));
+    }
   }
 }
 
@@ -86,10 +107,10 @@ void wait_for_group(Warp& warp, const Op& op, Mask) {
   warp.sums.clear();
 }
 
-template <int N> void matrices() {
-  const std::string n = std::to_string(N);
-  define("ldmatrix.sync.aligned.m8n8.x" + n + ".shared.b16 " + n + " m", ldmatrix<N>, Kind::COLLECTIVE);
-  define("stmatrix.sync.aligned.m8n8.x" + n + ".shared.b16 m " + n, stmatrix<N>, Kind::COLLECTIVE);
+template <int N, bool TRANSPOSED> void matrices() {
+  const std::string n = std::to_string(N), kind = ".sync.aligned.m8n8.x" + n + (TRANSPOSED ? ".trans" : "");
+  define("ldmatrix" + kind + ".shared.b16 " + n + " m", ldmatrix<N, TRANSPOSED>, Kind::COLLECTIVE);
+  define("stmatrix" + kind + ".shared.b16 m " + n, stmatrix<N, TRANSPOSED>, Kind::COLLECTIVE);
 }
 
 template <int N> void warp_group_products() {
@@ -99,7 +120,8 @@ template <int N> void warp_group_products() {
 
 const bool defined = [] {
   define("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 4 4 2 4", mma, Kind::COLLECTIVE);
-  matrices<1>(), matrices<2>(), matrices<4>();
+  matrices<1, false>(), matrices<2, false>(), matrices<4, false>();
+  matrices<1, true>(), matrices<2, true>(), matrices<4, true>();
   warp_group_products<8>(), warp_group_products<16>(), warp_group_products<32>(), warp_group_products<64>();
   define("wgmma.fence.sync.aligned", [](Warp& warp, const Op&, Mask) { warp.fenced = true; }, Kind::COLLECTIVE);
   define(
