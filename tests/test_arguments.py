@@ -136,8 +136,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"prediction": LABELS, "target": LABELS},
     ),
 }
-WRONG = (object(), {"out": LOGITS}, np.zeros((2, 3)), 2.5j, "x" * 90, torch.zeros(2, dtype=torch.complex64))
-WRONG += (LOGITS.to_sparse(),)
+WRONG = (
+    object(), {"out": LOGITS}, np.zeros((2, 3)), 2.5j, "x" * 90, torch.zeros(2, dtype=torch.complex64),
+    LOGITS.to_sparse(),
+)  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:net has no noise figure")

@@ -120,7 +120,7 @@ def test_a_split_without_labels_stops_no_other(tmp_path: Path) -> None:
     (root / "classes.txt").unlink()
     for path in (root / "labels/test").iterdir():
         path.unlink()
-    assert len(Folder("train", root).tasks["semantic"].classes) == 3
+    assert Folder("train", root).tasks["semantic"].channels == 3
     with pytest.raises(FileNotFoundError, match="must have a label"):
         Folder("test", root)
 

@@ -35,7 +35,7 @@ def build_dataset(name: str, split: str, root: str | Path | None = None, /, **op
     if dataset_type.needs_root == (root is None):
         expected = "the folder that holds the data set" if dataset_type.needs_root else "left out for the data set"
         raise ValueError(f"root must be {expected} {name!r}, got {root!r}")
-    place = {} if root is None else {"root": root}
+    place: dict[str, Any] = {} if root is None else {"root": root}
     try:
         return dataset_type(split=split, **place, **options)
     except TypeError as error:
