@@ -29,10 +29,10 @@ def step_table(result: Json) -> str:
     for book in result["books"]:
         host = result["host_ms"][book["case"]]
         triton, aten = sum(launch["count"] for launch in book["launches"]), sum(book["aten"].values())
-        compiled = [seconds for each in book["compile_cpu_s"].values() for seconds in each]
+        compiling = sum(map(sum, result["compile_cpu_s"][book["case"]].values()))
         buffers = f"{book['buffers']} ({book['buffer_bytes'] / 2**20:.0f} MiB)"
-        counts = (triton, aten, triton + aten, buffers, len(compiled))
-        times = f"{sum(compiled):.1f}", f"{host['median']:.1f} ± {host['iqr']:.1f}"
+        counts = (triton, aten, triton + aten, buffers, sum(book["compiled"].values()))
+        times = f"{compiling:.1f}", f"{host['median']:.1f} ± {host['iqr']:.1f}"
         rows.append([book["case"], book["size"], *map(str, counts), *times])
     head = ["Triton's launches", "ATen's launches", "all launches", "buffers", "kernels to compile", "CPU s to compile"]
     device, commit, versions = (result["machine"][key] for key in ("device", "commit", "versions"))
@@ -77,17 +77,16 @@ def aten_table(result: Json) -> str:
 
 
 def compile_table(result: Json) -> str:
-    """CPU seconds that the kernels of the first size take, the slowest first."""
-    books = {case: book["compile_cpu_s"] for case, book in _of_first_size(result).items()}
+    """CPU seconds that kernels take, the slowest first."""
+    cases: dict[str, dict[str, list[float]]] = result["compile_cpu_s"]
     longest: dict[str, float] = {}
-    for seconds in books.values():
-        for kernel, each in seconds.items():
-            longest[kernel] = max(longest.get(kernel, 0), sum(each))
+    for seconds in cases.values():
+        longest |= {kernel: max(longest.get(kernel, 0), sum(each)) for kernel, each in seconds.items()}
     rows = {
-        f"`{kernel}`": [" + ".join(f"{s:.2f}" for s in seconds.get(kernel, [])) or "-" for seconds in books.values()]
+        f"`{kernel}`": [" + ".join(f"{s:.2f}" for s in seconds.get(kernel, [])) or "-" for seconds in cases.values()]
         for kernel in sorted(longest, key=lambda name: -longest[name])
     }
-    return table(["kernel", *books], rows)
+    return table(["kernel", *cases], rows)
 
 
 def later_table(result: Json) -> str:
