@@ -11,7 +11,7 @@ from three_way import random, random_labels
 from torch import Tensor
 
 from inverseform_fast import homography
-from inverseform_fast.nets import InverseTransformNet
+from inverseform_fast.nets import Align, InverseTransformNet
 
 CAPABILITIES = (80, 90, 100)
 CLASSES = 19
@@ -54,7 +54,9 @@ def tiles(n: int = 2, tile: int = TILE) -> tuple[Tensor, Tensor]:
 
 def weights(tile: int = TILE) -> list[Tensor]:
     """The shipped network's, whose last is a field over the tile."""
-    *trained, velocity = (weight.detach() for weight in InverseTransformNet.compact().weights)
+    net = InverseTransformNet.compact()
+    assert isinstance(net, Align)
+    *trained, velocity = (weight.detach() for weight in net.weights)
     edge = tile // 8
     return [*trained, velocity.view(28, 28, *velocity.shape[1:])[:edge, :edge].reshape(edge**2, *velocity.shape[1:])]
 
