@@ -18,9 +18,8 @@ CLASSES = 19
 LOW, FULL = (17, 33), (68, 132)  # sizes of logits and labels: several programs, the last of which go over the edges
 TILE = 96  # of the network; its 144 cells are a program and a part of another
 HALF = torch.bfloat16
-QUOTIENTS = (
-    4  # the factor of a kernel that divides coordinates: on a GPU, quotients may err by 2 units in the last place
-)
+# The factor of a kernel that divides coordinates: on a GPU its quotients may err by 2 units in the last place.
+QUOTIENTS = 4
 
 
 @dataclass(frozen=True)
