@@ -153,9 +153,9 @@ def examine(recorded: Recorded, kinds: Collection[str] = KINDS) -> list[Json]:
 
 
 def main() -> None:
-    rows, done = [], set()
+    rows = []
     for capability in CAPABILITIES:
-        kinds = KINDS if capability == THOROUGH else KINDS[:2]
+        kinds, done = KINDS if capability == THOROUGH else KINDS[:2], set()
         for name, case in CASES.items():
             for kernel, recorded in launches(case, capability).items():
                 statements = recorded.assembled.kernel.statements
