@@ -1,13 +1,15 @@
 # `make demo` trains a small model without and with the loss; `make test` runs the whole suite; `make lint` checks the
 # style and the types; `make bench` measures the ops; `make docs` fills docs/measured/; `make cubins` reads the
-# kernels' machine code and predicts times from it. Each of them sets up .venv first.
+# kernels' machine code and predicts times from it; `make machine-code` runs all tests of Triton's kernels on their machine
+# code, which needs no GPU but hours. Each of them sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip installs nvcc for the extension's CUDA half; `make NVCC=` uses the CUDA toolkit of the machine instead, if any.
 NVCC ?= $(if $(filter Linux,$(shell uname)),nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-cccl)
 CSRC := $(wildcard csrc/*.* csrc/*/*.*)
+MACHINES := $(wildcard tests/machine_code/*/*.cpp tests/machine_code/*/*.h)
 
-.PHONY: demo test lint bench cubins docs clean
+.PHONY: demo test lint bench cubins docs machine-code clean
 
 demo: .venv/installed
 	$(BIN)/python -m inverseform_fast.segmentation.demo
@@ -20,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(MACHINES)
 
 bench: .venv/installed
 	mkdir -p runs/benchmarks
@@ -33,6 +35,13 @@ cubins: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python -m benchmarks.pages
+
+machine-code: .venv/installed
+	for capability in 80 90 100; do \
+		MACHINE_CODE=$$capability KERNEL_SEED=1 $(BIN)/python -m pytest -m "kernel or triton" \
+			-n auto --maxprocesses 4 --timeout 3000 tests/kernels || exit; \
+	done
+	PYTHONPATH=.:tests $(BIN)/python -m machine_code.ptx.mutants
 
 .venv/installed: pyproject.toml constraints.txt setup.py $(CSRC)
 	$(PYTHON) -m venv .venv

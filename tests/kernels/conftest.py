@@ -1,8 +1,9 @@
 """The kernels' tests run Triton's on a GPU, or in the interpreter (``TRITON_INTERPRET=1``); otherwise they run C++.
 
-The interpreter computes by a GPU's rules (``gpu_rules.py``). ``KERNEL_SEED=7`` draws other random inputs than usual,
-and another order of the interpreter's programs. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels, for
-what cannot depend on the instruction set.
+The interpreter computes by a GPU's rules (``gpu_rules.py``). ``MACHINE_CODE=90`` runs Triton's, compiled for that
+compute capability, on the CPU (``tests/machine_code/ptx``). ``KERNEL_SEED=7`` draws other random inputs than usual, and
+another order of the interpreter's programs. ``@pytest.mark.kernel(each=False)`` runs one of the C++ kernels, for what
+cannot depend on the instruction set.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import inverseform_fast as iff
 from inverseform_fast.ops.backend import INTERPRETED, MISSING
 
 SEED = int(os.environ.get("KERNEL_SEED", "0"))
-RUNS_TRITON = INTERPRETED or torch.cuda.is_available()
+MACHINE_CODE = int(os.environ.get("MACHINE_CODE", "0"))
+RUNS_TRITON = INTERPRETED or MACHINE_CODE or torch.cuda.is_available()
 CPU = {"best SIMD": "", "AVX2": "avx2", "scalar": "default"}  # what ATEN_CPU_CAPABILITY says
 KERNELS = ["triton"] if RUNS_TRITON else [] if MISSING["cpu"] else list(CPU)
 
@@ -89,5 +91,13 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return
     if name in CPU:
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", CPU[name])
-    with iff.set_backend("cpu" if name in CPU else "triton"):
-        yield
+    if MACHINE_CODE and name == "triton":
+        from machine_code.ptx.interpreter import Interpreter
+
+        from benchmarks.compiled.driver import fake_gpu
+
+        with fake_gpu(MACHINE_CODE, Interpreter(SEED)):
+            yield
+    else:
+        with iff.set_backend("cpu" if name in CPU else "triton"):
+            yield

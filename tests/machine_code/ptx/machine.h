@@ -29,7 +29,7 @@ struct Instruction {
 // By name and shape of the operands, as in "fma.rn.f32 1 1 1 1": numbers are lengths of vectors, and m is an address.
 std::map<std::string, Instruction>& instructions();
 
-struct Op {           // as decode.py lays it out
+struct Op {           // as assembler.py lays it out
   int64_t immediate;  // is added to an address, or is where a branch goes
   const Instruction* instruction;
   int32_t operands, guard;  // the first of its operands, and a register or -1
@@ -37,7 +37,7 @@ struct Op {           // as decode.py lays it out
   int64_t executed, kept_out;  // counts of executions, and of lanes that the guard kept out
 };
 
-struct Code {  // as decode.py lays it out
+struct Code {  // as assembler.py lays it out
   Op* ops;
   const int32_t* operands;  // of all ops
   const int32_t* constant_registers;
@@ -57,7 +57,7 @@ using Work = std::vector<std::function<void()>>;  // asynchronous; it is done as
 struct Program {
   Machine& machine;
   uint32_t index, barriers = 0;
-  int turns = 0;  // that its warps have taken
+  int turns = 0;                    // that its warps have taken
   std::vector<Register> registers;  // of all warps
   std::vector<uint8_t> shared_bytes, tensor_bytes;
   Memory shared;

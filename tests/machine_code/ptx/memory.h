@@ -36,7 +36,8 @@ struct Moment {
 // The last write of an element, and the reads that a write must come after.
 struct History {
   Moment write, read;
-  bool lanes, warps, programs;  // read by several lanes of the warp since its last barrier, by several warps since ...
+  bool programs;      // several programs have read it,
+  bool warps, lanes;  // or several warps since their barrier, or several lanes since their warp's barrier
 
   void note_read(const Moment& now) {
     if (read.program && read.program != now.program) programs = true;
@@ -48,11 +49,12 @@ struct History {
   }
 
   bool reads_before(const Moment& now) const {
-    if (programs) return now.atomic && read.atomic;
-    if (warps && read.program == now.program && read.barriers == now.barriers) return now.atomic && read.atomic;
-    const bool other_lane = lanes && read.same_warp(now) && read.warp_barriers == now.warp_barriers &&
-                            read.program == now.program && read.barriers == now.barriers;
-    return read.before(now) && !(other_lane && !(now.atomic && read.atomic));
+    if (now.atomic && read.atomic) return true;
+    if (programs) return false;
+    const bool same = read.program == now.program && read.barriers == now.barriers;
+    const bool same_lanes = read.same_warp(now) && read.warp_barriers == now.warp_barriers;
+    if (same && (warps || (lanes && same_lanes))) return false;
+    return read.before(now);
   }
 };
 

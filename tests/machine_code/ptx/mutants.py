@@ -8,9 +8,10 @@ what the whole kernel makes. Otherwise :data:`WITHOUT_EFFECT` says why it may be
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from helpers import deterministic, results_and_gradients
@@ -27,6 +28,8 @@ from .interpreter import Interpreter, Launch, MachineFault, find, run
 from .text import Kernel, Statement
 
 RESULTS = paths.RESULTS / "ptx_mutants.json"
+KINDS = ("barrier", "wait", "shuffle", "mask")
+THOROUGH = 90  # the capability for which shuffles and masks are left out, too
 ORDERS = 4  # in which a mutant runs before it counts as without effect
 FAULTS = {"race": "a race", "out of bounds": "out of bounds", "misaligned": "misaligned"}  # and words of the message
 WAITS = (
@@ -71,18 +74,28 @@ def _without(kernel: Kernel, i: int) -> Kernel:
     return replace(kernel, statements=(*kernel.statements[:i], after, *rest))
 
 
+class Recorded(NamedTuple):
+    """A launch, and all bytes of its tensors' memory before and after it."""
+
+    assembled: Assembled
+    launch: Launch
+    before: list[Tensor]
+    after: list[Tensor]
+
+
 class Recorder(Interpreter):
-    """Keeps the first launch of every kernel, and all bytes of its tensors' memory before and after."""
+    """Keeps the first launch of every kernel."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorded: dict[str, tuple[Assembled, Launch, list[Tensor], list[Tensor]]] = {}
+        self.recorded: dict[str, Recorded] = {}  # by kernel
 
     def run(self, assembled: Assembled, launch: Launch) -> None:
         before = [x.clone() for x in memory(launch)]
         super().run(assembled, launch)
         after = [x.clone() for x in memory(launch)]
-        self.recorded.setdefault(assembled.kernel.name.lstrip("_"), (assembled, launch, before, after))
+        name = assembled.kernel.name.lstrip("_")
+        self.recorded.setdefault(name, Recorded(assembled, launch, before, after))
 
 
 def memory(launch: Launch) -> list[Tensor]:
@@ -91,8 +104,9 @@ def memory(launch: Launch) -> list[Tensor]:
     return [torch.empty(0, dtype=torch.uint8).set_(storage) for storage in storages.values()]
 
 
-def seen(mutant: Kernel, launch: Launch, before: list[Tensor], after: list[Tensor]) -> str | None:
-    """Run a mutant of a recorded launch; return how it is seen, or None."""
+def seen(mutant: Kernel, recorded: Recorded) -> str | None:
+    """Run a mutant of the recorded kernel; return how it is seen, or None."""
+    _, launch, before, after = recorded
     assembled = assemble(mutant, find)
     for seed in range(ORDERS):
         for now, then in zip(memory(launch), before, strict=True):
@@ -106,7 +120,7 @@ def seen(mutant: Kernel, launch: Launch, before: list[Tensor], after: list[Tenso
     return None
 
 
-def launches(case: Case, capability: int) -> dict[str, tuple[Assembled, Launch, list[Tensor], list[Tensor]]]:
+def launches(case: Case, capability: int) -> dict[str, Recorded]:
     """Record the launches of a case, by kernel."""
     torch.manual_seed(0)
     inputs, recorder = case.inputs(), Recorder()
@@ -119,31 +133,37 @@ def launches(case: Case, capability: int) -> dict[str, tuple[Assembled, Launch, 
     return recorder.recorded
 
 
-def examine(assembled: Assembled, launch: Launch, before: list[Tensor], after: list[Tensor]) -> list[Json]:
-    """Try all mutants of a kernel; return a row for each kind of them."""
-    ways: dict[str, Counter[str]] = {}
-    reasons: dict[str, Counter[str]] = {}
-    for kind, i, mutant in mutants(assembled.kernel):
-        way = seen(mutant, launch, before, after)
-        if way is None:
-            idle = kind == "mask" and not assembled.ops[i]["kept_out"]
-            reasons.setdefault(kind, Counter())[WITHOUT_EFFECT["idle mask" if idle else kind]] += 1
+def examine(recorded: Recorded, kinds: Collection[str] = KINDS) -> list[Json]:
+    """Try the mutants of a kernel; return a row for each kind of them."""
+    ways: dict[str, Counter[str]] = defaultdict(Counter)
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, i, mutant in mutants(recorded.assembled.kernel):
+        if kind not in kinds:
+            continue
+        if way := seen(mutant, recorded):
+            ways[kind][way] += 1
         else:
-            ways.setdefault(kind, Counter())[way] += 1
+            idle = kind == "mask" and not recorded.assembled.ops[i]["kept_out"]
+            reasons[kind][WITHOUT_EFFECT["idle mask" if idle else kind]] += 1
     return [
-        {"left out": kind, "seen": dict(ways.get(kind, {})), "without effect": dict(reasons.get(kind, {}))}
-        for kind in sorted(ways.keys() | reasons.keys())
+        {"left out": kind, "seen": dict(ways[kind]), "without effect": dict(reasons[kind])}
+        for kind in KINDS
+        if ways[kind] or reasons[kind]
     ]
 
 
 def main() -> None:
     rows = []
     for capability in CAPABILITIES:
+        kinds, done = KINDS if capability == THOROUGH else KINDS[:2], set()
         for name, case in CASES.items():
             for kernel, recorded in launches(case, capability).items():
-                row = {"case": name, "kernel": kernel, "sm": capability}
-                rows += [row | of_kind for of_kind in examine(*recorded)]
-                print(f"sm_{capability}, {name}: {kernel}", flush=True)
+                statements = recorded.assembled.kernel.statements
+                if statements not in done:  # some kernels are the same with and without TF32
+                    row = {"case": name, "kernel": kernel, "sm": capability}
+                    rows += [row | of_kind for of_kind in examine(recorded, kinds)]
+                    print(f"sm_{capability}, {name}: {kernel}", flush=True)
+                done.add(statements)
     write(RESULTS, {"orders": ORDERS, "rows": rows})
 
 

@@ -54,18 +54,20 @@ FLOATS = [
     ("mul.f32", "ff>f", (SLIGHTLY, SLIGHTLY), 1 + 2.0**-11), ("mul.f64", "dd>d", (SLIGHTLY, SLIGHTLY), SLIGHTLY**2),
     ("fma.rn.f32", "fff>f", (SLIGHTLY, SLIGHTLY, -1 - 2.0**-11), 2.0**-24),
     ("fma.rn.ftz.f32", "fff>f", (TINY, 1, 0), 0), ("fma.rn.f64", "ddd>d", (3, 4, -12), 0),
-    ("div.rn.f64", "dd>d", (1, 3), 1 / 3), ("sqrt.rn.f32", "f>f", (9,), 3),
-    ("div.full.f32", "ff>f", (1, 2.0**127), 2.0**-127), ("div.approx.ftz.f32", "ff>f", (3, 2), 1.5),
-    ("div.approx.ftz.f32", "ff>f", (1, 2.0**127), 0), ("div.approx.ftz.f32", "ff>f", (INF, 2.0**127), NAN),
-    ("ex2.approx.ftz.f32", "f>f", (-3,), 0.125), ("ex2.approx.ftz.f32", "f>f", (-140,), 0),
-    ("ex2.approx.f32", "f>f", (-140,), 2.0**-140), ("ex2.approx.ftz.f32", "f>f", (-INF,), 0),
-    ("lg2.approx.f32", "f>f", (8,), 3), ("rcp.approx.ftz.f32", "f>f", (4,), 0.25),
-    ("rsqrt.approx.f32", "f>f", (4,), 0.5), ("sqrt.approx.f32", "f>f", (4,), 2), ("max.f32", "ff>f", (NAN, 1), 1),
+    ("div.rn.f64", "dd>d", (1, 3), 1 / 3), ("sqrt.rn.f32", "f>f", (9,), 3), ("max.f32", "ff>f", (NAN, 1), 1),
     ("min.f32", "ff>f", (1, NAN), 1), ("max.NaN.f32", "ff>f", (NAN, 1), NAN), ("min.NaN.f32", "ff>f", (1, NAN), NAN),
     ("max.f32", "ff>f", (-0.0, 0.0), 0.0), ("min.f32", "ff>f", (0.0, -0.0), -0.0), ("max.f64", "dd>d", (NAN, 2), 2),
     ("max.f32", "ff>f", (NAN, NAN), NAN), ("neg.f32", "f>f", (0.0,), -0.0), ("abs.f32", "f>f", (-2,), 2),
     ("neg.f64", "d>d", (3,), -3), ("add.f32x2", "qq>q", (pair(1, 2), pair(3, 5)), pair(4, 7)),
     ("fma.rn.f32x2", "qqq>q", (pair(3, SLIGHTLY), pair(2, SLIGHTLY), pair(1, -1 - 2.0**-11)), pair(7, 2.0**-24)),
+]  # fmt: skip
+APPROXIMATIONS = [
+    ("div.full.f32", "ff>f", (1, 2.0**127), 2.0**-127), ("div.approx.ftz.f32", "ff>f", (3, 2), 1.5),
+    ("div.approx.ftz.f32", "ff>f", (1, 2.0**127), 0), ("div.approx.ftz.f32", "ff>f", (INF, 2.0**127), NAN),
+    ("ex2.approx.ftz.f32", "f>f", (-3,), 0.125), ("ex2.approx.ftz.f32", "f>f", (-140,), 0),
+    ("ex2.approx.f32", "f>f", (-140,), 2.0**-140), ("ex2.approx.ftz.f32", "f>f", (-INF,), 0),
+    ("lg2.approx.f32", "f>f", (8,), 3), ("rcp.approx.ftz.f32", "f>f", (4,), 0.25),
+    ("rsqrt.approx.f32", "f>f", (4,), 0.5), ("sqrt.approx.f32", "f>f", (4,), 2),
 ]  # fmt: skip
 CONVERSIONS = [
     ("cvt.s32.s8", "b>i", (-1,), -1), ("cvt.u32.u16", "H>I", (2**16 - 1,), 2**16 - 1),
@@ -79,8 +81,7 @@ CONVERSIONS = [
     ("cvt.rzi.s64.f32", "f>q", (2.0**70,), 2**63 - 1), ("cvt.rzi.u32.f32", "f>I", (-3,), 0),
     ("cvt.rni.s32.f32", "f>i", (2.5,), 2), ("cvt.rmi.ftz.f32.f32", "f>f", (-1.5,), -2),
     ("cvt.rmi.ftz.f32.f32", "f>f", (-TINY,), -0.0), ("cvt.rpi.f32.f32", "f>f", (1.2,), 2),
-    ("cvt.rni.f32.f32", "f>f", (2.5,), 2),
-    ("cvt.f64.f32", "f>d", (1 + 2.0**-23,), 1 + 2.0**-23),
+    ("cvt.rni.f32.f32", "f>f", (2.5,), 2), ("cvt.f64.f32", "f>d", (1 + 2.0**-23,), 1 + 2.0**-23),
     ("cvt.rn.f32.f64", "d>f", (1 + 2.0**-25,), 1), ("cvt.f32.f16", "e>f", (0.333251953125,), 0.333251953125),
     ("cvt.rn.f16.f32", "f>e", (1 + 2.0**-11,), 1), ("cvt.rn.f16.f32", "f>e", (1e6,), INF),
     ("cvt.f32.bf16", "H>f", (0x3F81,), 1 + 2.0**-7), ("cvt.f64.bf16", "H>d", (0xC000,), -2),
@@ -109,6 +110,16 @@ def test_arithmetic(instruction: str, types: str, values: tuple[float, ...], exp
     else:
         assert found == expected
         assert math.copysign(1, found) == math.copysign(1, expected)
+
+
+@pytest.mark.parametrize(("instruction", "types", "values", "expected"), APPROXIMATIONS, ids=str)
+def test_approximations(instruction: str, types: str, values: tuple[float, ...], expected: float) -> None:
+    found = evaluate(instruction, types, *values)
+    assert found == pytest.approx(expected, rel=2**-22, abs=0, nan_ok=True)
+
+
+def test_approximations_err_as_a_gpu_may() -> None:
+    assert any(evaluate("div.full.f32", "ff>f", i, 1) != i for i in range(1, 9))
 
 
 @pytest.mark.parametrize(("name", "types", "values", "expected"), COMPARISONS, ids=str)
