@@ -47,7 +47,7 @@ def _launch(maps: Tensor, result: Tensor, rows: int, columns: int, tile_rows: in
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("blocks_y", "blocks_x"))
 def _transpose(
     matrices,  # [N, rows, columns]
     result,  # [N, columns, rows]
