@@ -178,7 +178,7 @@ def _soft_boundary_map_backward(
         grad_full += full_c
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("first", "first_block"))  # they differ from band to band
 def _upsample_band_backward(
     grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
     grad,  # [N, C, h, w]: of the logits
