@@ -20,6 +20,7 @@ from .elementary import exp, log
 from .layout import empty_gradient
 from .memory import VARYING, check_edges, gather, plane_strides
 from .resize import (
+    CELLS,
     LOWEST,
     cells,
     cut_into_cells,
@@ -85,8 +86,10 @@ def soft_boundary_map_backward(
             *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
             RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
         )  # fmt: skip
-        _upsample_band_backward[(n * channels * cut.blocks[0] * cut.blocks[1],)](
-            grad_full, grad_logits, channels, *logits.shape[2:], *size, first, rows, *cut.blocks, *cut.parts_yx,
+        first_block, blocks_y = _blocks_of_band(first, rows, logits.shape[2], height)
+        _upsample_band_backward[(n * channels * blocks_y * cut.blocks[1],)](
+            grad_full, grad_logits, channels, *logits.shape[2:], *size, first, rows,
+            first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
             *grad_full.stride()[:3], *grad_logits.stride(),
             KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
         )  # fmt: skip
@@ -96,6 +99,15 @@ def soft_boundary_map_backward(
 def _tiles(pixels: int, radius: int) -> int:
     """How many tiles cover a row or column of pixels."""
     return triton.cdiv(pixels, EDGE.value - 2 * radius)
+
+
+def _blocks_of_band(first: int, rows: int, height: int, full_height: int) -> tuple[int, int]:
+    """The first of the blocks of cells that hold the full rows from ``first`` on, and how many blocks these are."""
+    ends = first, first + rows - 1
+    first_cell, last_cell = (((2 * y + 1) * height - full_height) // (2 * full_height) for y in ends)
+    own = CELLS.value - 1  # rows of pixels that a block owns; its cells begin one row before them
+    first_block, last_block = max(first_cell // own, 0), min((last_cell + 1) // own, (height - 1) // own)
+    return first_block, last_block - first_block + 1
 
 
 @triton.constexpr_function
@@ -172,17 +184,17 @@ def _soft_boundary_map_backward(
         grad_full += full_c
 
 
-@triton.jit(do_not_specialize=("first", *VARYING))
+@triton.jit(do_not_specialize=("first", "first_block", *VARYING))  # the former differ from band to band
 def _upsample_band_backward(
     grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
     grad,  # [N, C, h, w]: of the logits
-    channels, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
+    channels, height, width, full_height, full_width, first, rows, first_block, blocks_y, blocks_x,
     parts_y, parts_x, full_n, full_c, full_y, grad_n, grad_c, grad_y, grad_x,
     KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    """Add to the gradient what this band of rows sends to it."""
+    """Add to the gradient what this band of rows sends to it; the blocks are those that the band touches."""
     program = tl.program_id(0)
-    cell_y, cell_x = cells(program // blocks_x % blocks_y, program % blocks_x)
+    cell_y, cell_x = cells(first_block + program // blocks_x % blocks_y, program % blocks_x)
     c = (program // (blocks_y * blocks_x) % channels).to(tl.int64)
     n = (program // (blocks_y * blocks_x) // channels).to(tl.int64)
     grad_full += n * full_n + c * full_c
