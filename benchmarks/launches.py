@@ -285,7 +285,7 @@ def host_steps() -> Iterator[dict[str, Callable[[], object]]]:
         yield steps
 
 
-def host_ms() -> dict[str, Json]:
+def host_ms() -> Json:
     """Time the host in a step: milliseconds of CPU time."""
 
     def measured(step: Callable[[], object]) -> float:
@@ -298,7 +298,7 @@ def host_ms() -> dict[str, Json]:
     return {name: spread(each)._asdict() for name, each in samples.items()}
 
 
-def fills_if_deterministic() -> dict[str, int]:
+def fills_if_deterministic() -> Json:
     """Count how many new buffers PyTorch fills in a step if it must be deterministic, as seen on a CPU."""
 
     def fills(step: Callable[[], object]) -> int:
@@ -321,7 +321,7 @@ def main() -> None:
         for name, case in CASES.items()
         for size_name, size in SIZES.items()
     ]
-    result = {
+    result: Json = {
         "machine": machine(on_gpu=False),
         "capability": CAPABILITY,
         "books": books,
