@@ -13,7 +13,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -275,7 +275,7 @@ def compiled_later(case: Case) -> dict[str, list[str]]:
 
 
 @contextmanager
-def host_steps() -> Iterator[dict[str, Callable[[], object]]]:
+def host_steps() -> Iterator[Mapping[str, Callable[[], object]]]:
     """Steps of few pixels on the CPU, for what the host does: Triton's kernels are free, and no value is checked."""
     term = InverseFormLoss(Align(HOST_TILE), resize=(HOST_TILE, HOST_TILE))
     with fake_gpu(CAPABILITY, lambda *_: None), patch.object(checks, "readable", lambda _: False):
