@@ -13,9 +13,10 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ from benchmarks.common.machine import machine
 from benchmarks.common.results import Json
 from benchmarks.compiled.driver import Grid, fake_gpu
 from inverseform_fast import BoundaryAwareLoss, InverseFormLoss, checks
-from inverseform_fast.bench.timing import spread
+from inverseform_fast.bench.timing import in_turns, spread
 from inverseform_fast.nets import Align
 from inverseform_fast.ops import library
 
@@ -274,40 +275,42 @@ def compiled_later(case: Case) -> dict[str, list[str]]:
 
 
 @contextmanager
-def host_step(case: Case) -> Iterator[Callable[[], object]]:
-    """A step of few pixels on the CPU, for what the host does: Triton's kernels are free, and no value is checked."""
+def host_steps() -> Iterator[Mapping[str, Callable[[], object]]]:
+    """Steps of few pixels on the CPU, for what the host does: Triton's kernels are free, and no value is checked."""
     term = InverseFormLoss(Align(HOST_TILE), resize=(HOST_TILE, HOST_TILE))
     with fake_gpu(CAPABILITY, lambda *_: None), patch.object(checks, "readable", lambda _: False):
-        step = make_step(case, HOST_SIZE, device="cpu", inverseform=term)
-        step()
-        yield step
+        steps = {name: make_step(case, HOST_SIZE, device="cpu", inverseform=term) for name, case in CASES.items()}
+        for step in steps.values():
+            step()
+        yield steps
 
 
-def host_ms(case: Case) -> Json:
+def host_ms() -> Json:
     """Time the host in a step: milliseconds of CPU time."""
 
-    def measured() -> float:
+    def measured(step: Callable[[], object]) -> float:
         begin = time.process_time()
         step()
         return 1e3 * (time.process_time() - begin)
 
-    with host_step(case) as step:
-        return spread([measured() for _ in range(HOST_ROUNDS)])._asdict()
+    with host_steps() as steps:
+        samples = in_turns({name: partial(measured, step) for name, step in steps.items()}, HOST_ROUNDS)
+    return {name: spread(each)._asdict() for name, each in samples.items()}
 
 
-def fills_if_deterministic(case: Case) -> int:
+def fills_if_deterministic() -> Json:
     """Count how many new buffers PyTorch fills in a step if it must be deterministic, as seen on a CPU."""
 
-    def fills() -> int:
+    def fills(step: Callable[[], object]) -> int:
         with profile() as profiled:
             step()
         return sum(event.name == "aten::fill_" for event in profiled.events() or [])
 
-    with host_step(case) as step:
-        usual = fills()
+    with host_steps() as steps:
+        usual = {name: fills(step) for name, step in steps.items()}
         torch.use_deterministic_algorithms(True)
         try:
-            return fills() - usual
+            return {name: fills(step) - usual[name] for name, step in steps.items()}
         finally:
             torch.use_deterministic_algorithms(False)
 
@@ -318,13 +321,13 @@ def main() -> None:
         for name, case in CASES.items()
         for size_name, size in SIZES.items()
     ]
-    result = {
+    result: Json = {
         "machine": machine(on_gpu=False),
         "capability": CAPABILITY,
         "books": books,
         "compile_cpu_s": {name: compile_cpu_s(case) for name, case in CASES.items()},
-        "host_ms": {name: host_ms(case) for name, case in CASES.items()},
-        "fills_if_deterministic": {name: fills_if_deterministic(case) for name, case in CASES.items()},
+        "host_ms": host_ms(),
+        "fills_if_deterministic": fills_if_deterministic(),
         "compiled_later": {name: compiled_later(case) for name, case in CASES.items()},
     }
     results.write(RESULTS, result)
