@@ -14,6 +14,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.common import machine, results
 from benchmarks.common.paths import RESULTS, ROOT
+from benchmarks.common.processes import execute
 from benchmarks.ops import bench_so3, inputs, summary
 from benchmarks.ops.workload import Workload, calls
 from benchmarks.so3.hunt import hunt
@@ -185,6 +186,17 @@ def test_what_matters_most_comes_first_and_each_part_has_its_share(
     assert seconds[:4] == pytest.approx([120, 240, 390, 420], abs=5)
     assert seconds[-1] == pytest.approx(1200, abs=5)
     assert gpu.programs(out, None).keys() == {"training", "launches"}
+
+
+def test_each_tests_first_case_comes_first(tmp_path: Path) -> None:
+    cases = "import pytest\n@pytest.mark.parametrize('n', [1, 2])\ndef test_{0}(n): pass\ndef test_other_{0}(): pass"
+    for name in "ab":
+        (tmp_path / f"test_{name}.py").write_text(cases.format(name))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        execute([*gpu.PYTEST, "-p", "benchmarks.common.in_turns", "--collect-only", str(tmp_path)], 60, file)
+    collected = [line.rpartition("::")[2] for line in log.read_text().splitlines() if "::" in line]
+    assert collected == ["test_a[1]", "test_other_a", "test_b[1]", "test_other_b", "test_a[2]", "test_b[2]"]
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:

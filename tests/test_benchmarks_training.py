@@ -11,6 +11,7 @@ from pathlib import Path
 import fastjsonschema
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.common import results
 from benchmarks.common.results import Json
@@ -20,6 +21,8 @@ from benchmarks.training import plan as plans
 from benchmarks.training.goals import fitted, goals
 from benchmarks.training.plan import Plan, plan_of
 from inverseform_fast.bench.setting import Setting
+from inverseform_fast.segmentation.models import build_model
+from inverseform_fast.segmentation.tasks import SemanticTask
 
 MIB = 2**20
 TINY = Setting(crop=(64, 64), classes=5)
@@ -202,6 +205,14 @@ def test_goals_of_a_gpu() -> None:
     broken = rows | {"fused": {"status": "out of memory"}}
     assert judged(**dict.fromkeys(names, broken)) == [(asked, None, False) for asked in (0.5, 0.25, 1.0, 0.05, 0.05)]
     assert judged(**every | {"headless": broken}) == [*own, (1.0, None, False), *to_release]
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_every_model_of_the_plan_can_be_built(on_gpu: bool) -> None:
+    tasks = {"semantic": SemanticTask(classes=("road", "car"))}
+    for model, backbone in {(setting.model, setting.backbone) for setting in plan_of(on_gpu).settings.values()}:
+        with torch.device("meta"):
+            assert build_model(model, backbone, tasks).heads
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
