@@ -8,6 +8,7 @@ as on a GPU. ``python -m benchmarks.launches`` writes ``results/launches.json``;
 
 from __future__ import annotations
 
+import argparse
 import math
 import resource
 import tempfile
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -316,6 +318,9 @@ def fills_if_deterministic() -> Json:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file")
+    out = parser.parse_args().out
     books = [
         {"case": name, "size": size_name, **book_of(case, size)}
         for name, case in CASES.items()
@@ -330,7 +335,7 @@ def main() -> None:
         "fills_if_deterministic": fills_if_deterministic(),
         "compiled_later": {name: compiled_later(case) for name, case in CASES.items()},
     }
-    results.write(RESULTS, result)
+    results.write(out, result)
 
 
 if __name__ == "__main__":

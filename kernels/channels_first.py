@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .memory import VARYING, plane_strides
+from .memory import plane_strides
 
 PIXELS, CHANNELS, WARPS = 128, 32, 4  # of a program
 
@@ -47,7 +47,7 @@ def _launch(maps: Tensor, result: Tensor, rows: int, columns: int, tile_rows: in
         )
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=("blocks_y", "blocks_x"))  # rows and columns of 16 are moved 128 bits at a time
 def _transpose(
     matrices,  # [N, rows, columns]
     result,  # [N, columns, rows]
