@@ -210,8 +210,8 @@ def _pixel(position, size, BORDER: tl.constexpr):
     moves = tl.abs(position) < FAR
     if BORDER:
         moves = moves & (pixel > 0) & (pixel < size - 1)
-        pixel = tl.maximum(pixel, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        pixel = tl.minimum(pixel, size - 1.0, propagate_nan=tl.PropagateNan.ALL)
+        pixel = tl.where(pixel < 0, 0.0, pixel)  # by comparisons, which NaN passes
+        pixel = tl.where(pixel > size - 1, size - 1.0, pixel)
     return pixel, moves
 
 

@@ -55,7 +55,7 @@ def register_labels(
 
 
 def climb(probabilities: Tensor, labels: Tensor, a: Tensor, level: int, ignore_index: int) -> None:
-    """Go from ``a`` to where the level's steps lead; the first level starts at 0."""
+    """Go from ``a`` to where the level's steps lead. The first level starts at 0, and the last drops what is noise."""
     (n, channels, height, width), (pooled, steps) = probabilities.shape, LEVELS[level]
     h, w = height // pooled, width // pooled
     logs, information = a.new_empty(2, n, channels, h, w), a.new_empty(n, 3, h, w)
@@ -63,10 +63,13 @@ def climb(probabilities: Tensor, labels: Tensor, a: Tensor, level: int, ignore_i
         probabilities, logs, n * channels, height, width, h, w, POOLED=pooled, BLOCK=BLOCK
     )
     _information_of_cells[(triton.cdiv(n * h * w, BLOCK),)](logs[1], information, n, channels, h, w, BLOCK=BLOCK)
-    _register_tiles[(a.numel() // 8,)](
-        logs, information, labels, a, channels, h, w, *labels.shape[1:], *a.shape[1:3], ignore_index,
-        labels.stride(0), *plane_strides(labels), STEPS=steps, LAST=level == len(LEVELS) - 1, num_warps=WARPS,
+    arguments = (
+        logs, information, labels, a, channels, h, w, *labels.shape[1:], *a.shape[1:3], ignore_index, labels.stride(0),
+        *plane_strides(labels),
     )  # fmt: skip
+    _register_tiles[(a.numel() // 8,)](*arguments, STEPS=steps, FIRST=level == 0, num_warps=WARPS)
+    if level == len(LEVELS) - 1:
+        _drop_noise[(a.numel() // 8,)](*arguments, num_warps=WARPS)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -128,78 +131,94 @@ def _register_tiles(
     labels,  # [N, full_height, full_width]
     a,  # [N, rows, columns, 8]
     channels, height, width, full_height, full_width, rows, columns, ignore_index,
-    labels_n, labels_y, labels_x, STEPS: tl.constexpr, LAST: tl.constexpr,
+    labels_n, labels_y, labels_x, STEPS: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Climb by Levenberg and Marquardt's method. The last level makes readings 0 that may well be noise."""
+    """Climb by Levenberg and Marquardt's method, from 0 or from ``a``."""
+    tile = tl.program_id(0)
+    points = _labeled_points(
+        labels, channels, full_height, full_width, rows, columns, ignore_index, labels_n, labels_y, labels_x
+    )
+    places = _places(height, width, rows, columns)
+    image = (tile // (rows * columns)).to(tl.int64)
+    logs += image * channels * height * width
+    matrix = _curvature(information + image * 3 * height * width, points, places, height, width)
+    trial = ()
+    for k in tl.static_range(8):
+        trial += ((tl.cast(0.0, tl.float32) if FIRST else tl.load(a + tile * 8 + k)),)
+    best, gradient = trial, trial
+    value, damping = tl.cast(-float("inf"), tl.float32), tl.cast(FIRST_DAMPING, tl.float32)
+    for _ in range(STEPS + 1):
+        new_value, slope_x, slope_y = _objective(trial, logs, points, places, height, width)
+        better = new_value > value
+        value = tl.where(better, new_value, value)
+        damping = tl.where(better, damping * LOWER, damping * HIGHER)
+        gradient = _chosen(better, _gradient(slope_x, slope_y, points, trial), gradient)
+        best = _chosen(better, trial, best)
+        trial = add_tuples(best, solve(_with_prior(matrix, damping), gradient))
+    for k in tl.static_range(8):
+        tl.store(a + tile * 8 + k, best[k])
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _drop_noise(
+    logs,  # [N, C, height, width]
+    information,  # [N, 3, height, width]
+    labels,  # [N, full_height, full_width]
+    a,  # [N, rows, columns, 8]
+    channels, height, width, full_height, full_width, rows, columns, ignore_index,
+    labels_n, labels_y, labels_x,
+):  # fmt: skip
+    """Make readings 0 that may well be noise. With the climb in one kernel, it would spill registers."""
+    tile = tl.program_id(0)
+    points = _labeled_points(
+        labels, channels, full_height, full_width, rows, columns, ignore_index, labels_n, labels_y, labels_x
+    )
+    places = _places(height, width, rows, columns)
+    image = (tile // (rows * columns)).to(tl.int64)
+    matrix = _curvature(information + image * 3 * height * width, points, places, height, width)
+    found, noise, length = (), 0.0, 0.0
+    for k in tl.static_range(8):
+        found += (tl.load(a + tile * 8 + k),)
+    logs += image * channels * height * width
+    _, slope_x, slope_y = _objective(found, logs, points, places, height, width)
+    errors = solve(_with_prior(matrix, 1.0), _deviations(slope_x, slope_y, points))
+    for k in tl.static_range(8):
+        noise, length = noise + tl.sum(errors[k] * errors[k]), length + found[k] * found[k]
+    for k in tl.static_range(8):
+        tl.store(a + tile * 8 + k, tl.where(length > ZONE * noise, found[k], 0.0))
+
+
+@triton.jit
+def _labeled_points(
+    labels, channels, full_height, full_width, rows, columns, ignore_index, labels_n, labels_y, labels_x
+):
+    """Coordinates and labels of a tile's points, and the weight of each; a label that is no class is -1.
+
+    The points are sorted by block, ``[PARTS, PARTS, points]``, so that a block's sum is one of neighbors.
+    """
     tile = tl.program_id(0)
     image, row, column = (tile // (rows * columns)).to(tl.int64), tile // columns % rows, tile % columns
-    # Points are sorted by block, [blocks, SIDE / blocks squared], so that a block's sum is one of neighbors.
+    part: tl.constexpr = SIDE // PARTS
     point = tl.arange(0, SIDE * SIDE)
-    block, within = (
-        point // (SIDE * SIDE // (PARTS * PARTS)),
-        point % (SIDE // PARTS * (SIDE // PARTS)),
-    )
-    i = block // PARTS * (SIDE // PARTS) + within // (SIDE // PARTS)
-    j = block % PARTS * (SIDE // PARTS) + within % (SIDE // PARTS)
-    x, y = (2 * j + 1).to(tl.float32) / SIDE - 1, (2 * i + 1).to(tl.float32) / SIDE - 1
-
+    block, within = point // (part * part), point % (part * part)
+    i, j = block // PARTS * part + within // part, block % PARTS * part + within % part
     pixel_y = ((row * SIDE + 2 * i + 1) * full_height // (SIDE * (rows + 1))).to(tl.int32)
     pixel_x = ((column * SIDE + 2 * j + 1) * full_width // (SIDE * (columns + 1))).to(tl.int32)
     label = tl.load(labels + image * labels_n + pixel_y * labels_y + pixel_x * labels_x).to(tl.int64)
     valid = (label != ignore_index) & (label >= 0) & (label < channels)
     label = tl.where(valid, label, -1).to(tl.int32)
     several = tl.min(tl.where(valid, label, channels)) < tl.max(label)
-    share = tl.where(
-        several, 1.0 / tl.maximum(tl.sum(valid.to(tl.float32)), 1.0), 0.0
-    )  # nothing moves a tile of one class
+    weight = 1.0 / tl.maximum(tl.sum(valid.to(tl.float32)), 1.0)
+    weight = tl.where(several, weight, 0.0)  # nothing moves a tile of one class
+    return (2 * j + 1).to(tl.float32) / SIDE - 1, (2 * i + 1).to(tl.float32) / SIDE - 1, label, weight
 
-    # From the tile's coordinates to cells: scale, and place of the tile's middle.
+
+@triton.jit
+def _places(height, width, rows, columns):
+    """From the tile's coordinates to cells: the scales along x and y, and the place of the tile's middle."""
+    row, column = tl.program_id(0) // columns % rows, tl.program_id(0) % columns
     scale_x, scale_y = width.to(tl.float32) / (columns + 1), height.to(tl.float32) / (rows + 1)
-    middle_x, middle_y = (column + 1) * scale_x - 0.5, (row + 1) * scale_y - 0.5
-    information += image * 3 * height * width
-    corner, u, v, right, below = _corner(x * scale_x + middle_x, y * scale_y + middle_y, height, width)
-    read = ()
-    for part in tl.static_range(3):
-        read += (_between(information + part * height * width + corner, u, v, right, below)[0],)
-    matrix = _curvature(
-        tl.where(valid, share * scale_x * scale_x, 0.0) * read[0],
-        tl.where(valid, share * scale_x * scale_y, 0.0) * read[1],
-        tl.where(valid, share * scale_y * scale_y, 0.0) * read[2],
-        x,
-        y,
-    )
-
-    logs += image * channels * height * width
-    trial = ()
-    for k in tl.static_range(8):
-        trial += ((tl.load(a + tile * 8 + k) if LAST else tl.cast(0.0, tl.float32)),)
-    best, gradient = trial, trial
-    value, damping = tl.cast(-float("inf"), tl.float32), tl.cast(FIRST_DAMPING, tl.float32)
-    for _ in range(STEPS + 1):
-        new_value, slope_x, slope_y = _objective(
-            trial, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width
-        )
-        better = new_value > value
-        value = tl.where(better, new_value, value)
-        damping = tl.where(better, damping * LOWER, damping * HIGHER)
-        gradient = _chosen(better, _gradient(slope_x, slope_y, x, y, trial), gradient)
-        best = _chosen(better, trial, best)
-        trial = add_tuples(best, solve(_with_prior(matrix, damping), gradient))
-
-    if LAST:
-        _, slope_x, slope_y = _objective(
-            best, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width
-        )
-        errors = solve(_with_prior(matrix, 1.0), _deviations(slope_x, slope_y, x, y))
-        noise, length = 0.0, 0.0
-        for k in tl.static_range(8):
-            noise, length = noise + tl.sum(errors[k] * errors[k]), length + best[k] * best[k]
-        known = length > ZONE * noise
-        for k in tl.static_range(8):
-            tl.store(a + tile * 8 + k, tl.where(known, best[k], 0.0))
-    else:
-        for k in tl.static_range(8):
-            tl.store(a + tile * 8 + k, best[k])
+    return scale_x, scale_y, (column + 1) * scale_x - 0.5, (row + 1) * scale_y - 0.5
 
 
 @triton.jit
@@ -226,8 +245,10 @@ def _between(corner, u, v, right, below):
 
 
 @triton.jit
-def _objective(a, logs, label, share, x, y, scale_x, scale_y, middle_x, middle_y, height, width):
+def _objective(a, logs, points, places, height, width):
     """The objective, and what the motion of each point along x and y adds to it."""
+    x, y, label, share = points
+    scale_x, scale_y, middle_x, middle_y = places
     opposite = ()
     for k in tl.static_range(8):
         opposite += (-a[k],)
@@ -255,16 +276,23 @@ def _velocity(x, y):
 
 
 @triton.jit
-def _gradient(slope_x, slope_y, x, y, a):
-    along, result = _velocity(x, y), ()
+def _gradient(slope_x, slope_y, points, a):
+    along, result = _velocity(points[0], points[1]), ()
     for k in tl.static_range(8):
         result += (tl.sum(slope_x * along[0][k] + slope_y * along[1][k]) - 2 * STRENGTH * a[k],)
     return result
 
 
 @triton.jit
-def _curvature(xx, xy, yy, x, y):
+def _curvature(information, points, places, height, width):
     """The lower half of the Fisher information of the coefficients, row by row."""
+    x, y, label, share = points
+    scale_x, scale_y, middle_x, middle_y = places
+    corner, u, v, right, below = _corner(x * scale_x + middle_x, y * scale_y + middle_y, height, width)
+    weight, plane = tl.where(label >= 0, share, 0.0), height * width
+    xx = weight * scale_x * scale_x * _between(information + corner, u, v, right, below)[0]
+    xy = weight * scale_x * scale_y * _between(information + plane + corner, u, v, right, below)[0]
+    yy = weight * scale_y * scale_y * _between(information + 2 * plane + corner, u, v, right, below)[0]
     along, result = _velocity(x, y), ()
     for i in tl.static_range(8):
         by_x, by_y = xx * along[0][i] + xy * along[1][i], xy * along[0][i] + yy * along[1][i]
@@ -283,9 +311,9 @@ def _with_prior(matrix, damping):
 
 
 @triton.jit
-def _deviations(slope_x, slope_y, x, y):
+def _deviations(slope_x, slope_y, points):
     """The gradient of each block, less the mean of the blocks."""
-    along, result = _velocity(x, y), ()
+    along, result = _velocity(points[0], points[1]), ()
     blocks: tl.constexpr = PARTS * PARTS
     for k in tl.static_range(8):
         parts = tl.sum(tl.reshape(slope_x * along[0][k] + slope_y * along[1][k], [blocks, SIDE * SIDE // blocks]), 1)

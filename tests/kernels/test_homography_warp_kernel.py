@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from functools import partial
+from typing import Any
 
 import pytest
 import three_way

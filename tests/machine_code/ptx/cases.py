@@ -80,7 +80,7 @@ DICE = ("sums_of_classes", "totals_of_classes", "mean_of_classes", "dice_loss_ba
 TILES, WARP = ("extract_tiles", "extract_tiles_backward"), ("homography_warp", "homography_warp_backward")
 EXP, CORRELATION = ("homography_exp", "homography_exp_backward"), ("local_correlation", "local_correlation_backward")
 MOVE = ("flow_of_points", "read_labels")
-REGISTER = ("smooth_cells", "information_of_cells", "register_tiles")
+REGISTER = ("smooth_cells", "information_of_cells", "register_tiles", "drop_noise")
 ALIGN = (
     "first_layer", "second_layer", "group_norm", "correlation_layer", "equations", "solve", "equations_backward",
     "hidden_layers_backward", "correlation_backward", "group_norm_backward", "second_layer_backward",
