@@ -75,7 +75,9 @@ def test_the_identity_copies() -> None:
 def test_any_shape_is_as_accurate_as_the_reference(
     image: tuple[int, int], size: tuple[int, int], channels: int, padding: str
 ) -> None:
-    assert_three_way("homography_warp", random(1, channels, *image), some_theta(1), size=size, padding=padding)
+    assert_three_way(
+        "homography_warp", random(1, channels, *image), some_theta(1), size=size, padding=padding, factor=10
+    )  # the errors of a few pixels scatter
 
 
 @ways

@@ -179,7 +179,7 @@ template <class T, auto f = as_is<T>> void floats(const std::string& type) {
 }
 
 template <auto f> void approximations(const std::string& type) {
-  elementwise("ex2.approx." + type, [](float x) { return f(nearly(std::exp2(f(x)))); });
+  elementwise("ex2.approx." + type, [](float x) { return f(x) == 0 ? 1 : f(nearly(std::exp2(f(x)))); });  // exact at 0
   elementwise("lg2.approx." + type, [](float x) { return f(nearly(std::log2(f(x)))); });
   elementwise("rcp.approx." + type, [](float x) { return f(nearly(1 / f(x))); });
   elementwise("sqrt.approx." + type, [](float x) { return f(nearly(std::sqrt(f(x)))); });

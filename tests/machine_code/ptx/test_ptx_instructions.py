@@ -60,6 +60,7 @@ FLOATS = [
     ("min.f32", "ff>f", (1, NAN), 1), ("max.NaN.f32", "ff>f", (NAN, 1), NAN), ("min.NaN.f32", "ff>f", (1, NAN), NAN),
     ("max.f32", "ff>f", (-0.0, 0.0), 0.0), ("min.f32", "ff>f", (0.0, -0.0), -0.0), ("max.f64", "dd>d", (NAN, 2), 2),
     ("max.f32", "ff>f", (NAN, NAN), NAN), ("neg.f32", "f>f", (0.0,), -0.0), ("abs.f32", "f>f", (-2,), 2),
+    ("ex2.approx.ftz.f32", "f>f", (-0.0,), 1),
     ("neg.f64", "d>d", (3,), -3), ("add.f32x2", "qq>q", (pair(1, 2), pair(3, 5)), pair(4, 7)),
     ("fma.rn.f32x2", "qqq>q", (pair(3, SLIGHTLY), pair(2, SLIGHTLY), pair(1, -1 - 2.0**-11)), pair(7, 2.0**-24)),
 ]  # fmt: skip
