@@ -70,6 +70,10 @@ float nearly(float x) {
   return std::isnormal(x) && std::isnormal(2 * x) ? std::bit_cast<float>(bits + moved) : x;
 }
 
+float quotient(float x, float y) {  // that of a power of 2 is taken to be exact, as its reciprocal is
+  return std::bit_cast<uint32_t>(y) << 9 ? nearly(x / y) : x / y;
+}
+
 uint32_t bytes_picked(uint32_t low, uint32_t high, uint32_t choice) {
   const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
   uint32_t result = 0;
@@ -184,10 +188,10 @@ template <auto f> void approximations(const std::string& type) {
   elementwise("rcp.approx." + type, [](float x) { return f(nearly(1 / f(x))); });
   elementwise("sqrt.approx." + type, [](float x) { return f(nearly(std::sqrt(f(x)))); });
   elementwise("rsqrt.approx." + type, [](float x) { return f(nearly(1 / std::sqrt(f(x)))); });
-  elementwise("div.full." + type, [](float x, float y) { return f(nearly(f(x) / f(y))); });
+  elementwise("div.full." + type, [](float x, float y) { return f(quotient(f(x), f(y))); });
   elementwise("div.approx." + type, [](float x, float y) {
     const bool huge = std::isfinite(y) && std::abs(y) > 0x1p126f;  // then the reciprocal that it takes is 0
-    return huge ? f(x) * std::copysign(0.0f, y) : f(nearly(f(x) / f(y)));
+    return huge ? f(x) * std::copysign(0.0f, y) : f(quotient(f(x), f(y)));
   });
 }
 
