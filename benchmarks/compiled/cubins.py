@@ -167,6 +167,12 @@ def _homographies(launches: dict[object, Launch]) -> None:
             homography_warp_backward(views, image, theta, nearest, border, True, True)
     with recorded("theta alone", launches):
         homography_warp_backward(views, image, theta, False, False, False, True)
+    image, theta = torch.empty(IMAGES * 45, 1, 224, 224), torch.empty(IMAGES * 45, 1, 3, 3)
+    with recorded("tiles, as in the loss", launches):
+        views = homography_warp(image, theta, (224, 224), False, False)
+        homography_warp_backward(views, image, theta, False, False, True, True)
+    with recorded("tiles, theta alone", launches):
+        homography_warp_backward(views, image, theta, False, False, False, True)
     for dtype in (torch.bfloat16, torch.float32):
         coefficients = torch.empty(IMAGES * 45, 8, dtype=dtype)
         with recorded(f"{dtype}", launches):

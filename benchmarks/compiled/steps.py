@@ -25,15 +25,29 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # of logits, labels and 
 
 
 class Loss(NamedTuple):
-    criterion: Criterion
+    make: Callable[[], Criterion]
     memory_format: torch.memory_format = torch.contiguous_format  # of the logits
 
 
+def _default() -> Criterion:
+    loss = iff.BoundaryAwareLoss()
+    return lambda logits, labels, _: loss(logits, labels).total
+
+
+def _paper() -> Criterion:
+    loss = iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)
+    return lambda *maps: loss(*maps).total
+
+
+def _stock() -> Criterion:
+    return lambda logits, labels, _: release.segmentation_loss(logits, labels)
+
+
 LOSSES = {
-    "default": Loss(lambda logits, labels, _: iff.BoundaryAwareLoss()(logits, labels).total),
-    "channels_last": Loss(lambda logits, labels, _: iff.BoundaryAwareLoss()(logits, labels).total, torch.channels_last),
-    "paper": Loss(lambda *maps: iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)(*maps).total),
-    "stock": Loss(lambda logits, labels, _: release.segmentation_loss(logits, labels)),
+    "default": Loss(_default),
+    "channels_last": Loss(_default, torch.channels_last),
+    "paper": Loss(_paper),
+    "stock": Loss(_stock),
 }
 
 
@@ -62,21 +76,25 @@ class Recorded:
 
 
 def record(loss: str, size: Size) -> Recorded:
-    """Record a step of a loss of ``LOSSES``: the loss itself and the gradients of the logits."""
-    recorded, (criterion, memory_format) = Recorded(), LOSSES[loss]
+    """Record the second step of a loss of ``LOSSES``, with the logits' gradients; the first one makes constants."""
+    make, memory_format = LOSSES[loss]
+    criterion = make()
     low = size.height // 4, size.width // 4
     logits, boundary_logits = (
         torch.empty(size.images, channels, *low, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
         for channels in (size.classes, 1)
     )
     labels = torch.empty(size.images, size.height, size.width, dtype=torch.int64, device="meta")
-    with (
-        patch.object(backend, "INTERPRETED", True),  # tensors that are on no GPU may run Triton kernels
-        iff.set_backend("triton"),
-        not_run(recorded.triton.append),
-        _Dispatched(recorded.aten),
-    ):
-        criterion(logits.requires_grad_(), labels, boundary_logits.requires_grad_()).backward()
+    for _ in range(2):
+        recorded = Recorded()
+        with (
+            patch.object(backend, "INTERPRETED", True),  # tensors that are on no GPU may run Triton kernels
+            iff.set_backend("triton"),
+            not_run(recorded.triton.append),
+            _Dispatched(recorded.aten),
+        ):
+            value = criterion(logits.requires_grad_(), labels, boundary_logits.requires_grad_())
+            torch.autograd.grad(value, (logits, boundary_logits), allow_unused=True)
     return recorded
 
 
