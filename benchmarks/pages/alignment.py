@@ -42,11 +42,11 @@ and each descent takes {result["steps"]} steps. All of it took {minutes:.0f} CPU
 - {ours} comes home from at least {100 * GOAL_SHARE:.0f} % of the starts up to {GOAL_HOME} px: **{MET[home]}**.
 - It comes home more often than every other loss beyond {GOAL_AHEAD} px: **{MET[ahead]}**.
 
-**Warp**: the descent moves the boundary as a whole. A cell says how many per cent of the starts come home,
+**Warp**: the descent moves the boundary as a whole. A cell says how many percent of the starts come home,
 with a 95 % interval. The rate is the learning rate at the first step, in pixels per step.
 
 {table(["loss", "rate", *_displacements(warp)], warp_rows)}
-**Pixels**: the descent changes every pixel by itself. A cell holds the boundary F-score at 1 px in per cent, and the
+**Pixels**: the descent changes every pixel by itself. A cell holds the boundary F-score at 1 px in percent, and the
 mean distance from the true boundary. The rate is in logits per step.
 
 {table(["loss", "rate", *_displacements(pixel)], pixel_rows)}"""
