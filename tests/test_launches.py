@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inverseform_fast import BoundaryAwareLoss, functional
+from inverseform_fast import BoundaryAwareLoss, LabelAligner, functional
 from inverseform_fast.losses import LossTerms
 from inverseform_fast.ops.backend import MISSING
 
@@ -120,6 +120,17 @@ def test_steps_of_other_sizes_compile_next_to_nothing(case: str) -> None:
             "paper, headless": headless | {"1 x 224 x 448": ["extract_tiles_backward"]},  # of a map that is not resized
         }[case]
     )
+
+
+def test_the_aligner_launches_a_handful_and_waits_for_nothing() -> None:
+    aligner = LabelAligner()
+    logits, labels = torch.zeros(8, 19, 128, 256, device="meta"), torch.zeros(8, 512, 1024).long().to("meta")
+    with gpu() as device:
+        device.write(lambda: aligner(logits, labels))  # it makes constants
+        book = device.write(lambda: aligner(logits, labels))
+    assert len(book.launches) == 9
+    assert len(book.aten) == 18
+    assert not book.host
 
 
 @pytest.mark.parametrize("case", CASES)
