@@ -228,7 +228,7 @@ def test_label_maps_of_one_class_and_smaller_than_a_tile(label_maps: Tensor, tmp
         ({"steps": 0}, "steps must be positive, got 0"),
         ({"tile": 0}, "tile must be positive, got 0"),
         ({"damage_every": -1}, "damage_every must be at least 0, got -1"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"weight_decay": -0.1}, "weight_decay must be from 0 to 1000000.0, got -0.1"),
     ],
 )
 def test_a_bad_option_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:

@@ -224,7 +224,7 @@ def test_resuming_needs_a_checkpoint(config: TrainConfig) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config: TrainConfig) -> None:
-    config = dataclasses.replace(config, lr=1e30, warmup=0, loss="ce", log_every=1, steps=8)
+    config = dataclasses.replace(config, lr=1e6, warmup=0, loss="ce", log_every=1, steps=8)
     with pytest.raises(
         FloatingPointError,
         match=r"must be finite, but is not at step \d.*'semantic/segmentation': nan.*not written yet",

@@ -72,19 +72,36 @@ uint32_t columns_of_product(uint32_t kind) {  // of the instruction descriptor, 
   return columns;
 }
 
-// d in tensor memory, the descriptors of a, of b and of the instruction, and whether to add to d.
-void multiply(Warp& warp, const Op& op, Mask mask) {
+// The first eight columns of a matrix that lies in tensor memory, a number of its own for each of them.
+std::vector<std::array<float, 8>> tensor_rows(Program& program, uint32_t first, const Moment& now) {
+  std::vector<std::array<float, 8>> numbers(ROWS);
+  for (uint32_t row = 0; row < ROWS; ++row) {
+    for (uint32_t column = 0; column < 8; ++column) {
+      uint32_t bits;
+      program.tensor->read(place(program, first + (row << 16) + column), &bits, sizeof bits, now);
+      numbers[row][column] = tensor_float(bits);
+    }
+  }
+  return numbers;
+}
+
+// d in tensor memory, a there or by a descriptor, the descriptors of b and of the instruction, whether to add to d.
+template <bool A_IN_TENSOR> void multiply(Warp& warp, const Op& op, Mask mask) {
+  if (A_IN_TENSOR && op.immediate) throw Fault("addresses of two operands must have no offset");
   each_lane(mask, [&](int lane) {
     Program& program = warp.program;
     const uint32_t d = warp.operand(op, 0)[lane] + op.immediate;
-    const Tile a(warp.operand(op, 1)[lane]), b(warp.operand(op, 2)[lane]);
+    const uint64_t a = warp.operand(op, 1)[lane];
+    const Tile b(warp.operand(op, 2)[lane]);
     const uint32_t columns = columns_of_product(warp.operand(op, 3)[lane]);
     const bool adds = get<bool>(warp.operand(op, 4)[lane]);
     const Moment now = warp.now(lane);
-    for (const auto& [tile, rows] : {std::pair(a, ROWS), std::pair(b, columns)})
-      tile.load(program, rows, now);  // a race shows now
-    const auto product = [&program, a, b, d, adds, columns, now] {
-      const auto left = a.load(program, ROWS, now), right = b.load(program, columns, now);
+    const auto rows_of_a = [&program, a, now] {
+      return A_IN_TENSOR ? tensor_rows(program, static_cast<uint32_t>(a), now) : Tile(a).load(program, ROWS, now);
+    };
+    rows_of_a(), b.load(program, columns, now);  // a race shows now
+    const auto product = [&program, rows_of_a, b, d, adds, columns, now] {
+      const auto left = rows_of_a(), right = b.load(program, columns, now);
       for (uint32_t row = 0; row < ROWS; ++row) {
         for (uint32_t column = 0; column < columns; ++column) {
           const uint64_t address = place(program, d + (row << 16) + column);
@@ -160,7 +177,8 @@ const bool defined = [] {
   transfers<1>(), transfers<2>(), transfers<4>(), transfers<8>(), transfers<16>(), transfers<32>(), transfers<64>();
   define("tcgen05.wait::ld.sync.aligned", [](Warp& warp, const Op&, Mask) { run_all(warp.loading); }, Kind::COLLECTIVE);
   define("tcgen05.wait::st.sync.aligned", [](Warp& warp, const Op&, Mask) { run_all(warp.storing); }, Kind::COLLECTIVE);
-  define("tcgen05.mma.cta_group::1.kind::tf32 m 1 1 1 1", multiply);
+  define("tcgen05.mma.cta_group::1.kind::tf32 m 1 1 1 1", multiply<false>);
+  define("tcgen05.mma.cta_group::1.kind::tf32 m m 1 1 1", multiply<true>);
   define("tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 m", commit);
   define("mbarrier.init.shared::cta.b64 m 1", init_barrier);
   define("mbarrier.inval.shared::cta.b64 m", end_barrier);
