@@ -102,6 +102,7 @@ def _pretended() -> Iterator[None]:
         stack.enter_context(fake_gpu(CAPABILITY, _nothing))
         stack.enter_context(iff.set_backend("auto"))
         stack.enter_context(patch.object(backend, "INTERPRETED", False))
+        stack.enter_context(patch.object(backend, "_no_code_for", lambda gpu: None))  # it would ask CUDA
         stack.enter_context(patch.multiple(torch.cuda, **CUDA))
         stack.enter_context(patch.object(torch, "compile", lambda function, **_: function))
         stack.enter_context(patch.object(torch, "Generator", _Generator))

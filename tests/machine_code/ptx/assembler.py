@@ -136,6 +136,8 @@ def _operands(
             match = ADDRESS.fullmatch(text)
             if match is None:
                 raise ValueError(f"an address must be '[register + number]', got {text!r}")
+            if immediate:
+                raise ValueError(f"only the last address may have an offset, got {immediate} before {text!r}")
             shapes.append("m")
             immediate = int(match[2] or 0)
             numbers.append(registers[match[1]])

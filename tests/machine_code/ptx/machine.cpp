@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t TOGETHER = 3;                    // programs that run at the same time
 constexpr int LONGEST_TURN = 256;                 // in instructions
-constexpr int MOST_TURNS = 1 << 14;               // of a program; kernels take hundreds
+constexpr int MOST_TURNS = 1 << 17;               // of a program; kernels take thousands, of which most wait
 constexpr uint64_t GARBAGE = 0xfff8deadffc0dead;  // NaN in float32 and in float64, and no address
 
 bool runnable(const Warp& warp) { return warp.alive && warp.waits_for < 0; }

@@ -87,11 +87,10 @@ std::vector<std::array<float, 8>> tensor_rows(Program& program, uint32_t first, 
 
 // d in tensor memory, a there or by a descriptor, the descriptors of b and of the instruction, whether to add to d.
 template <bool A_IN_TENSOR> void multiply(Warp& warp, const Op& op, Mask mask) {
-  if (A_IN_TENSOR && op.immediate) throw Fault("addresses of two operands must have no offset");
   each_lane(mask, [&](int lane) {
     Program& program = warp.program;
-    const uint32_t d = warp.operand(op, 0)[lane] + op.immediate;
-    const uint64_t a = warp.operand(op, 1)[lane];
+    const uint32_t d = warp.operand(op, 0)[lane] + (A_IN_TENSOR ? 0 : op.immediate);
+    const uint64_t a = warp.operand(op, 1)[lane] + (A_IN_TENSOR ? op.immediate : 0);  // of the last address
     const Tile b(warp.operand(op, 2)[lane]);
     const uint32_t columns = columns_of_product(warp.operand(op, 3)[lane]);
     const bool adds = get<bool>(warp.operand(op, 4)[lane]);
