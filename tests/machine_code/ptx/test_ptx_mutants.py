@@ -69,7 +69,7 @@ def test_what_is_needed_is_told_from_what_is_not() -> None:
         ("segmentation_loss", "segmentation_loss", 90, 0),
         ("homography_warp", "homography_warp_backward", 90, 0),
         ("align, TF32", "first_layer_backward", 90, 0),
-        ("align, TF32", "first_layer_backward", 100, 1),  # after tensor memory was allocated
+        ("align, TF32", "first_layer_backward", 100, 4),  # where Triton puts several in a row
     ],
 )
 def test_barriers_and_waits_are_needed(case: str, kernel: str, capability: int, needless: int) -> None:
