@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from . import functional, homography
-from .checks import check_holds, check_ignore_index, check_labels, check_maps, check_radius, check_same_device, readable
+from .checks import (
+    check_class_ids,
+    check_holds,
+    check_ignore_index,
+    check_labels,
+    check_maps,
+    check_radius,
+    check_same_device,
+    readable,
+)
 from .constants import constant
 from .nets.frozen import WithFrozenNet, in_full_precision, nearest_multiples
 from .tiling import tiles_to_image
@@ -126,7 +135,8 @@ class LabelAligner(nn.Module):
                 classes tell more: leave it out.
 
         Raises:
-            TypeError, ValueError: wrong dtype or shape, or the labels' dtype cannot hold ``ignore_index``.
+            TypeError, ValueError: wrong dtype or shape; the labels' dtype cannot hold ``ignore_index``; or, where the
+                classes decide and on a CPU, a class id without a channel.
         """
         check_maps(segmentation_logits, "segmentation_logits")
         evidence, name = segmentation_logits, "segmentation_logits"
@@ -136,6 +146,8 @@ class LabelAligner(nn.Module):
         check_labels(labels, batch=len(evidence))
         check_same_device("labels", labels, name, evidence)
         check_holds(labels, self.ignore_index)
+        if self.reader is None and boundary_logits is None and readable(labels):
+            check_class_ids(labels, segmentation_logits.shape[1], self.ignore_index)
         with in_full_precision(labels):
             finite = evidence.amax(1).isfinite().flatten(1).all(1)  # a class may be impossible (-inf), but not all
             known = finite[:, None, None, None]

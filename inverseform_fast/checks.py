@@ -355,11 +355,11 @@ def check_segmentation_loss(
             check_weights_are_positive(class_weights)
     # On a GPU this check would wait for the device; the loss is NaN there instead.
     if readable(labels):
-        _check_class_ids(labels, logits.shape[1], ignore_index)
+        check_class_ids(labels, logits.shape[1], ignore_index)
     return ignore_index
 
 
-def _check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
+def check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
     ids = labels.long()  # in a narrow dtype, a comparison would wrap the other number around
     outside = (ids != ignore_index) & ((ids < 0) | (ids >= classes))
     if outside.any():

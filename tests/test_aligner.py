@@ -308,3 +308,8 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         aligner(logits, labels, boundary)
+
+
+def test_a_class_without_a_channel_is_named(scenes: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\) or be ignore_index=255, found"):
+        iff.LabelAligner()(torch.zeros(3, 3, 56, 72), scenes)

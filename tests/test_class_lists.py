@@ -34,10 +34,11 @@ def test_another_encoding_is_an_error_that_names_the_file(tmp_path: Path, kind: 
     ("content", "message"),
     [
         ("road\nsky\nroad \n", r"class 2 of .*classes\.txt must have a name of its own, got road again"),
+        ("# names\nroad\nsky\n", r"classes\.txt must hold names alone, for it knows no comments, got '# names'"),
         ("road\nsk\x07y\n", r"class 1 of .*classes\.txt must have a name of printable characters, got 'sk\\x07y'"),
     ],
 )
-def test_a_name_that_occurs_twice_or_cannot_be_printed_is_named(tmp_path: Path, content: str, message: str) -> None:
+def test_a_name_that_is_none_or_occurs_twice_is_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "classes.txt"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):

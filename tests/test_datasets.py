@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import CLASSES, MAKERS, make_camvid, semantic, write_pair
+from data_files import CLASSES, MAKERS, make_camvid, make_folder, semantic, write_pair
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -220,6 +220,24 @@ def test_an_unreadable_file_is_named(tree: tuple[str, Path], file: str, damage: 
     path.write_bytes(damaged[damage])
     with pytest.raises(ValueError, match=f"{re.escape(str(path))} must be a readable image file"):
         build_dataset(name, "val", root)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".webp"])
+def test_a_file_of_several_pictures_is_no_image(tmp_path: Path, suffix: str) -> None:
+    image = make_folder(tmp_path) / f"images/{FIRST}{suffix}"
+    pages = [Image.new("RGB", (30, 20), color) for color in ("red", "blue")]
+    (tmp_path / f"images/{FIRST}.jpg").unlink()
+    pages[0].save(image, save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=f"{re.escape(str(image))} must be a readable image file: it must hold one"):
+        build_dataset("folder", "val", tmp_path)
+
+
+def test_a_photo_with_a_preview_beside_it_is_an_image(tmp_path: Path) -> None:
+    image = make_folder(tmp_path) / f"images/{FIRST}.jpg"
+    photo, preview = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (15, 10), "blue")
+    photo.save(image, "MPO", save_all=True, append_images=[preview])
+    sample = build_dataset("folder", "val", tmp_path)[0]
+    assert sample["image"].float().mean((1, 2)).argmax() == 0
 
 
 def test_a_label_with_an_unknown_id_is_named(tree: tuple[str, Path]) -> None:

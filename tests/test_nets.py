@@ -36,6 +36,11 @@ def test_identical_maps_give_exactly_the_identity_for_any_weights(net: Align) ->
     assert torch.equal(net(x, x.clone()), torch.eye(3).expand(5, 3, 3))
 
 
+def test_the_base_is_no_network() -> None:
+    with pytest.raises(TypeError, match="algebra"):
+        iff.InverseTransformNet()  # type: ignore[abstract]
+
+
 def test_identical_rows_among_others_give_exactly_the_identity(net: Align) -> None:
     x, y = maps(7, 0), maps(7, 1)
     y[[2, 6]] = x[[2, 6]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .registry import ARCHITECTURES
 from .weights import WEIGHTS, make_with, read_release, read_weights, size_in, write_weights
 
 
-class InverseTransformNet(nn.Module):
+class InverseTransformNet(nn.Module, ABC):
     """Base of the networks; ``InverseTransformNet.compact()`` and ``.from_file(path)`` make one.
 
     Attributes:
@@ -37,13 +38,13 @@ class InverseTransformNet(nn.Module):
     antisymmetric: bool = False
     noise: float | None = None
 
+    @abstractmethod
     def algebra(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Lie-algebra coefficients ``(N, 8)``, in half tiles, of the homography between two batches of tiles.
 
         Args:
             predicted, target: ``(N, 1, tile, tile)`` boundary probabilities.
         """
-        raise NotImplementedError
 
     def estimates(self, predicted: Tensor, target: Tensor) -> list[Tensor]:
         """The coefficients after each refinement, the final ones last; training minimises the error of them all."""

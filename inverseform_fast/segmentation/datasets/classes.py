@@ -18,7 +18,7 @@ def read_task(path: Path) -> SemanticTask:
 
     The JSON is a list, or an object with a list ``classes``. Its entries are names, or objects with a ``name`` and,
     optionally, a ``color`` (RGB 0..255) and an ``id`` (the position in the list). A text file has one name in each
-    line. Spaces around a name do not count. A class without a colour gets one.
+    line, and no comments. Spaces around a name do not count. A class without a color gets one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -54,7 +54,10 @@ def _class_entries(path: Path) -> object:
         raise FileNotFoundError(f"root must hold a list of classes: no file {path}")
     text = read_text(path)
     if path.suffix != ".json":
-        return [line.strip() for line in text.split("\n") if line.strip()]
+        names = [line.strip() for line in text.split("\n") if line.strip()]
+        if comments := [name for name in names if name.startswith("#")]:
+            raise ValueError(f"{path} must hold names alone, for it knows no comments, got {comments[0]!r}")
+        return names
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

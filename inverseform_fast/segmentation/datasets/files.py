@@ -245,6 +245,9 @@ def _open(path: Path, role: str) -> tuple[Image.Image, int]:
     """Opens an image and turns it as its EXIF orientation says; returns it and the orientation, 1 if there is none."""
     try:
         with Image.open(path) as image:
+            # A phone's JPEG may hold more pictures after the photo (MPO); other files with several are no photo.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+                raise ValueError(f"it must hold one picture, got {frames}")
             image.load()
             orientation = _orientation(image)
             turned = image.transpose(_TURNS[orientation]) if orientation > 1 else image
