@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 import inverseform_fast as iff
 
@@ -69,14 +70,14 @@ class SemanticTask(Task):
     def loss(self, config: TrainConfig) -> nn.Module:
         return SemanticLoss(config, self.name, self.void)
 
-    def aligner(self, config: TrainConfig) -> nn.Module:
+    def aligner(self, config: TrainConfig) -> nn.Module | None:
         return SemanticAligner(config, self.name, self.void)
 
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsamples logits (N, C, h, w) bilinearly to ``size``; returns their argmax, class ids (N, H, W) int64."""
         return F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
 
-    def metrics(self) -> SegmentationMetrics:
+    def metrics(self) -> Metric:
         return SegmentationMetrics(self.channels, self.void, class_names=self.classes)
 
     def draw(self, values: Tensor) -> Tensor:
