@@ -70,7 +70,7 @@ class SemanticTask(Task):
     def loss(self, config: TrainConfig) -> nn.Module:
         return SemanticLoss(config, self.name, self.void)
 
-    def aligner(self, config: TrainConfig) -> nn.Module | None:
+    def aligner(self, config: TrainConfig) -> nn.Module:
         return SemanticAligner(config, self.name, self.void)
 
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
