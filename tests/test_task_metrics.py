@@ -251,7 +251,8 @@ def test_an_angle_that_is_known(degrees: float, within: tuple[float, ...]) -> No
     metric = NormalMetrics()
     radians = math.radians(degrees)
     metric.update(
-        torch.tensor([math.sin(radians), 0, math.cos(radians)]).view(1, 3, 1, 1), torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1)
+        torch.tensor([math.sin(radians), 0, math.cos(radians)]).view(1, 3, 1, 1),
+        torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1),
     )
     values = list(metric.compute().values())
     assert values[:3] == pytest.approx([degrees] * 3, abs=0.02)
@@ -285,7 +286,10 @@ def test_a_part_that_never_occurs_counts_zero() -> None:
 
 
 def test_delta_m_counts_errors_the_other_way_round() -> None:
-    scores, baselines = {"semantic": 44.0, "depth": 0.57, "normals": 20.0}, {"semantic": 40.0, "depth": 0.6, "normals": 16.0}
+    scores, baselines = (
+        {"semantic": 44.0, "depth": 0.57, "normals": 20.0},
+        {"semantic": 40.0, "depth": 0.6, "normals": 16.0},
+    )
     assert delta_m(scores, baselines, ("depth", "normals")) == pytest.approx((10 + 5 - 25) / 3)
     assert delta_m(baselines, baselines, ("depth",)) == 0
 
@@ -363,7 +367,7 @@ def test_void_counts_for_nothing_and_nothing_gives_nan(name: str) -> None:
 
 @every_metric
 def test_a_bad_argument_is_named(name: str) -> None:
-    make, draw, void = METRICS[name]
+    make, draw, _ = METRICS[name]
     prediction, target = draw(0)
     shapes = "prediction and target must have the same shape"
     with pytest.raises(ValueError, match=shapes):

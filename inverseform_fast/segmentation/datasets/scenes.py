@@ -90,17 +90,19 @@ class Scenes(SegmentationDataset):
         super().__init__(split, [_TASKS[name] for name in tasks], names, transform)
         self.images = torch.empty((length, 3, height, width), dtype=torch.uint8)
         self.labels = torch.empty((length, height, width), dtype=torch.uint8)
-        self._others: list[Sample] = []
+        self._targets: list[Sample] = []
         for index in range(length):
             digest = hashlib.sha256(f"{seed}/{split}/{index}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             painter = paint_street(height, width, generator)
             self.images[index] = render(painter, generator)
             self.labels[index] = _with_void(painter, generator)
-            self._others.append({name: _TARGETS[name](painter) for name in self.tasks if name in _TARGETS})
+            targets = {name: _TARGETS[name](painter) for name in self.tasks if name != "semantic"}
+            known = {"semantic": self.labels[index], **targets}
+            self._targets.append({name: known[name] for name in self.tasks})
 
     def read(self, index: int) -> Sample:
-        return {"image": self.images[index], "semantic": self.labels[index], **self._others[index]}
+        return {"image": self.images[index], **self._targets[index]}
 
 
 def _with_void(painter: Painter, generator: torch.Generator) -> Tensor:
