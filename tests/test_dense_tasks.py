@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -286,3 +288,13 @@ def test_only_classes_are_moved() -> None:
     tasks = {task.name: task for task in (PartsTask(), EdgeTask(), SaliencyTask(), NormalsTask(), DepthTask())}
     with pytest.raises(ValueError, match="align_labels needs a task that has an aligner, such as semantic, got parts"):
         TargetAligner(TrainConfig(align_labels=True), tasks)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+def test_the_guide_lists_every_task_and_metric() -> None:
+    guide = (Path(__file__).parents[1] / "docs/guide/tasks.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` (.*)\|$", guide, re.MULTILINE))
+    assert rows.keys() == TASKS.keys()
+    for task in EVERY:
+        names = {name for name in task.metrics().compute() if not name.startswith("iou/")}
+        assert {name for name in names if f"`{name}`" not in rows[task.name]} == set()

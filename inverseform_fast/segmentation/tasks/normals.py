@@ -27,6 +27,7 @@ class NormalsTask(Task):
     """
 
     kind: ClassVar[Kind] = "normals"
+    note: ClassVar[str] = "Angles between normals are in degrees."
 
     name: str = "normals"
 

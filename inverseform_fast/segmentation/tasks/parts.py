@@ -27,7 +27,7 @@ class PartsTask(SemanticTask):
     all valid pixels, and a class that is in neither truth nor prediction counts 0, as in the public code.
     """
 
-    note: ClassVar[str] = "Shares are in percent. Void is left out; a part in neither truth nor prediction counts 0."
+    note: ClassVar[str] = "Of parts, one in neither truth nor prediction counts 0."
 
     name: str = "parts"
     classes: tuple[str, ...] = PARTS
