@@ -206,11 +206,12 @@ def test_another_void_is_as_good() -> None:
     [
         ({"balance": 1.5}, "balance must be between 0 and 1, got 1.5"),
         ({"balance": math.nan}, "balance must be between 0 and 1, got nan"),
+        ({"balance": "batch"}, "balance must be a number, got 'batch'"),
         ({"matching": "greedy"}, "matching must be 'one-to-one' or 'dilation', got 'greedy'"),
     ],
 )
 def test_a_bad_field_of_edges_is_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         EdgeTask(**fields)
 
 

@@ -15,6 +15,7 @@ from inverseform_fast.scenes import geometry
 from inverseform_fast.scenes.street import BICYCLIST, BUILDING, CAR, PEDESTRIAN, SKY, Painter, paint_street
 from inverseform_fast.segmentation.datasets import Sample, Scenes
 from inverseform_fast.segmentation.metrics.edges import thin
+from inverseform_fast.segmentation.tasks import PartsTask
 from inverseform_fast.segmentation.transforms import EvalTransform, TrainTransform
 
 NAMES = ["semantic", "parts", "edges", "saliency", "normals", "depth"]
@@ -117,7 +118,7 @@ def test_depth_is_void_beyond_eighty_metres_and_normals_with_it(samples: list[Sa
 
 def test_parts_are_those_of_the_pedestrians(samples: list[Sample]) -> None:
     assert {bool((sample["parts"] == 255).all()) for sample in samples} == {True, False}
-    heights: list[list[Tensor]] = [[] for _ in geometry.PARTS]
+    heights: list[list[Tensor]] = [[] for _ in PartsTask().classes]
     rows = torch.arange(96.0)[:, None].expand(96, 128)
     for sample in samples:
         parts, known = sample["parts"], sample["semantic"] != 255

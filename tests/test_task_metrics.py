@@ -176,9 +176,9 @@ def test_odsf_is_its_definition(size: tuple[int, int]) -> None:
                 for here, there in ((predicted, true), (true, predicted))
             )
             counts += predicted.sum(), true.sum(), right, found, pairs_by_assignment(predicted, true, tolerance)
-        predicted, true, right, found, pairs = counts
-        f.append(2 * pairs / (predicted + true))
-        bounds.append(2 * right * found / max(right * true + found * predicted, 1))
+        drawn, edges, right, found, pairs = counts
+        f.append(2 * pairs / (drawn + edges))
+        bounds.append(2 * right * found / max(right * edges + found * drawn, 1))
     assert exact.compute()["odsf"] == pytest.approx(max(f))
     assert fast.compute()["odsf_bound"] == pytest.approx(max(bounds))
     assert 0.1 < max(f) < 0.9
@@ -344,7 +344,7 @@ def test_two_halves_merge_and_synchronize_into_the_whole(name: str) -> None:
     first.merge_state(idle)  # of a process without an image
     assert first.compute() == expected != second.compute()
     first.reset()
-    assert all(not state.any() for state in first.metric_state.values())  # type: ignore[union-attr]
+    assert all(not state.any() for state in first.metric_state.values())
 
 
 @every_metric

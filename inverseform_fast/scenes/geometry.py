@@ -13,8 +13,7 @@ from torch import Tensor
 
 from .street import PEDESTRIAN, Painter
 
-PARTS = ["background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg"]
-BACKGROUND, HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(len(PARTS))
+BACKGROUND, HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(7)  # parts of a body
 
 
 class _Surface(NamedTuple):
@@ -61,7 +60,7 @@ def normals(painter: Painter) -> Tensor:
 
 
 def parts(painter: Painter) -> Tensor:
-    """Returns the parts of the pedestrians ``(height, width)`` uint8, indices into ``PARTS``."""
+    """Returns the parts of the pedestrians ``(height, width)`` uint8, ``BACKGROUND`` to ``LOWER_LEG``."""
     surface = _surface(painter)
     shown = surface.material == PEDESTRIAN
     u, v = surface.u.abs(), surface.v / surface.tall

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor, nn
 
 import inverseform_fast as iff
 
-from ...checks import VOID
+from ...checks import VOID, check_choice, check_number
 from ..config import TrainConfig
 from ..metrics import EdgeMetrics
 from ..metrics.edges import Matching
@@ -34,6 +34,7 @@ class EdgeTask(BinaryTask):
             an upper bound.
 
     Raises:
+        TypeError: ``balance`` is no number.
         ValueError: ``balance`` is not between 0 and 1, or ``matching`` is neither of these.
     """
 
@@ -45,9 +46,9 @@ class EdgeTask(BinaryTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.balance is not None and not 0 <= self.balance <= 1:
+        if self.balance is not None and not 0 <= check_number(self.balance, "balance") <= 1:
             raise ValueError(f"balance must be between 0 and 1, got {self.balance}")
-        self.metrics()  # checks the matching
+        check_choice(self.matching, "matching", get_args(Matching))
 
     def loss(self, config: TrainConfig) -> nn.Module:
         return EdgeLoss(self, config)
