@@ -148,6 +148,12 @@ def test_odsf_takes_one_threshold_for_the_whole_data_set() -> None:
     assert metric.compute()["odsf"] == pytest.approx(0.8)
 
 
+def test_a_pixel_is_an_edge_up_to_the_threshold_that_it_equals() -> None:
+    metric = EdgeMetrics(matching="dilation")
+    metric.update(0.5 * line(40), line(40))
+    assert metric.counts[0].bool().tolist() == [True] * 50 + [False] * 49
+
+
 def test_void_hides_both_sides_of_edges() -> None:
     void = line(40, 80)
     void[..., 70:] = VOID
