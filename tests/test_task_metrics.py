@@ -265,6 +265,14 @@ def test_an_angle_that_is_known(degrees: float, within: tuple[float, ...]) -> No
     assert tuple(values[3:]) == within
 
 
+def test_rounding_makes_no_angle_undefined() -> None:
+    normals = torch.nn.functional.normalize(torch.from_numpy(smooth(0, 2, 3, 20, 30)).float(), dim=1)
+    metric = NormalMetrics()
+    metric.update(torch.cat((normals, -normals)), torch.cat((normals, normals)))
+    assert metric.compute()["mean"] == pytest.approx(90, abs=0.05)
+    assert metric.compute()["within_30"] == 0.5
+
+
 def test_errors_of_depth_are_their_definition() -> None:
     target = torch.from_numpy(np.exp(smooth(0, 3, 20, 30)) + 0.5).float()
     prediction = target + 0.3 * torch.from_numpy(smooth(1, 3, 20, 30)).float()
