@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 from training_runs import assert_same_end, run, scalars
 
 from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.evaluation import evaluate_checkpoint, load_model
+from inverseform_fast.segmentation.datasets import Sample, Scenes
+from inverseform_fast.segmentation.evaluation import evaluate, evaluate_checkpoint, load_model
+from inverseform_fast.segmentation.models import SegmentationModel
+from inverseform_fast.segmentation.report import predict_rows
+from inverseform_fast.segmentation.transforms import denormalize
 
 NAMES = ["semantic", "parts", "edges", "saliency", "normals", "depth"]
 WEIGHTS = {"semantic": 1.0, "parts": 2.0, "edges": 50.0, "saliency": 5.0, "normals": 10.0, "depth": 1.0}
@@ -95,3 +102,32 @@ def test_the_run_is_repeated_bit_for_bit(trained: tuple[TrainConfig, dict[str, f
     again = config(tmp_path)
     run(again)
     assert_same_end(trained[0], again)
+
+
+class _Gauge(SegmentationModel):
+    """A model that reads off the image how near things look: k metres away at the data's size, k / s at scale s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        image = inputs["image"]
+        scale = (image.shape[-1] * image.shape[-2] / (48 * 64)) ** 0.5
+        return {"depth": self.one * denormalize(image)[:, :1].float() / scale}
+
+
+class _Brightness(Scenes):
+    """Scenes whose depth is how bright they are, plus 3 metres."""
+
+    def read(self, index: int) -> Sample:
+        image = torch.full_like(super().read(index)["image"], 10 * (1 + index))
+        return {"image": image, "depth": image[0].float() + 3}
+
+
+@pytest.mark.parametrize("size", [None, (48, 64), (24, 32), (96, 128), (50, 60)])
+def test_errors_of_depth_are_in_the_datas_units_at_every_size(size: tuple[int, int] | None) -> None:
+    dataset = _Brightness("val", size=(48, 64), length=3, tasks=["depth"])
+    assert evaluate(_Gauge(), dataset, size=size, batch_size=2)["rmse"] == pytest.approx(3, rel=1e-5)
+    row = predict_rows(dataset, 1, {"gauge": _Gauge()}, dataset.tasks, size)[0]
+    torch.testing.assert_close(row.predictions["gauge"]["depth"], row.targets["depth"] - 3)

@@ -10,7 +10,7 @@ import torch
 from inverseform_fast.segmentation.tasks import SemanticTask, choose_tasks, task_from_dict, task_to_dict
 from inverseform_fast.segmentation.tasks.base import Headline
 
-NAME = "name must be an identifier other than image, boundary, total and the attributes of nn.ModuleDict"
+NAME = "name must be an identifier other than image, scale, boundary, total and the attributes of nn.ModuleDict"
 TASK = SemanticTask(classes=("sky", "road"), colors=((1, 2, 3), (4, 5, 6)), void=7)
 
 

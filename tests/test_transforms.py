@@ -216,10 +216,12 @@ def test_a_flip_negates_the_x_of_normals_and_moves_all_else(geometry: dict[str, 
     assert (flipped["normals"][:, :5] == 9).all()
 
 
-def test_a_resize_divides_depth_by_its_scale_and_no_other_value(geometry: dict[str, Tensor]) -> None:
+def test_a_resize_divides_depth_by_its_scale_in_training_and_no_other_value(geometry: dict[str, Tensor]) -> None:
     half = EvalTransform(KINDS, (15, 20))(geometry)
+    assert half["scale"] == 0.5
+    assert EvalTransform(KINDS)(geometry).keys() == geometry.keys()
     twice = TrainTransform(KINDS, (60, 80), scale=(2, 2), flip=0)(geometry)
-    for resized, scale, columns in ((half, 0.5, torch.arange(1, 40, 2)), (twice, 2, torch.arange(80) // 2)):
+    for resized, scale, columns in ((half, 1, torch.arange(1, 40, 2)), (twice, 2, torch.arange(80) // 2)):
         for name in ("map", "height", "normals"):
             assert torch.equal(resized[name][..., -1, :], geometry[name][..., -1, columns])
         assert torch.equal(resized["depth"][0, -1], geometry["depth"][0, -1, columns] / scale)

@@ -48,6 +48,7 @@ def predict(
 
     Args:
         inputs: batches by name, at least those of ``model.inputs``; ``"image"`` is float32 (N, 3, h, w), normalized.
+            ``"scale"`` (N,), if it is there, says how much larger the images are than the data's, and multiplies depth.
         tasks: the tasks to predict, by name.
         size: height and width (H, W) of the maps.
 
@@ -62,7 +63,12 @@ def predict(
     model.eval()
     predictions = model(model_inputs(model, inputs, device_of(model)))
     model.train(was_training)
-    return {name: task.decode(predictions[name], size) for name, task in tasks.items()}
+    maps = {name: task.decode(predictions[name], size) for name, task in tasks.items()}
+    if "scale" in inputs:  # what is twice as large looks half as far away
+        for name in (name for name, task in tasks.items() if task.kind == "depth"):
+            scale = inputs["scale"].to(maps[name].device)
+            maps[name] = maps[name] * scale.view(-1, *[1] * (maps[name].ndim - 1))
+    return maps
 
 
 def device_of(model: SegmentationModel) -> torch.device:

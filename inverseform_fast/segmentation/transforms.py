@@ -27,7 +27,8 @@ class EvalTransform:
     A sample is what a ``SegmentationDataset`` gives: an image, the targets of ``tasks``, and other inputs, which are
     treated as targets of kind ``"map"`` whose void is 0. The result has the same keys: the image is float32
     (3, height, width), normalized by ImageNet's mean and standard deviation; targets of labels are int64; all else is
-    float32.
+    float32. Depth keeps the data's units; with ``size``, the result also has ``"scale"``, a scalar, which says how
+    much larger the image has become, so that ``evaluation.predict`` gives depth in these units, too.
 
     Raises:
         ValueError: ``size`` is not positive; or an image is not uint8 (3, H, W), or labels are no integers.
@@ -40,7 +41,10 @@ class EvalTransform:
 
     def __call__(self, sample: Sample) -> Sample:
         sample = _plain(sample, self.tasks)
-        return _finish(sample if self.size is None else _resize(sample, self.tasks, self.size), self.tasks)
+        if self.size is not None:
+            scale = torch.tensor(_scale(sample["image"], self.size))
+            sample = _resize(sample, self.size) | {"scale": scale}
+        return _finish(sample, self.tasks)
 
 
 class TrainTransform:
@@ -79,7 +83,11 @@ class TrainTransform:
         sample = _plain(sample, self.tasks)
         factor = torch.empty(()).uniform_(*self.scale).item()
         height, width = (max(1, round(side * factor)) for side in sample["image"].shape[-2:])
-        sample = _resize(sample, self.tasks, (height, width))
+        scale = _scale(sample["image"], (height, width))
+        sample = _resize(sample, (height, width))
+        for name, task in self.tasks.items():
+            if task.kind == "depth":  # an object that is twice as large looks half as far away
+                sample[name] = _unless_void(sample[name], sample[name] / scale, task)
         sample = _crop(sample, self.tasks, self.crop.make_params([sample["image"]]))
         if torch.rand(1) < self.flip:
             sample = _flip(sample, self.tasks)
@@ -105,10 +113,14 @@ def _plain(sample: Sample, tasks: Mapping[str, Task]) -> Sample:
     return {name: value.as_subclass(Tensor) for name, value in sample.items()}
 
 
-def _resize(sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int]) -> Sample:
+def _scale(image: Tensor, size: tuple[int, int]) -> float:
+    """How much larger an image (3, H, W) becomes by a resize to ``size``."""
+    return math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
+
+
+def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
     """Resizes the image bilinearly with antialiasing, all else to the nearest pixel centre, so that nothing shifts."""
     image = sample["image"]
-    scale = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
     precise = image.float() if tuple(size) == (1, 1) else image  # PyTorch 2.11 cannot make one pixel of bytes
     resized = F.resize(precise, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
     result = {"image": resized.round().to(torch.uint8)}
@@ -118,8 +130,6 @@ def _resize(sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int]) ->
             planes = value.reshape(-1, *value.shape[-2:])
             planes = F.resize(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
             result[name] = planes.reshape(*value.shape[:-2], *size)
-            if name in tasks and tasks[name].kind == "depth":  # an object that is twice as large is half as far away
-                result[name] = _unless_void(result[name], result[name] / scale, tasks[name])
     return result
 
 

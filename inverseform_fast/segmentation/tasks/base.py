@@ -15,7 +15,7 @@ from ..config import TrainConfig
 
 Kind = Literal["labels", "depth", "normals", "map"]
 RGB = tuple[int, int, int]  # 0..255
-RESERVED = ("image", "boundary", "total")
+RESERVED = ("image", "scale", "boundary", "total")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Task(ABC):
 
     Attributes:
         name: key of the target in a sample, and of the prediction in what a model returns. It is an identifier other
-            than ``image``, ``boundary``, ``total`` and the attributes of ``nn.ModuleDict``, such as ``train``.
+            than ``image``, ``scale``, ``boundary``, ``total`` and the attributes of ``nn.ModuleDict``, as ``train``.
         void: value of target pixels without a truth. Padding has this value, and losses and metrics must ignore it.
         kind: how augmentation treats a target. Every kind is resized to the nearest pixel; ``"depth"`` is also divided
-            by the scale of a resize, and a flip negates the x of ``"normals"``, which are (3, H, W) with x, to the
-            right, first.
+            by the scale of a resize, because what is twice as large looks half as far away, and a flip negates the x
+            of ``"normals"``, which are (3, H, W) with x, to the right, first.
         channels: how many numbers a model predicts for a pixel.
         short_terms: short names of the loss's terms, for the progress line.
         note: a sentence for the report on how to read the metrics.
