@@ -9,6 +9,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,8 @@ def message(make: Callable[[], object]) -> str:
 def process(rank: int, processes: int, folder: Path) -> None:
     """What every process does: the cases, one after the other. The first one writes what was found."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    store, patience = f"file://{folder}/store", timedelta(minutes=2)  # so that nobody waits for a process that failed
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes, timeout=patience)
     world = dist.group.WORLD
     found: dict[str, Any] = {}
 
