@@ -57,7 +57,7 @@ class WholeBatch(NamedTuple):
 
     def terms(
         self, segmentation: Tensor, boundary: Tensor, inverseform: Tensor, edge: Tensor, dice: Tensor
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The part's share of each term, times the number of parts, so that the parts' mean is the whole batch's term.
 
         Three terms come as means over the part. The boundary's is the part's summand. Dice is that of all processes

@@ -77,7 +77,8 @@ def test_parts_of_a_batch_add_up_to_it_given_its_counts(dtype: torch.dtype) -> N
     target = boundary_map_by_definition(labels, 2)
     counts = torch.stack([(target == kind).sum() for kind in (1, 0)]).double()
     parts = zip(logits.split([1, 2]), labels.split([1, 2]), strict=True)
-    assert_same(logits, sum(boundary_loss(*part, counts=counts) for part in parts), boundary_loss(logits, labels))
+    losses = [boundary_loss(*part, counts=counts) for part in parts]
+    assert_same(logits, torch.stack(losses).sum(), boundary_loss(logits, labels))
 
 
 def test_balanced_means_that_neither_kind_wins_at_the_start() -> None:

@@ -68,9 +68,9 @@ def measured(weights: dict[str, Any], logits: Tensor, labels: Tensor, rounds: in
     samples = in_turns({name: partial(milliseconds, each) for name, each in steps.items()}, rounds)
     found: Json = {"bytes": exchanged}
     for place, clock in enumerate(("ms", "cpu_ms")):
-        each = {name: [sample[place] for sample in taken] for name, taken in samples.items()}
-        each["difference"] = [b - a for a, b in zip(each["without"], each["with"], strict=True)]
-        found[clock] = {name: spread(taken)._asdict() for name, taken in each.items()}
+        times = {name: [sample[place] for sample in taken] for name, taken in samples.items()}
+        times["difference"] = [b - a for a, b in zip(times["without"], times["with"], strict=True)]
+        found[clock] = {name: spread(taken)._asdict() for name, taken in times.items()}
     return found
 
 
