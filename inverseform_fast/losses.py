@@ -29,7 +29,8 @@ class InverseFormLoss(WithFrozenNet):
     target has no boundary are left out.
 
     The network is no part of ``parameters()`` or ``state_dict()``, so optimisers, checkpoints and DDP do not see it; it
-    follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast.
+    follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast. On several processes
+    the mean is each one's own; :class:`BoundaryAwareLoss` has that of all.
 
     Args:
         net: ``"compact"`` or ``"predictions"`` (the package's own), a path to a weight file, or an
@@ -272,7 +273,8 @@ class BoundaryAwareLoss(nn.Module):
         """
         checks.check_micro_batches(micro_batches)
         self._check_parts_add_up()
-        own = torch.stack([self._count(labels, self._boundary_map(labels)) for labels in micro_batches]).sum(0)
+        with in_full_precision(micro_batches[0]):
+            own = torch.stack([self._count(labels, self._boundary_map(labels)) for labels in micro_batches]).sum(0)
         return Part(own, self.process_group).sum()
 
     def forward(
@@ -344,6 +346,7 @@ class BoundaryAwareLoss(nn.Module):
         positives, negatives = positive.sum(), negative.sum()
         edge, other = positives, negatives
         if self.class_weights is not None:
+            checks.check_same_device("class_weights", self.class_weights, "labels", labels)
             weights = self.class_weights[labels.long().clamp(0, len(self.class_weights) - 1)]
             edge, other = (torch.where(kind, weights, 0).sum(dtype=torch.float64) for kind in (positive, negative))
         one = torch.ones_like(positives)

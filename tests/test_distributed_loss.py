@@ -86,7 +86,7 @@ CASES = {
 }
 
 
-ACCUMULATED = Case(options={"dice": 0}, has_head=True)
+ACCUMULATED, MICRO_BATCHES = Case(has_head=True), 2
 
 
 class Model(nn.Module):
@@ -136,7 +136,7 @@ def in_one_process(case: Case) -> dict[str, Tensor]:
 
 
 def accumulated(
-    model: nn.Module, criterion: iff.BoundaryAwareLoss, case: Case, micro_batches: list[tuple[Tensor, Tensor]]
+    model: nn.Module, criterion: iff.BoundaryAwareLoss, micro_batches: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
     """The mean of the micro-batches' terms, and the gradients that they leave together."""
 
@@ -148,6 +148,30 @@ def accumulated(
             every.append(criterion(logits, labels, boundary, counts=counts))
             (every[-1].total / len(micro_batches)).backward()
         return LossTerms(*(torch.stack(term).mean(0) for term in zip(*every, strict=True)))
+
+    return terms_and_gradients(model, step)
+
+
+def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tensor]]]:
+    """The micro-batches of each process, of which some are empty."""
+    parts = zip(images(case).split(SPLITS[processes]), case.labels().split(SPLITS[processes]), strict=True)
+    return [
+        list(zip(x.tensor_split(MICRO_BATCHES), labels.tensor_split(MICRO_BATCHES), strict=True)) for x, labels in parts
+    ]
+
+
+def with_dice_of_micro_batches(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The terms of the whole batch in one process, but for Dice, which is the mean of the micro-batches'."""
+    model, criterion = Model(case), case.criterion(None)
+    criterion.dice = 0.0
+
+    def step() -> LossTerms:
+        logits, boundary = model(images(case))
+        terms = criterion(logits, case.labels(), boundary)
+        dice = torch.stack([iff.functional.dice_loss(model(x)[0], labels) for x, labels in micro_batches]).mean()
+        terms = terms._replace(dice=dice, total=terms.total + dice)
+        terms.total.backward()
+        return terms
 
     return terms_and_gradients(model, step)
 
@@ -179,7 +203,7 @@ def process(rank: int, processes: int, folder: Path) -> None:
     store, patience = f"file://{folder}/store", timedelta(minutes=2)  # so that nobody waits for a process that failed
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes, timeout=patience)
     world = dist.group.WORLD
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"processes": processes}
 
     def part(case: Case) -> tuple[Tensor, Tensor]:
         return images(case).split(SPLITS[processes])[rank], case.labels().split(SPLITS[processes])[rank]
@@ -192,9 +216,8 @@ def process(rank: int, processes: int, folder: Path) -> None:
 
     case = ACCUMULATED
     x, labels = part(case)
-    micro_batches = list(zip(x.tensor_split(2), labels.tensor_split(2), strict=True))
     model = DistributedDataParallel(Model(case))
-    found["accumulated"] = averaged(accumulated(model, case.criterion(world), case, micro_batches))
+    found["accumulated"] = averaged(accumulated(model, case.criterion(world), micro_batches_of(case, processes)[rank]))
 
     criterion = CASES["headless"].criterion(world)
     logits = torch.randn(len(x), CLASSES, 16, 24)
@@ -235,7 +258,10 @@ def test_terms_and_gradients_are_those_of_one_process(found: dict[str, Any], nam
 
 
 def test_micro_batches_on_several_processes_are_the_whole_batch(found: dict[str, Any]) -> None:
-    expected = in_one_process(ACCUMULATED)
+    every = zip(*micro_batches_of(ACCUMULATED, found["processes"]), strict=True)  # each one's on all processes
+    expected = with_dice_of_micro_batches(
+        ACCUMULATED, [(torch.cat([x for x, _ in each]), torch.cat([labels for _, labels in each])) for each in every]
+    )
     torch.testing.assert_close(found["accumulated"], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -278,19 +304,10 @@ def test_each_process_alone_would_be_another_loss() -> None:
 @pytest.mark.parametrize("sizes", [[1] * IMAGES, [4, 2], [IMAGES]], ids=str)
 @pytest.mark.parametrize("name", ["headless", "class weights, head", "one class on the first", "no boundary", "void"])
 def test_micro_batches_are_the_whole_batch_but_for_dice(name: str, sizes: list[int]) -> None:
-    case = replace(CASES[name], options={**CASES[name].options, "dice": 0})
+    case = CASES[name]
     micro_batches = list(zip(images(case).split(sizes), case.labels().split(sizes), strict=True))
-    found = accumulated(Model(case), case.criterion(None), case, micro_batches)
-    torch.testing.assert_close(found, in_one_process(case), rtol=1e-5, atol=1e-6)
-
-
-def test_dice_is_the_mean_of_the_micro_batches() -> None:
-    logits, labels = torch.randn(IMAGES, CLASSES, 16, 24), random_labels()
-    criterion = iff.BoundaryAwareLoss()
-    parts = list(zip(logits.split(2), labels.split(2), strict=True))
-    counts = criterion.count(labels.split(2))
-    for part in parts:
-        assert criterion(*part, counts=counts).dice == iff.functional.dice_loss(*part)
+    found = accumulated(Model(case), case.criterion(None), micro_batches)
+    torch.testing.assert_close(found, with_dice_of_micro_batches(case, micro_batches), rtol=1e-5, atol=1e-6)
 
 
 def test_counts_without_inverseform_do_not_pass_for_counts_with_it() -> None:
