@@ -29,8 +29,7 @@ class InverseFormLoss(WithFrozenNet):
     target has no boundary are left out.
 
     The network is no part of ``parameters()`` or ``state_dict()``, so optimisers, checkpoints and DDP do not see it; it
-    follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast. On several processes
-    the mean is each one's own; :class:`BoundaryAwareLoss` has that of all.
+    follows ``.to()``, but stays in float32 or wider: the loss computes in float32 under autocast.
 
     Args:
         net: ``"compact"`` or ``"predictions"`` (the package's own), a path to a weight file, or an
@@ -184,10 +183,9 @@ class BoundaryAwareLoss(nn.Module):
         dice: weight of the Dice loss.
         process_group: the processes that share a batch, usually ``torch.distributed.group.WORLD``, once
             ``init_process_group`` has been called. Balances, counts and means are then of the whole batch: the *mean
-            over the processes* of every term is the term of the whole batch in one process, and so are the gradients
-            that ``DistributedDataParallel`` averages, to rounding. Each call adds up a few numbers over the group
-            (``8 (6 + 3 C)`` bytes in one all-reduce) while it computes the cross-entropies, so all processes must call
-            equally often. The criterion keeps the group's name, by which copies and pickles find it.
+            over the processes* of every term, and the gradients that ``DistributedDataParallel`` averages, are those
+            of one process with the whole batch, to rounding. Each call is one small all-reduce, so all processes must
+            call equally often. The criterion keeps the group's name, by which copies and pickles find it.
 
     Raises:
         TypeError, ValueError: an option is not one of these, or this process is not in the group.
@@ -304,7 +302,7 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         is_part = self.process_group is not None or counts is not None
-        whole = balance = dice_sums = None
+        balance = dice_sums = None
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
             if self.edge or self.gamma or is_part:
@@ -328,7 +326,7 @@ class BoundaryAwareLoss(nn.Module):
             if self.gamma and boundary_logits is not None:
                 inverseform = self.inverseform(boundary_logits, target[:, None])
             terms = segmentation, boundary, inverseform, edge, dice
-            if whole is not None:
+            if is_part:
                 segmentation, boundary, inverseform, edge, dice = terms = whole.terms(*terms)
             total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
         return LossTerms(total, *terms)
