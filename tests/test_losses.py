@@ -177,6 +177,7 @@ def test_reductions_leave_out_tiles_without_a_boundary() -> None:
     assert none[3] == 0
     assert (none[:3] > 0).all()
     torch.testing.assert_close(total, none.sum())
+    assert iff.InverseFormLoss(resize=(224, 448)).tiles_with_boundary(target) == 3
     torch.testing.assert_close(mean, none[:3].mean())
 
 
