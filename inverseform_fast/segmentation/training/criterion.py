@@ -22,7 +22,7 @@ class Criterion(nn.Module):
     def __init__(self, config: TrainConfig, tasks: Mapping[str, Task]) -> None:
         super().__init__()
         self.weights = {name: config.tasks.get(name, 1.0) for name in tasks}
-        plain = dataclasses.replace(config, loss="ce")
+        plain = dataclasses.replace(config, loss="ce", gamma=0.0)
         self.stage_losses = nn.ModuleDict({name: task.loss(plain) for name, task in tasks.items()})
         self.losses = nn.ModuleDict({name: task.loss(config) for name, task in tasks.items()})
 
