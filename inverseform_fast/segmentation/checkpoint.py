@@ -15,7 +15,11 @@ CHECKPOINT = "last.pt"
 _FORMAT = 3
 _READ = (2, 3)  # format 1 held class names in place of tasks
 _SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
-_YOUNGER = {"align_labels": False, "align_start": None}  # options that came without a new format
+_YOUNGER: dict[str, Any] = {
+    "align_labels": False,
+    "align_start": None,
+    "model_options": {},
+}  # options that came without a new format
 
 
 @dataclass

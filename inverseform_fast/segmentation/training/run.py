@@ -161,6 +161,7 @@ class _Run:
             self.tasks,
             boundary_head=config.boundary_head,
             pretrained=config.pretrained,
+            **config.model_options,
         ).to(self.device)
         self.criterion = criterion(config, self.tasks).to(self.device)
         self.aligner = TargetAligner(config, self.tasks).to(self.device)

@@ -1,0 +1,115 @@
+"""The multi-task hosts train by the package's trainer: all stages are supervised, auxiliary tasks are not scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stand_ins import Values, values
+from torch import Tensor
+from training_runs import run, scalars, tiny_config
+
+from inverseform_fast.segmentation.checkpoint import load_checkpoint
+from inverseform_fast.segmentation.datasets import DATASETS, Sample, Scenes
+from inverseform_fast.segmentation.evaluation import evaluate_checkpoint
+from inverseform_fast.segmentation.models import build_model
+from inverseform_fast.segmentation.tasks import TASKS
+from inverseform_fast.segmentation.training.criterion import Criterion
+
+SMALL = "hrnet_w18_small_v2"
+
+
+class BrightScenes(Scenes):
+    """Scenes with a second task: how bright each pixel is."""
+
+    def __init__(self, split: str, size: tuple[int, int], length: int) -> None:
+        super().__init__(split, size=size, length=length)
+        self.tasks = {**self.tasks, "brightness": Values(name="brightness")}
+
+    def read(self, index: int) -> Sample:
+        sample = super().read(index)
+        return sample | {"brightness": sample["image"].as_subclass(Tensor).float().mean(0, keepdim=True) / 256}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "bright-scenes", BrightScenes)
+    monkeypatch.setitem(TASKS, "values", Values)
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "stages"),
+    [
+        ("hrnet", SMALL, []),
+        ("pad_net", SMALL, ["semantic/initial"]),
+        (
+            "mti_net",
+            SMALL,
+            [
+                "semantic/initial",
+                *(f"{task}/initial_stride{s}" for task in ("semantic", "brightness") for s in (8, 16, 32)),
+            ],
+        ),
+    ],
+)
+def test_hosts_train_with_inverseform_and_score_main_tasks(
+    model: str, backbone: str, stages: list[str], tmp_path: Path, net: str
+) -> None:
+    options: dict[str, Any] = {"auxiliary": ["brightness"]} if stages else {}
+    config = tiny_config(
+        tmp_path, net, data="bright-scenes", model=model, backbone=backbone, model_options=options, steps=2,
+        log_every=1, tasks={"semantic": 1.0, "brightness": 0.5},
+    )  # fmt: skip
+    metrics = run(config)
+    assert ("brightness/mae" in metrics) == (not stages)
+    assert 0 <= metrics["miou"] <= 1
+    logs = scalars(config)
+    supervised = ["semantic", "brightness", *stages]
+    assert {tag for tag in logs if tag.endswith("/total") and tag != "loss/total"} == {
+        f"loss/{key}/total" for key in supervised
+    }
+    assert logs["loss/semantic/inverseform"][2] > 0
+    totals = [(0.5 if key.startswith("brightness") else 1.0) * logs[f"loss/{key}/total"][2] for key in supervised]
+    assert logs["loss/total"][2] == pytest.approx(sum(totals), rel=1e-5)
+    again = evaluate_checkpoint(load_checkpoint(Path(config.out)), device="cpu")
+    del metrics["seconds_per_step"]
+    assert again == pytest.approx(metrics)
+    assert json.loads((Path(config.out) / "config.json").read_text())["model_options"] == options
+
+
+def test_a_stage_costs_what_its_task_does_without_boundary_terms(net: str) -> None:
+    config = tiny_config(Path(), net, tasks={"semantic": 2.0})
+    tasks = {"semantic": Scenes("train", size=(48, 64), length=1).tasks["semantic"]}
+    labels = Scenes("train", size=(48, 64), length=1)[0]["semantic"].as_subclass(Tensor)[None].long()
+    final, early = torch.randn(2, 1, 11, 12, 16)
+    alone = Criterion(config, tasks)({"semantic": final}, {"semantic": labels}, 0)
+    staged = Criterion(config, tasks)({"semantic": final, "semantic/early": early}, {"semantic": labels}, 0)
+    plain = Criterion(dataclasses.replace(config, loss="ce"), tasks)({"semantic": early}, {"semantic": labels}, 0)
+    assert alone["semantic/inverseform"] > 0
+    assert {name: staged[name] for name in alone if name != "total"} == {n: x for n, x in alone.items() if n != "total"}
+    assert staged["semantic/early/total"] == plain["semantic/total"] == plain["semantic/segmentation"]
+    torch.testing.assert_close(staged["total"], alone["total"] + plain["total"])
+
+
+def test_only_tasks_with_a_target_have_a_loss() -> None:
+    tasks = values(first=1, second=1)
+    criterion = Criterion(tiny_config(Path(), "compact"), tasks)
+    terms = criterion({"first": torch.zeros(1, 1, 4, 4)}, {"first": torch.ones(1, 1, 4, 4)}, 0)
+    assert terms == {"total": torch.tensor(1.0), "first/total": torch.tensor(1.0)}
+
+
+def test_the_batch_may_be_trained_in_one_step_of_the_optimizer() -> None:
+    model = build_model("hrnet", SMALL, values(first=1), boundary_head=False)
+    target = {"first": torch.ones(2, 1, 8, 8)}
+
+    def predict() -> dict[str, Tensor]:
+        return model({"image": torch.randn(2, 3, 32, 32)})
+
+    [terms] = model.losses(predict, lambda predictions, targets: {**predictions, **targets}, target, 0.5)
+    assert terms["first"] is target["first"]
+    assert model.lr_scales() == {}
+    assert not model.takes_turns
