@@ -115,7 +115,7 @@ class _Computes(Metric):
 )
 def test_a_metric_that_is_no_dict_of_scalars_is_named(results: list[Any], message: str) -> None:
     class Computing(SemanticTask):
-        def metrics(self) -> Metric:  # type: ignore[override]
+        def metrics(self) -> Metric:
             return _Computes(results["ab".index(self.name)])
 
     class Twice(Scenes):

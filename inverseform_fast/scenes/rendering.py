@@ -128,8 +128,7 @@ def render(painter: Painter, generator: torch.Generator) -> Tensor:
     planes = textures.index_select(1, index).view(-1, height, width)  # several times faster than indexing
     x, y, per_unit, a, b, c, k1, phase1, over1, k2, phase2, over2, contrast, rough = planes[3:].unbind()
     # How far across, up and away each pixel is on the plane that it shows, in metres.
-    u = (painter.x * painter.cos + painter.y * painter.sin - x) * per_unit
-    v = (y + painter.x * painter.sin - painter.y * painter.cos) * per_unit
+    u, v = painter.coordinates(x, y, per_unit)
     metre = (a + b * u.abs() + c * v.abs()).clamp_(min=1e-3)
     u, v, away = u / metre, v / metre, painter.focal / metre
     first, second = torch.where(b > 0, away, u), torch.where(c > 0, away, v)

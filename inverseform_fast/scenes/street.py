@@ -24,12 +24,14 @@ _DEPTHS = [55.0, 32.0, 20.0, 12.5, 8.0, 5.0]  # metres from the camera; they bou
 
 
 class Layer(NamedTuple):
-    """One painted thing: its material, and the plane that it lies in, which its texture needs."""
+    """One painted thing: its material, the plane that it lies in, and what else its geometry needs."""
 
     material: int
     origin: tuple[float, float]  # (x, y) on the image, upright for the camera
     scale: float  # image heights per unit of u and v, the coordinates around the origin
     plane: tuple[float, float, float]  # (a, b, c): a metre at (u, v) spans a + b |u| + c |v| units
+    near: float = 0.0  # metres: where its plane comes nearer, it faces the camera at this depth instead
+    body: tuple[float, float] = (0.0, 0.0)  # height and half the width of a pedestrian, in metres
 
 
 _UPRIGHT = (1.0, 0.0, 0.0)
@@ -75,7 +77,7 @@ class Painter:
         self.bend = 0.05 * self.uniform(-1, 1) ** 3  # curvature of the road
         self.density = self.uniform(0, 1)  # how crowded the street is
         self.layer = torch.zeros((height, width), dtype=torch.uint8, device=draws.device)
-        self.layers = [Layer(SKY, (0.0, self.horizon), 1.0, _UPRIGHT)]
+        self.layers = [Layer(SKY, (0.0, self.horizon), 1.0, _UPRIGHT, near=math.inf)]
 
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * next(self._draws)
@@ -113,10 +115,24 @@ class Painter:
         x = self.vanish + self.bend / (scale * self.eye + 0.03) + scale * lateral
         return self.window(x, self.horizon + scale * self.eye, scale, -reach, reach, 0, height)
 
-    def paint(self, box: _Window, mask: Tensor, material: int, plane: tuple[float, float, float] = _UPRIGHT) -> None:
+    def paint(
+        self,
+        box: _Window,
+        mask: Tensor,
+        material: int,
+        plane: tuple[float, float, float] = _UPRIGHT,
+        near: float = 0.0,
+        body: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         """Paint ``mask (h, w)``, the pixels of ``box`` that the thing covers, over what was there."""
         self.layer[box.rows, box.cols].masked_fill_(mask, len(self.layers))
-        self.layers.append(Layer(material, box.origin, box.scale, plane))
+        self.layers.append(Layer(material, box.origin, box.scale, plane, near, body))
+
+    def coordinates(self, x: Tensor, y: Tensor, per_unit: Tensor) -> tuple[Tensor, Tensor]:
+        """How far right of and above the point (x, y) of the image each pixel lies, in units of ``1 / per_unit``."""
+        u = (self.x * self.cos + self.y * self.sin - x) * per_unit
+        v = (y + self.x * self.sin - self.y * self.cos) * per_unit
+        return u, v
 
     def labels(self) -> Tensor:
         """Returns the class ids ``(height, width)`` uint8."""
@@ -133,13 +149,13 @@ def _ripples(p: Painter, t: Tensor, size: float, frequencies: tuple[float, ...])
 
 
 def _backdrop(p: Painter) -> None:
-    """Paint distant skylines of trees and of roofs."""
+    """Paint skylines of trees and of roofs; they are so distant that they have no depth, as the sky."""
     box = p.everywhere(0, p.horizon)
     if p.chance(0.6):
-        p.paint(box, box.v < p.uniform(-0.02, 0.14) + _ripples(p, box.u, 0.02, (9, 21, 46)), TREE)
+        p.paint(box, box.v < p.uniform(-0.02, 0.14) + _ripples(p, box.u, 0.02, (9, 21, 46)), TREE, near=math.inf)
     if p.chance(0.4):
         block = torch.floor(box.u * p.uniform(6, 16) + p.uniform(0, 9))
-        p.paint(box, box.v < p.uniform(0.02, 0.25) * torch.sin(block * 12.9).abs_(), BUILDING)
+        p.paint(box, box.v < p.uniform(0.02, 0.25) * torch.sin(block * 12.9).abs_(), BUILDING, near=math.inf)
 
 
 def _street(p: Painter) -> tuple[float, float]:
@@ -189,7 +205,7 @@ def _wall(p: Painter, lateral: float, near: float, far: float, height: float, de
     along = box.u / lateral
     scale = along.clamp(max=last)
     mask = (along > first) & (along < end) & (box.v < scale * above) & (box.v > scale * -p.eye)
-    p.paint(box, mask, material, (0.0, 1 / abs(lateral), 0.0))
+    p.paint(box, mask, material, (0.0, 1 / abs(lateral), 0.0), near)
 
 
 def _tree(p: Painter, near: float, far: float, street: float) -> None:
@@ -240,7 +256,7 @@ def _pedestrian(p: Painter, near: float, far: float, half: float, street: float)
     body = (u / wide).square_() + ((v - 0.44) / 0.44).square_() < 1
     stride = p.uniform(0, 0.35)
     head = u.square() + ((v - 0.92) * tall).square_() < 0.13**2
-    p.paint(box, head | (body & (u > stride * (0.42 - v))), PEDESTRIAN)
+    p.paint(box, head | (body & (u > stride * (0.42 - v))), PEDESTRIAN, body=(tall, wide))
 
 
 def _bicyclist(p: Painter, near: float, far: float, half: float) -> None:

@@ -10,9 +10,22 @@ from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from .boundary import BoundaryMetrics
+from .edges import EdgeMetrics
+from .geometry import DepthMetrics, NormalMetrics
+from .multitask import delta_m
 from .regions import RegionMetrics
+from .saliency import SaliencyMetrics
 
-__all__ = ["BoundaryMetrics", "RegionMetrics", "SegmentationMetrics"]
+__all__ = [
+    "BoundaryMetrics",
+    "DepthMetrics",
+    "EdgeMetrics",
+    "NormalMetrics",
+    "RegionMetrics",
+    "SaliencyMetrics",
+    "SegmentationMetrics",
+    "delta_m",
+]
 
 
 class SegmentationMetrics(WrapperMetric):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,12 +16,22 @@ from .checks import checked_labels
 
 
 class RegionMetrics(Metric):
-    """Accumulates the overlap of regions over a data set; ``SegmentationMetrics`` explains arguments and names."""
+    """Accumulates the overlap of regions over a data set; ``SegmentationMetrics`` explains arguments and names.
+
+    Args:
+        absent: the IoU of a class that is in neither truth nor prediction; NaN leaves it out of the mean.
+    """
 
     full_state_update = False
     confusion: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        absent: float = math.nan,
+    ) -> None:
         super().__init__(compute_with_cache=False)  # torchmetrics' cache would outlive a merge
         self.num_classes, self.ignore_index = (
             check_whole(num_classes, "num_classes", 1),
@@ -33,6 +44,7 @@ class RegionMetrics(Metric):
             raise ValueError(f"class_names must differ, got {shown(twice[0])} more than once")
         if len(self.class_names) != num_classes:
             raise ValueError(f"class_names must name {num_classes} classes, got {len(self.class_names)}")
+        self.absent = absent
         confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
 
@@ -48,6 +60,7 @@ class RegionMetrics(Metric):
         """Returns ``miou``, ``pixel_accuracy`` and ``iou/{name}`` for each class; NaN for one that nothing defines."""
         confusion = self.confusion.cpu()
         right = confusion.diagonal().double()
-        iou = right / (confusion.sum(0) + confusion.sum(1) - right)  # 0/0 = NaN for an absent class
+        union = confusion.sum(0) + confusion.sum(1) - right
+        iou = torch.where(union > 0, right / union, self.absent if confusion.any() else math.nan)
         metrics = {"miou": float(iou.nanmean()), "pixel_accuracy": float(right.sum() / confusion.sum())}
         return metrics | {f"iou/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)}

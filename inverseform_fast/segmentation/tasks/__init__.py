@@ -6,12 +6,22 @@ import dataclasses
 from typing import Any
 
 from .base import RGB, Headline, Task, choose_tasks, metric_prefixes
+from .depth import DepthTask
+from .edges import EdgeTask
+from .normals import NormalsTask
+from .parts import PartsTask
+from .saliency import SaliencyTask
 from .semantic import SemanticTask
 
 __all__ = [
     "RGB",
     "TASKS",
+    "DepthTask",
+    "EdgeTask",
     "Headline",
+    "NormalsTask",
+    "PartsTask",
+    "SaliencyTask",
     "SemanticTask",
     "Task",
     "choose_tasks",
@@ -20,7 +30,14 @@ __all__ = [
     "task_to_dict",
 ]
 
-TASKS: dict[str, type[Task]] = {"semantic": SemanticTask}
+TASKS: dict[str, type[Task]] = {
+    "semantic": SemanticTask,
+    "parts": PartsTask,
+    "edges": EdgeTask,
+    "saliency": SaliencyTask,
+    "normals": NormalsTask,
+    "depth": DepthTask,
+}
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 import inverseform_fast as iff
 
@@ -76,7 +77,7 @@ class SemanticTask(Task):
         """Upsamples logits (N, C, h, w) bilinearly to ``size``; returns their argmax, class ids (N, H, W) int64."""
         return F.interpolate(prediction.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
 
-    def metrics(self) -> SegmentationMetrics:
+    def metrics(self) -> Metric:
         return SegmentationMetrics(self.channels, self.void, class_names=self.classes)
 
     def draw(self, values: Tensor) -> Tensor:
