@@ -15,7 +15,14 @@ CHECKPOINT = "last.pt"
 _FORMAT = 3
 _READ = (2, 3)  # format 1 held class names in place of tasks
 _SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
-_YOUNGER = {"align_labels": False, "align_start": None}  # options that came without a new format
+_YOUNGER = {  # options that came without a new format, as they were before
+    "align_labels": False,
+    "align_start": None,
+    "accumulate": 1,
+    "sync_bn": True,
+    "shard": False,
+    "timeout": 40,
+}
 
 
 @dataclass

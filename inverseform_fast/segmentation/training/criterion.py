@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,32 @@ class Criterion(nn.Module):
         self.weights = {name: config.tasks.get(name, 1.0) for name in tasks}
         self.losses = nn.ModuleDict({name: task.loss(config) for name, task in tasks.items()})
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def count(self, parts: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, Tensor]:
+        """What losses must know of all targets of a step whose batch is taken in parts, by task.
+
+        A task's loss that needs to know it has such a method, too, and takes the result as the argument ``counts``.
+
+        Args:
+            parts: the targets of each part, as ``forward`` takes them.
+            step: number of steps taken before this one.
+        """
+        counters = {name: getattr(loss, "count", None) for name, loss in self.losses.items()}
+        return {name: count(parts, step) for name, count in counters.items() if count}
+
+    def forward(
+        self,
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        step: int,
+        counts: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Computes the total and its terms.
 
         Args:
             predictions: what the model returns, floats (N, C, h, w) by name.
             targets: batches of maps by task, (N, H, W) or (N, C, H, W).
             step: number of steps taken before this one.
+            counts: what ``count`` returned, if the batch is a part of the step's.
 
         Returns:
             Scalars: ``"total"``, which is minimized, and every term of every task's loss as ``"task/term"``.
@@ -37,7 +56,8 @@ class Criterion(nn.Module):
             raise ValueError(f"the model must predict {', '.join(missing)}, got {', '.join(predictions)}")
         terms: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
-            own = loss(predictions, targets, step)
+            known = {"counts": counts[name]} if counts and name in counts else {}
+            own = loss(predictions, targets, step, **known)
             if "total" not in own:
                 raise ValueError(f"the loss of the task {name} must have the term 'total', got {', '.join(own)}")
             terms |= {f"{name}/{term}": value for term, value in own.items()}
