@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -165,6 +166,8 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
         store.wait([f"joined {each}" for each in range(size)], _MEETING)
         backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+        # Its destructor can wait for a thread that waits for Python, which it holds itself: the group lives for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         signal.signal(signal.SIGTERM, _interrupt)  # which torchrun sends when another process has failed
         with processes.watched(timeout):
             yield processes
@@ -180,11 +183,12 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _device_of_process(name: str | None) -> torch.device:
-    device = choose_device(name)
-    if device.type != "cuda":
-        return device
-    if name is not None and torch.device(name).index is not None:
-        raise ValueError(f"device must be cuda without a number on several processes, got {name!r}")
-    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    torch.cuda.set_device(device)
+    """Returns the GPU of this process's own number, or what is asked for if that is no GPU."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:"):
+        raise ValueError(f"device must be cuda without a number in a run that torchrun started, got {name!r}")
+    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device

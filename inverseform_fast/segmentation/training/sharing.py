@@ -47,8 +47,8 @@ def share_model(model: SegmentationModel, config: TrainConfig, processes: Proces
         for block in (*_blocks(model), model):
             fully_shard(block, mesh=mesh)
         return model.to(device)
-    # A loss need not use every head of a model.
-    return DistributedDataParallel(model.to(device), find_unused_parameters=True)
+    unused_head = config.boundary_head and (config.loss == "ce" or config.beta == 0)
+    return DistributedDataParallel(model.to(device), find_unused_parameters=unused_head)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
