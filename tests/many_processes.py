@@ -52,8 +52,7 @@ def launch(count: int, work: Callable[..., object], *arguments: Any, logs: Path)
 
 def _run(variables: dict[str, str], log: Path, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     os.environ.update(variables)
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 2)
-        sys.stderr = file
-        with one_line():
-            work(*arguments)
+    sys.stderr = log.open("w", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)
+    with one_line():
+        work(*arguments)

@@ -118,13 +118,14 @@ class Processes:
                 raise
             names = " and ".join(map(str, missing))
             raise ConnectionError(
-                f"process {names} of 0 to {self.size - 1} ended, was killed (out of memory?), or did nothing for "
-                f"{timeout} s (--timeout)"
+                f"process {names} of {self.size} (counted from 0) ended, was killed (out of memory?), or did nothing "
+                f"for {timeout} s (--timeout)"
             ) from error
 
     def _missing(self) -> list[int]:
         """Calls the roll; returns the processes that do not answer."""
         assert self.store is not None
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would end this process, which is ending
         self.store.set(f"alive {self.rank}", "")
         time.sleep(_ROLL_CALL)
         return [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
