@@ -27,11 +27,14 @@ class Ended(NamedTuple):
     error: str
 
 
-def launch(count: int, work: Callable[..., object], *arguments: Any, logs: Path) -> list[Ended]:
-    """Calls ``work(*arguments)`` in each of ``count`` processes; ends all of them when one fails, as torchrun does."""
+def launch(count: int, work: Callable[..., object], *arguments: Any, logs: Path, attempt: int = 0) -> list[Ended]:
+    """Calls ``work(*arguments)`` in each of ``count`` processes; ends all of them when one fails, as torchrun does.
+
+    ``attempt`` is the number of restarts before, and ``logs`` a folder.
+    """
     agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": agent.port, "TORCHELASTIC_RUN_ID": "test"}
-    common |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": attempt}
     logs.mkdir(parents=True, exist_ok=True)
     processes = []
     for rank in range(count):

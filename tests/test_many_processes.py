@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +25,11 @@ from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Sample, Scenes
-from inverseform_fast.segmentation.models import MODELS, SegmentationModel
+from inverseform_fast.segmentation.evaluation import evaluate
+from inverseform_fast.segmentation.models import MODELS, SegmentationModel, build_model
 from inverseform_fast.segmentation.models.heads import Heads
+from inverseform_fast.segmentation.processes import joined
+from inverseform_fast.segmentation.training.sampling import StepBatches
 
 COUNT = 6  # images
 
@@ -53,13 +59,7 @@ class Plain(SegmentationModel):
         return self.heads(F.dropout(self.layer(inputs["image"]).relu(), 0.3, self.training), inputs["image"])
 
 
-def first_order() -> list[int]:
-    from inverseform_fast.segmentation.training.sampling import StepBatches
-
-    return [index for index, _ in next(iter(StepBatches(COUNT, TrainConfig(batch_size=COUNT))))]
-
-
-FIRST_ORDER = first_order()
+FIRST_ORDER = [index for index, _ in next(iter(StepBatches(COUNT, TrainConfig(batch_size=COUNT))))]
 
 
 def learn(config: TrainConfig, stop: int | None = None, **options: Any) -> dict[str, float]:
@@ -98,11 +98,11 @@ def succeed(count: int, config: TrainConfig) -> None:
     assert [process.code for process in ended] == [0] * count, ended
 
 
-def assert_equal_to_rounding(first: TrainConfig, second: TrainConfig) -> None:
-    """Asserts that weights, momenta and metrics of both runs are the same but for the order of sums."""
+def assert_equal_to_rounding(first: TrainConfig, second: TrainConfig, atol: float = 1e-5) -> None:
+    """Asserts that weights and momenta of both runs are the same but for the order of sums."""
     ends = [load_checkpoint(Path(config.out)) for config in (first, second)]
     assert [end.step for end in ends] == [first.steps] * 2
-    torch.testing.assert_close(ends[0].model, ends[1].model, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ends[0].model, ends[1].model, rtol=1e-4, atol=atol)
     torch.testing.assert_close(ends[0].optimizer["state"], ends[1].optimizer["state"], rtol=1e-3, atol=1e-3)
 
 
@@ -156,7 +156,8 @@ def test_a_sharded_model_trains_and_resumes_as_a_whole_one(config: TrainConfig, 
     ended = launch(3, _resume, sharded, 1, logs=Path(f"{config.out}.logs"))
     assert load_checkpoint(Path(sharded.out)).step == 2, ended
     _resume(dataclasses.replace(sharded, shard=False))
-    assert_equal_to_rounding(config, sharded)
+    # AdamW makes much of tiny gradients: a step is 2e-3, however small the gradient is.
+    assert_equal_to_rounding(config, sharded, atol=1e-4 if optimizer == "adamw" else 1e-5)
 
 
 def test_one_process_cannot_shard(config: TrainConfig) -> None:
@@ -217,6 +218,68 @@ def test_a_process_that_fails_ends_the_run_with_one_message(config: TrainConfig,
     assert only(ended) == f"{message}\n"
     assert time.monotonic() - started < 60
     assert load_checkpoint(Path(config.out)).step == 1
+
+
+_KILLED_ONCE = """
+import os, signal, sys
+from test_many_processes import Plain, learn
+from inverseform_fast.segmentation.config import TrainConfig
+
+steps = 0
+def forward(self, inputs):
+    global steps
+    steps += self.training
+    if steps == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, inputs)
+
+plain, Plain.forward = Plain.forward, forward
+learn(TrainConfig.from_file(sys.argv[1]))
+print("steps of this process:", steps)
+"""
+
+
+def test_torchrun_goes_on_from_the_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, model="plain")
+    learn(config)
+    killed = elsewhere(config)
+    script, options = tmp_path / "script.py", tmp_path / "options.json"
+    script.write_text(_KILLED_ONCE)
+    options.write_text(json.dumps(killed.to_dict()))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node=2", "--max-restarts=1", str(script), str(options)]
+    path = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "steps of this process: 2\n" * 2
+    assert_equal_to_rounding(config, killed)
+
+
+def test_a_restart_does_not_resume_what_the_run_has_not_begun(config: TrainConfig) -> None:
+    learn(config)
+    before = (Path(config.out) / "last.pt").read_bytes()
+    ended = launch(2, learn, dataclasses.replace(config, seed=1), logs=Path(f"{config.out}.logs"), attempt=1)
+    assert "holds an earlier run" in only(ended)
+    assert (Path(config.out) / "last.pt").read_bytes() == before
+
+
+def _score(out: Path) -> None:
+    torch.manual_seed(0)
+    dataset = Scenes("val", (48, 64), 2)
+    model = build_model("pyramid", "test_resnet", dataset.tasks)
+    with joined("cpu", 40) as processes:
+        metrics = evaluate(model, dataset)
+    (out / f"{processes.rank}.json").write_text(json.dumps(metrics))
+
+
+def test_several_processes_score_each_image_once(tmp_path: Path) -> None:
+    """The third process has no image."""
+    _score(tmp_path)
+    alone = json.loads((tmp_path / "0.json").read_text())
+    ended = launch(3, _score, tmp_path, logs=tmp_path)
+    assert [process.code for process in ended] == [0] * 3, ended
+    for rank in range(3):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(alone, rel=1e-12, nan_ok=True)
 
 
 def test_a_folder_in_use_is_refused(config: TrainConfig) -> None:
