@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -19,10 +20,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Returns the loss, the weights [2] of positive and negative pixels, and the gradients [2, N, 1, h, w] of their summed
-// losses.
-std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Tensor& target, bool wants_grad) {
+// losses. The weights follow from the counts [2] of positive and negative pixels, which are the target's own by default.
+std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Tensor& target,
+                                                 const std::optional<Tensor>& counts, bool wants_grad) {
   STD_TORCH_CHECK(logits.dim() == 4 && target.dim() == 3 && target.size(0) == logits.size(0) && logits.size(1) == 1,
                   "logits must be (N, 1, h, w) and the target (N, H, W)");
+  STD_TORCH_CHECK(!counts || counts->numel() == 2, "counts must be (2)");
   const int64_t n = logits.size(0), height = logits.size(2), width = logits.size(3);
   const Tensor maps = dense(logits, ScalarType::Float), kinds = dense(target, ScalarType::Byte);
   const std::vector<int64_t> shape = {2, n, 1, height, width}, none = {0};
@@ -36,6 +39,10 @@ std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Ten
             [&](int64_t begin, int64_t end, int64_t parity) { SIMD_BEST(add_cells)(args, begin, end, parity); });
   double total[4] = {};
   for (int64_t i = 0; i < 4 * n * height; ++i) total[i % 4] += sums[i];
+  if (counts) {
+    const Tensor given = dense(*counts, ScalarType::Double);
+    std::copy_n(numbers<double>(given), 2, total + 2);
+  }
   const double valid = std::max(total[2] + total[3], 1.0);
   const double positive_weight = total[3] / (valid * valid), negative_weight = total[2] / (valid * valid);
   const Tensor loss = torch::stable::new_empty(maps, {}), weights = torch::stable::new_empty(maps, {2});
@@ -51,8 +58,8 @@ std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Ten
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
   m.def(
-      "boundary_loss_cpu(Tensor logits, Tensor target, bool wants_grad) -> (Tensor loss, Tensor weights, Tensor "
-      "grad_logits)");
+      "boundary_loss_cpu(Tensor logits, Tensor target, Tensor? counts, bool wants_grad) -> (Tensor loss, Tensor "
+      "weights, Tensor grad_logits)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -25,18 +26,8 @@ struct Sums {
   bool counts() const { return !(truth == 0 && predicted >= 0); }
 };
 
-std::vector<Sums> sum_classes(const std::vector<double>& rows,  // [N h, C, 3]
-                              int64_t classes) {
-  std::vector<Sums> sums(classes);
-  for (size_t i = 0; i < rows.size(); i += 3) {
-    Sums& sum = sums[i / 3 % classes];
-    sum.both += rows[i], sum.predicted += rows[i + 1], sum.truth += rows[i + 2];
-  }
-  return sums;
-}
-
-// Returns the loss, and the slopes [2, C] that dice_loss_rows_cpu.h explains.
-std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, int64_t ignore_index) {
+// Returns each class's sums over the pixels, [3, C]: both, predicted and truth.
+Tensor sum_classes(const Tensor& logits, const Tensor& labels, int64_t ignore_index) {
   const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
   const softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
   const int64_t n = logits.size(0), height = maps.rows.size, classes = maps.classes;
@@ -44,10 +35,24 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, i
   const Arguments args = {maps, rows.data(), nullptr};
   for_cells(n, height,
             [&](int64_t begin, int64_t end, int64_t parity) { SIMD_BEST(forward_cells)(args, begin, end, parity); });
-  const std::vector<Sums> sums = sum_classes(rows, classes);
+  const Tensor sums = torch::stable::new_zeros(dense_logits, {3, classes}, ScalarType::Double);
+  double* sum = results<double>(sums);
+  for (size_t i = 0; i < rows.size(); ++i) sum[i % 3 * classes + i / 3 % classes] += rows[i];
+  return sums;
+}
+
+// Returns the loss, and the slopes [2, C] that dice_loss_rows_cpu.h explains. The sums are the batch's own by default.
+std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
+                                   const std::optional<Tensor>& given) {
+  const int64_t classes = logits.size(1);
+  STD_TORCH_CHECK(!given || given->numel() == 3 * classes, "sums must be (3, C)");
+  const Tensor all = given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, ignore_index);
+  const double* sum = numbers<double>(all);
+  std::vector<Sums> sums(classes);
+  for (int64_t c = 0; c < classes; ++c) sums[c] = {sum[c], sum[classes + c], sum[2 * classes + c]};
   const auto count = std::count_if(sums.begin(), sums.end(), [](const Sums& sum) { return sum.counts(); });
-  const Tensor loss = torch::stable::new_empty(dense_logits, {});
-  const Tensor slopes = torch::stable::new_zeros(dense_logits, {2, classes});
+  const Tensor loss = torch::stable::new_empty(logits, {}, ScalarType::Float);
+  const Tensor slopes = torch::stable::new_zeros(logits, {2, classes}, ScalarType::Float);
   float* slope = results<float>(slopes);
   double total = 0;
   for (int64_t c = 0; c < classes; ++c) {
@@ -84,5 +89,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
   m.impl("dice_loss", TORCH_BOX(&dice_loss::forward));
+  m.impl("dice_sums", TORCH_BOX(&dice_loss::sum_classes));
   m.impl("dice_loss_backward_cpu", TORCH_BOX(&dice_loss::backward));
 }

@@ -23,6 +23,7 @@ __all__ = [
     "boundary_map",
     "channels_first",
     "dice_loss",
+    "dice_sums",
     "extract_tiles",
     "geodesic_distance",
     "homography_exp",
@@ -439,7 +440,7 @@ def segmentation_loss(
     return ops.segmentation_loss(ops.channels_first(logits), labels, class_weights, ignore_index)
 
 
-def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, sums: Tensor | None = None) -> Tensor:
     """Dice loss of the predicted classes (Milletari et al., V-Net, 2016), mean over the classes present.
 
     The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels, and y is
@@ -451,6 +452,8 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
         logits: ``(N, C, h, w)`` class logits.
         labels: ``(N, H, W)`` class ids.
         ignore_index: the id that marks void.
+        sums: :func:`dice_sums` of a larger batch, of which this is a part: the loss is then of that batch, and the
+            gradient that of this part. None takes the sums of this batch.
 
     Returns:
         Scalar in [0, 1], float32 (float64 for float64 logits). It is NaN, and so is its gradient, if the logits of a
@@ -465,10 +468,39 @@ def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
         tensor(0.6000)
     """
     ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
-    return ops.dice_loss(ops.channels_first(logits), labels, ignore_index)
+    if sums is not None:
+        sums = checks.check_sums(sums, "sums", (3, logits.shape[1]), "logits", logits)
+    return ops.dice_loss(ops.channels_first(logits), labels, ignore_index, sums)
 
 
-def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255) -> Tensor:
+def dice_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Each class's sums over the pixels that :func:`dice_loss` is made of: ``sum p y``, ``sum p`` and ``sum y``.
+
+    The sums of the parts of a batch add up to those of the batch. They have no gradient.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        labels: ``(N, H, W)`` class ids.
+        ignore_index: the id that marks void.
+
+    Returns:
+        ``(3, C)`` float64.
+
+    Raises:
+        ValueError: as in :func:`dice_loss`.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+        >>> iff.functional.dice_sums(logits, labels)[:, 0]  # 128 pixels of class 0, of which p is 1/4
+        tensor([ 32.,  32., 128.], dtype=torch.float64)
+    """
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    return ops.dice_sums(ops.channels_first(logits), labels, ignore_index)
+
+
+def boundary_loss(
+    boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, counts: Tensor | None = None
+) -> Tensor:
     """Class-balanced binary cross-entropy of boundary logits against the boundaries of the labels (paper, section 3.5).
 
     Positives are weighted by the share of negatives among the batch's valid pixels, and negatives by that of positives;
@@ -479,6 +511,9 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
         labels: ``(N, H, W)`` class ids.
         radius: radius of the target's :func:`boundary_map` in pixels.
         ignore_index: the id that marks void.
+        counts: ``(2,)`` float64, how many positive and negative pixels a larger batch has, of which this is a part:
+            weights and mean are then those of that batch, and the losses of its parts add up to its loss. None counts
+            those of this batch.
 
     Returns:
         Scalar, float32 (float64 for float64 logits).
@@ -495,4 +530,6 @@ def boundary_loss(boundary_logits: Tensor, labels: Tensor, radius: int = 2, igno
     checks.check_labels(labels, batch=boundary_logits.shape[0])
     checks.check_same_device("labels", labels, "boundary_logits", boundary_logits)
     radius, ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
-    return ops.boundary_loss(boundary_logits, labels, radius, ignore_index)
+    if counts is not None:
+        counts = checks.check_sums(counts, "counts", (2,), "boundary_logits", boundary_logits)
+    return ops.boundary_loss(boundary_logits, labels, radius, ignore_index, counts)

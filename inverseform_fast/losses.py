@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import checks, functional, homography
 from .nets.frozen import WithFrozenNet, in_full_precision, keeping_values, nearest_multiples
+from .whole_batch import COUNTS, Part
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _BETA, _HEADLESS_BETA = 10.0, 2.0
 
@@ -89,19 +93,26 @@ class InverseFormLoss(WithFrozenNet):
             require_finite(logits, "logits")
         if self.activation is None and checks.readable(logits):
             checks.check_probabilities(logits, "logits")
-        tile = self.net.tile
         with in_full_precision(logits):
-            predicted, true = functional.extract_tiles(
-                logits, target, self.resize or nearest_multiples(target, tile), tile, self.activation
-            )
+            predicted, true = self._tiles(logits, target)
             self._look_for_boundaries(target)
             distance = self._distance(predicted, true)
-        has_boundary = (true > 0).flatten(1).any(1)
+        has_boundary = _has_boundary(true)
         distance = torch.where(has_boundary, distance, 0)
         if self.reduction == "none":
             return distance
         total = distance.sum()
         return total if self.reduction == "sum" else total / has_boundary.sum().clamp(min=1)
+
+    def tiles_with_boundary(self, target: Tensor) -> Tensor:
+        """How many tiles of ``target (N, 1, H, W)`` have a boundary, which are those that the mean is over: scalar."""
+        nothing = torch.zeros(len(target), 1, 1, 1, device=target.device)
+        return _has_boundary(self._tiles(nothing, target)[1]).sum()
+
+    def _tiles(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        tile = self.net.tile
+        size = self.resize or nearest_multiples(target, tile)
+        return functional.extract_tiles(logits, target, size, tile, self.activation)
 
     def _distance(self, predicted: Tensor, true: Tensor) -> Tensor:
         net = self.net_for(predicted)
@@ -124,6 +135,10 @@ class InverseFormLoss(WithFrozenNet):
 
     def extra_repr(self) -> str:
         return f"net={type(self.net).__name__}, distance={self.distance!r}, reduction={self.reduction!r}"
+
+
+def _has_boundary(true: Tensor) -> Tensor:
+    return (true > 0).flatten(1).any(1)
 
 
 class LossTerms(NamedTuple):
@@ -166,9 +181,15 @@ class BoundaryAwareLoss(nn.Module):
         check_finite: raise ValueError if logits are not finite. This is off by default, because it waits for the GPU.
         edge: weight of the cross-entropy of the boundary's pixels.
         dice: weight of the Dice loss.
+        process_group: the processes that share a batch, usually ``torch.distributed.group.WORLD``, once
+            ``init_process_group`` has been called. Balances, counts and means are then of the whole batch: the *mean
+            over the processes* of every term is the term of the whole batch in one process, and so are the gradients
+            that ``DistributedDataParallel`` averages, to rounding. Each call adds up a few numbers over the group
+            (``8 (6 + 3 C)`` bytes in one all-reduce) while it computes the cross-entropies, so all processes must call
+            equally often. The criterion keeps the group's name, by which copies and pickles find it.
 
     Raises:
-        TypeError, ValueError: an option is not one of these.
+        TypeError, ValueError: an option is not one of these, or this process is not in the group.
 
     Example:
         >>> criterion = iff.BoundaryAwareLoss()
@@ -194,6 +215,7 @@ class BoundaryAwareLoss(nn.Module):
         *,
         edge: float = 1.0,
         dice: float = 1.0,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.beta = None if beta is None else checks.check_weight(beta, "beta")
@@ -212,13 +234,54 @@ class BoundaryAwareLoss(nn.Module):
         self.inverseform = InverseFormLoss() if inverseform is None else inverseform
         self.inverseform.knows_boundaries = True  # boundary_map draws its targets
         self.check_finite = checks.check_flag(check_finite, "check_finite")
+        self.process_group = None if process_group is None else checks.check_process_group(process_group)
+        if self.process_group is not None:
+            self._check_parts_add_up()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BoundaryAwareLoss:
         """Let the class weights follow ``.to()``; no checkpoint holds them."""
         super()._apply(keeping_values(fn), recurse)
         return self
 
-    def forward(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None = None) -> LossTerms:
+    @torch.no_grad()
+    def count(self, micro_batches: Sequence[Tensor]) -> Tensor:
+        """Count in all labels of a step whose gradients are accumulated, for ``counts`` of :meth:`forward`.
+
+        The micro-batches' mean of every term but Dice is then that of the whole batch, and so are the gradients of
+        ``total / len(micro_batches)``. Dice needs the predictions of all images at once: it is the mean of the Dice
+        losses of micro-batches.
+
+        Args:
+            micro_batches: each one's labels ``(N, H, W)``. All processes of ``process_group`` must have equally many.
+
+        Returns:
+            The counts, of all processes if there is a group: float64. They depend on ``gamma``: if it is 0 here, and
+            not in :meth:`forward`, InverseForm is infinite.
+
+        Raises:
+            TypeError, ValueError: wrong dtype or shape, or no labels.
+
+        Example:
+            >>> criterion = iff.BoundaryAwareLoss(dice=0)
+            >>> logits, labels = torch.randn(4, 3, 8, 8), torch.arange(32).expand(4, 32, 32) // 11
+            >>> whole = criterion(logits, labels).total
+            >>> parts = logits.split(2), labels.split(2)
+            >>> counts = criterion.count(parts[1])
+            >>> torch.allclose(sum(criterion(*part, counts=counts).total / 2 for part in zip(*parts)), whole)
+            True
+        """
+        checks.check_micro_batches(micro_batches)
+        self._check_parts_add_up()
+        own = torch.stack([self._count(labels, self._boundary_map(labels)) for labels in micro_batches]).sum(0)
+        return Part(own, self.process_group).sum()
+
+    def forward(
+        self,
+        segmentation_logits: Tensor,
+        labels: Tensor,
+        boundary_logits: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> LossTerms:
         """Loss terms of a batch.
 
         Args:
@@ -226,38 +289,81 @@ class BoundaryAwareLoss(nn.Module):
             labels: ``(N, H, W)`` class ids, uint8 or int8 to int64.
             boundary_logits: ``(N, 1, h', w')`` of a boundary head; None derives the boundary from the segmentation
                 (headless).
+            counts: what :meth:`count` has counted, if this is one of several micro-batches.
 
         Raises:
             TypeError, ValueError: wrong dtype, shape or class id, or fewer than two classes; with ``check_finite``,
                 logits that are not finite.
         """
-        self._check(segmentation_logits, labels, boundary_logits)
+        self._check(segmentation_logits, labels, boundary_logits, counts)
         if self.check_finite:
             require_finite(segmentation_logits, "segmentation_logits")
             if boundary_logits is not None:
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
+        is_part = self.process_group is not None or counts is not None
+        whole = balance = dice_sums = None
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
+            if self.edge or self.gamma or is_part:
+                target = self._boundary_map(labels)
+            if is_part:
+                part = Part(self._numbers(segmentation_logits, labels, target), self.process_group)
             segmentation = self._cross_entropy(segmentation_logits, labels)
             edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
-            if self.edge or self.gamma:
-                target = functional.boundary_map(labels, self.radius, self.ignore_index)
             if self.edge:
                 edge = self._cross_entropy(segmentation_logits, self._edge_labels(labels, target))
+            if is_part:
+                whole = part.whole(counts)
+                balance, dice_sums = whole.balance, whole.dice_sums
             if self.dice:
-                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index)
+                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, dice_sums)
             if boundary_logits is None and (beta or self.gamma):
                 size = labels.shape[-2:]
                 boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)
             if beta and boundary_logits is not None:
-                boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index)
+                boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index, balance)
             if self.gamma and boundary_logits is not None:
                 inverseform = self.inverseform(boundary_logits, target[:, None])
+            terms = segmentation, boundary, inverseform, edge, dice
+            if whole is not None:
+                segmentation, boundary, inverseform, edge, dice = terms = whole.terms(*terms)
             total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
-        return LossTerms(total, segmentation, boundary, inverseform, edge, dice)
+        return LossTerms(total, *terms)
 
-    def _check(self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None) -> None:
+    @torch.no_grad()
+    def _numbers(self, logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
+        """What is added up over the processes: all that the terms of one part need to know of the others."""
+        counts = self._count(labels, target)
+        sums = (functional.dice_sums(logits, labels, self.ignore_index).flatten(),) if self.dice else ()
+        return torch.cat((counts, *sums))
+
+    def _count(self, labels: Tensor, target: Tensor) -> Tensor:
+        """What is counted in labels, in the order of :mod:`.whole_batch`: float64."""
+        positive, negative = target == 1, target == 0
+        positives, negatives = positive.sum(), negative.sum()
+        edge, other = positives, negatives
+        if self.class_weights is not None:
+            weights = self.class_weights[labels.long().clamp(0, len(self.class_weights) - 1)]
+            edge, other = (torch.where(kind, weights, 0).sum(dtype=torch.float64) for kind in (positive, negative))
+        one = torch.ones_like(positives)
+        tiles = self.inverseform.tiles_with_boundary(target[:, None]) if self.gamma else torch.zeros_like(one)
+        return torch.stack([x.double() for x in (one, positives, negatives, edge + other, edge, tiles)])
+
+    def _boundary_map(self, labels: Tensor) -> Tensor:
+        return functional.boundary_map(labels, self.radius, self.ignore_index)
+
+    def _check_parts_add_up(self) -> None:
+        """Raise ValueError if terms of parts of a batch do not make up those of the whole."""
+        where = "where a batch is spread over processes or micro-batches"
+        if self.inverseform.reduction != "mean":
+            raise ValueError(f"inverseform must have reduction='mean' {where}, got {self.inverseform.reduction!r}")
+        if self.class_weights is not None and self.class_weights.requires_grad:
+            raise ValueError(f"class_weights must not require a gradient {where}")
+
+    def _check(
+        self, segmentation_logits: Tensor, labels: Tensor, boundary_logits: Tensor | None, counts: Tensor | None
+    ) -> None:
         checks.check_maps(segmentation_logits, "segmentation_logits")
         checks.check_two_classes(segmentation_logits, "segmentation_logits")
         checks.check_labels(labels, batch=len(segmentation_logits))
@@ -267,6 +373,8 @@ class BoundaryAwareLoss(nn.Module):
             if len(boundary_logits) != len(labels):
                 raise ValueError(f"boundary_logits must be {len(labels)} maps, like labels, got {len(boundary_logits)}")
             checks.check_same_device("boundary_logits", boundary_logits, "segmentation_logits", segmentation_logits)
+        if counts is not None:
+            checks.check_sums(counts, "counts", (COUNTS,), "segmentation_logits", segmentation_logits)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.segmentation_loss(logits, labels, self.class_weights, self.ignore_index)
@@ -279,6 +387,7 @@ class BoundaryAwareLoss(nn.Module):
         return (
             f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}, "
             f"edge={self.edge}, dice={self.dice}"
+            + (f", process_group={self.process_group!r}" if self.process_group is not None else "")
         )
 
 

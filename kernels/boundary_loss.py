@@ -36,6 +36,7 @@ def boundary_loss(
     labels: Tensor,  # [N, H, W]
     radius: int,
     ignore_index: int,
+    counts: Tensor | None,  # [2], float64: of positive and negative pixels; None: their own
     wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the weights ``[2]`` of positive and negative pixels, and the gradients of their summed losses.
@@ -58,7 +59,7 @@ def boundary_loss(
             grad_logits.stride(0), *plane_strides(grad_logits),
             KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, WANTS_GRAD=wants_grad, num_warps=cut.warps,
         )  # fmt: skip
-    _balanced_loss[(1,)](sums, loss, weights, n * cut.programs)
+    _balanced_loss[(1,)](sums, counts, loss, weights, n * cut.programs)
     return loss, weights, grad_logits.unflatten(0, (2, cut.parts, -1)).sum(1) if wants_grad else grad_logits
 
 
@@ -108,12 +109,16 @@ def _boundary_loss(
 @triton.jit(do_not_specialize=VARYING)
 def _balanced_loss(
     sums,  # [programs, 4]
+    counts,  # [2], or None
     loss,  # []
     weights,  # [2]
     programs,
 ):
     """The mean over valid pixels, where a positive pixel weighs as the share of negative ones, and vice versa."""
-    positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
+    if counts is None:
+        positives, negatives = column_total(sums, 2, 4, programs), column_total(sums, 3, 4, programs)
+    else:
+        positives, negatives = tl.load(counts), tl.load(counts + 1)
     valid = tl.maximum(positives + negatives, 1.0)
     positive_weight, negative_weight = negatives / (valid * valid), positives / (valid * valid)
     # Where a weight is 0, the total may be infinite.

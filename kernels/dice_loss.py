@@ -36,15 +36,28 @@ def dice_loss(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
     ignore_index: int,
+    sums: Tensor | None,  # [3, C], float64; None: their own
 ) -> tuple[Tensor, Tensor]:
     """The loss, and its slopes ``[2, C]``: see :func:`_mean_of_classes`."""
+    totals = dice_sums(logits, labels, ignore_index) if sums is None else sums
+    classes = logits.shape[1]
+    loss, slopes = (logits.new_empty(shape, dtype=torch.float32) for shape in ((), (2, classes)))
+    _mean_of_classes[(1,)](totals, loss, slopes, classes, CLASSES=triton.next_power_of_2(classes))
+    return loss, slopes
+
+
+def dice_sums(
+    logits: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    ignore_index: int,
+) -> Tensor:
+    """Each class's sums over the pixels, ``[3, C]``, float64: see :func:`_mean_of_classes`."""
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
     programs = n * cut.programs
     sums = logits.new_empty(3, classes, programs, dtype=torch.float32)
     totals = logits.new_empty(3, classes, dtype=torch.float64)
-    loss, slopes = (logits.new_empty(shape, dtype=torch.float32) for shape in ((), (2, classes)))
     if n:
         _sums_of_classes[(programs,)](
             logits, labels, sums, programs, classes, *size, *full, *cut.blocks, *cut.parts_yx,
@@ -52,8 +65,7 @@ def dice_loss(
             ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
         )  # fmt: skip
     _totals_of_classes[(3 * classes,)](sums, totals, programs)
-    _mean_of_classes[(1,)](totals, loss, slopes, classes, CLASSES=triton.next_power_of_2(classes))
-    return loss, slopes
+    return totals
 
 
 def dice_loss_backward(

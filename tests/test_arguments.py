@@ -64,10 +64,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"motion": torch.zeros(2, 1, 1, 8), "labels": LABELS, "ignore_index": 255},
     ),
     "register_labels": (functional.register_labels, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
-    "dice_loss": (functional.dice_loss, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
+    "dice_loss": (
+        functional.dice_loss,
+        {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "sums": torch.ones(3, 3).double()},
+    ),
+    "dice_sums": (functional.dice_sums, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
     "boundary_loss": (
         functional.boundary_loss,
-        {"boundary_logits": HEAD, "labels": LABELS, "radius": 1, "ignore_index": 255},
+        {"boundary_logits": HEAD, "labels": LABELS, "radius": 1, "ignore_index": 255, "counts": torch.ones(2).double()},
     ),
     "homography.velocity": (homography.velocity, {"points": torch.zeros(2, 2)}),
     "homography.exp": (homography.exp, {"a": ROWS}),
@@ -107,11 +111,16 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "check_finite": False,
             "edge": 1.0,
             "dice": 1.0,
+            "process_group": None,
         },
     ),
     "BoundaryAwareLoss()": (
         module(lambda: iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(NET))),
-        {"segmentation_logits": LOGITS, "labels": LABELS, "boundary_logits": HEAD},
+        {"segmentation_logits": LOGITS, "labels": LABELS, "boundary_logits": HEAD, "counts": torch.ones(6).double()},
+    ),
+    "BoundaryAwareLoss.count": (
+        module(lambda: iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(NET)), "count"),
+        {"micro_batches": [LABELS]},
     ),
     "LabelAligner": (iff.LabelAligner, {"net": "predictions", "radius": 1, "ignore_index": 255}),
     "LabelAligner()": (

@@ -5,7 +5,7 @@ from .backend import INTERPRETED, backend_info, set_backend
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .channels_first import channels_first
-from .dice_loss import dice_loss
+from .dice_loss import dice_loss, dice_sums
 from .extract_tiles import extract_tiles
 from .homography_exp import homography_exp
 from .homography_warp import homography_warp
@@ -24,6 +24,7 @@ __all__ = [
     "boundary_map",
     "channels_first",
     "dice_loss",
+    "dice_sums",
     "extract_tiles",
     "geodesic_distance",
     "homography_exp",

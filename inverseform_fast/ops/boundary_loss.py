@@ -16,6 +16,7 @@ def _boundary_loss(
     labels: Tensor,  # [N, H, W]
     radius: int,
     ignore_index: int,
+    counts: Tensor | None,  # [2], float64
     wants_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # [], [2], [2, N, 1, h, w]
     """The loss, the weights of positive and negative pixels, and the gradients of both losses, which backward mixes."""
@@ -27,10 +28,10 @@ def _boundary_loss(
 
 @kernel(_boundary_loss, "CPU")
 def _(
-    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, wants_grad: bool
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, counts: Tensor | None, wants_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     target = EXTENSION.boundary_map_cpu.default(labels, radius, ignore_index)
-    return EXTENSION.boundary_loss_cpu.default(boundary_logits, target, wants_grad)
+    return EXTENSION.boundary_loss_cpu.default(boundary_logits, target, counts, wants_grad)
 
 
 @without_derivative
@@ -53,9 +54,11 @@ def _(grad: Tensor, grad_logits: Tensor, weights: Tensor, dtype: torch.dtype) ->
 differentiate_loss(_boundary_loss, _boundary_loss_backward)
 
 
-def _loss(boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int) -> Tensor:
+def _loss(
+    boundary_logits: Tensor, labels: Tensor, radius: int, ignore_index: int, counts: Tensor | None = None
+) -> Tensor:
     wants_grad = boundary_logits.requires_grad and torch.is_grad_enabled()
-    return _boundary_loss(boundary_logits, labels, radius, ignore_index, wants_grad)[0]
+    return _boundary_loss(boundary_logits, labels, radius, ignore_index, counts, wants_grad)[0]
 
 
 boundary_loss = Op(reference.boundary_loss, cpu=_loss, triton=_loss)

@@ -1,0 +1,71 @@
+"""A batch that is spread over processes and micro-batches, as one of its parts sees it.
+
+What terms are averaged over, or balanced by, are sums over the batch. They travel in one float64 vector, which counts
+exactly up to 2^53, by one all-reduce.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# What is counted in labels: 1 for each part; positive and negative pixels; the weights of pixels in both
+# cross-entropies, and tiles with a boundary, which are averaged over.
+COUNTS = 6
+
+
+class Part:
+    """The part that one process has: its numbers, which are added up over the processes from now on.
+
+    The all-reduce is a functional collective, which ``torch.compile`` can trace and which knows a group by its name.
+
+    Args:
+        own: what is counted in the labels of this part, and then, if Dice is a term, its sums ``[3, C]``; float64.
+        group: name of the process group, or None.
+    """
+
+    def __init__(self, own: Tensor, group: str | None) -> None:
+        self._own, self._group = own, group
+        self._sum = own if group is None else torch.ops._c10d_functional.all_reduce(own, "sum", group)
+
+    def sum(self) -> Tensor:
+        """The sum over the processes; on a CPU it is waited for, and on a GPU the stream waits."""
+        return self._sum if self._group is None else torch.ops._c10d_functional.wait_tensor(self._sum)
+
+    def whole(self, counts: Tensor | None) -> WholeBatch:
+        """The batch of which this is a part; ``counts`` are of all its micro-batches, or None if there is one."""
+        summed = self.sum()
+        counts = summed[:COUNTS] if counts is None else counts
+        return WholeBatch(
+            parts=counts[0],
+            processes=summed[0],
+            # Where nothing counts in the whole batch, the share is 0.
+            shares=counts[0] * self._own[3:COUNTS] / counts[3:].clamp(min=torch.finfo(counts.dtype).tiny),
+            balance=counts[1:3],
+            dice_sums=summed[COUNTS:].view(3, -1) if len(summed) > COUNTS else None,
+        )
+
+
+class WholeBatch(NamedTuple):
+    """What a part needs to know of the batch; all float64."""
+
+    parts: Tensor  # [], processes times micro-batches
+    processes: Tensor  # []
+    shares: Tensor  # [3], the part's of what three terms are averaged over, times parts
+    balance: Tensor  # [2], positive and negative pixels
+    dice_sums: Tensor | None  # [3, C], of the micro-batch on all processes
+
+    def terms(
+        self, segmentation: Tensor, boundary: Tensor, inverseform: Tensor, edge: Tensor, dice: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The part's share of each term, times the number of parts, so that the parts' mean is the whole batch's term.
+
+        Three terms come as means over the part. The boundary's is the part's summand. Dice is that of all processes
+        already, but only the logits of this one have a gradient here.
+        """
+        of_segmentation, of_edge, of_inverseform = self.shares.to(segmentation.dtype)
+        boundary = self.parts.to(boundary.dtype) * boundary
+        dice = dice.detach() + self.processes.to(dice.dtype) * (dice - dice.detach())
+        return of_segmentation * segmentation, boundary, of_inverseform * inverseform, of_edge * edge, dice
