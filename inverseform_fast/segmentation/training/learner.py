@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,11 @@ class Taken:
     def __init__(self, terms: dict[str, Tensor], alignments: dict[str, Alignment]) -> None:
         self.terms, self.alignments = {name: term.detach() for name, term in terms.items()}, alignments
 
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Adds the terms of another step of the optimizer; totals add up."""
+        total = self.terms["total"] + terms["total"].detach()
+        self.terms |= {name: term.detach() for name, term in terms.items()} | {"total": total}
+
     def scalars(self) -> dict[str, float]:
         """The numbers that logs show: ``loss/`` and ``align/`` by name; this waits for the device."""
         values = {f"loss/{name}": float(term) for name, term in self.terms.items()}
@@ -72,8 +78,15 @@ class Learner:
         self.config, self.tasks, self.device = config, tasks, processes.device
         torch.manual_seed(config.seed)
         self.model = build_model(
-            config.model, config.backbone, tasks, boundary_head=config.boundary_head, pretrained=config.pretrained
+            config.model,
+            config.backbone,
+            tasks,
+            boundary_head=config.boundary_head,
+            pretrained=config.pretrained,
+            **config.model_options,
         )
+        if self.model.takes_turns and (config.accumulate > 1 or processes.size > 1):
+            raise ValueError(f"accumulate and the number of processes must be 1: {config.model} takes its tasks in turns")
         if checkpoint:
             load_strictly(self.model, checkpoint.model, checkpoint.path, "checkpoint")
         self.shared = share_model(self.model, config, processes)
@@ -111,9 +124,8 @@ class Learner:
         """
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = learning_rate(config, step) * group.get("lr_scale", 1.0)
         torch.manual_seed(derived_seed(config.seed, 2, step))  # for what samples have in common
-        self.optimizer.zero_grad()
         parts = self._parts(batch)
         targets = [{name: part[name].to(self.device, non_blocking=True) for name in self.tasks} for part in parts]
         counts = self._counts(targets, step)
@@ -121,14 +133,25 @@ class Learner:
         for number, part in enumerate(parts):
             with averaging(self.shared, number == len(parts) - 1):
                 seeds = [(config.seed, 2, position) for position in positions[number :: len(parts)]]
-                predictions = self._predict(part, seeds)
-                taken.append(self._learn(predictions, targets[number], step, counts, len(parts)))
-        if config.clip:
+                part_taken = Taken({"total": torch.zeros((), device=self.device)}, {})
+                predict = partial(self._predict, part, seeds)
+                criterion = partial(self._terms, part_taken, step, counts)
+                for terms in self.model.losses(predict, criterion, targets[number], (step + 1) / config.steps):
+                    self.scaler.scale(terms["total"] / len(parts)).backward()
+                    part_taken.add(terms)
+                    if number == len(parts) - 1:
+                        self._step()
+                taken.append(part_taken)
+        return taken
+
+    def _step(self) -> None:
+        """Takes a step of the optimizer by the gradients, which are gone afterwards."""
+        if self.config.clip:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return taken
+        self.optimizer.zero_grad()
 
     def _parts(self, batch: Sample) -> list[Sample]:
         """Returns the parts of a batch that are taken one after another."""
@@ -140,21 +163,25 @@ class Learner:
         count = getattr(self.criterion, "count", None)
         return [count(targets, step)] if count and len(targets) > 1 else []
 
-    def _predict(self, part: Sample, seeds: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def _predict(self, part: Sample, seeds: Sequence[Sequence[int]], *arguments: str) -> dict[str, Tensor]:
         amp = self.config.amp
         inputs = model_inputs(self.model, part, self.device)
         with (
             torch.autocast(self.device.type, _AMP_DTYPES[amp], enabled=amp != "none"),
             WholeBatch(seeds, self.shares_batch_norm),
         ):
-            return forward_in_training(self.shared, inputs)
+            return forward_in_training(self.shared, inputs, *arguments)
 
-    def _learn(
-        self, predictions: dict[str, Tensor], targets: Mapping[str, Tensor], step: int, counts: list[Any], parts: int
-    ) -> Taken:
-        """Adds the gradient of one of a number of parts."""
+    def _terms(
+        self,
+        taken: Taken,
+        step: int,
+        counts: list[Any],
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Returns the loss's terms, after the targets were aligned."""
         alignments = self.aligner(predictions, targets, step)
+        taken.alignments |= alignments
         aligned = {name: alignment.labels for name, alignment in alignments.items()}
-        terms = self.criterion(predictions, {**targets, **aligned}, step, *counts)
-        self.scaler.scale(terms["total"] / parts).backward()
-        return Taken(terms, alignments)
+        return self.criterion(predictions, {**targets, **aligned}, step, *counts)
