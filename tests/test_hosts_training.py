@@ -133,3 +133,4 @@ def test_the_batch_may_be_trained_in_one_step_of_the_optimizer() -> None:
     [terms] = model.losses(predict, lambda predictions, targets: {**predictions, **targets}, target, 0.5)
     assert terms["first"] is target["first"]
     assert model.lr_scales() == {}
+    assert not model.takes_turns

@@ -46,6 +46,8 @@ class Astmt(SegmentationModel):
         ValueError: ``boundary_head`` is set, or the backbone has no ImageNet weights but ``pretrained`` is set.
     """
 
+    takes_turns = True
+
     def __init__(
         self, backbone: str, tasks: Mapping[str, Task], *, boundary_head: bool = True, pretrained: bool = False
     ) -> None:

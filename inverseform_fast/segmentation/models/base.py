@@ -23,10 +23,12 @@ class SegmentationModel(nn.Module):
     Attributes:
         inputs: keys of the sample that ``forward`` needs, for example ``("image", "depth")`` for RGB-D.
         auxiliary: names of the tasks that are trained only because they help the others.
+        takes_turns: whether ``losses`` yields for each task, in turns.
     """
 
     inputs: tuple[str, ...] = ("image",)
     auxiliary: tuple[str, ...] = ()
+    takes_turns: bool = False
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Predicts every task of a batch.
