@@ -86,7 +86,7 @@ class Learner:
             **config.model_options,
         )
         if self.model.takes_turns and (config.accumulate > 1 or processes.size > 1):
-            raise ValueError(f"accumulate and the number of processes must be 1: {config.model} takes its tasks in turns")
+            raise ValueError(f"accumulate and the number of processes must be 1: {config.model} trains tasks in turns")
         if checkpoint:
             load_strictly(self.model, checkpoint.model, checkpoint.path, "checkpoint")
         self.shared = share_model(self.model, config, processes)
