@@ -98,7 +98,7 @@ def test_astmt_trains_one_task_after_another(tmp_path: Path, net: str) -> None:
         (decays, scale) for decays in (False, True) for scale in (1.0, 2.0, 10.0)
     }
     assert all(group["lr"] == pytest.approx(groups[0]["lr"] * group["lr_scale"]) for group in groups)
-    with pytest.raises(ValueError, match="accumulate and the number of processes must be 1: astmt trains tasks in turns"):
+    with pytest.raises(ValueError, match="accumulate and the number of processes must be 1: astmt trains tasks"):
         run(dataclasses.replace(config, accumulate=2, out=str(tmp_path / "other")))
 
 
