@@ -66,6 +66,8 @@ def test_a_configuration_survives_json() -> None:
         ("seed", 2**63),
         ("threads", 100_000),
         ("workers", -1),
+        ("accumulate", 0),
+        ("timeout", 0),
     ],
 )
 def test_a_bad_option_is_named(field: str, value: Any) -> None:
@@ -105,6 +107,11 @@ def test_an_unknown_option_of_the_data_set_is_named(tmp_path: Path, net: str) ->
 def test_options_of_the_data_set_are_no_others(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_dataset("scenes", "train", **{"size": (8, 8), "length": 1} | options)
+
+
+def test_a_sharded_model_has_no_fp16() -> None:
+    with pytest.raises(ValueError, match="^amp must be none or bf16 where the model is sharded, got 'fp16'"):
+        TrainConfig(shard=True, amp="fp16")
 
 
 @pytest.mark.parametrize("config", [NetConfig, StnConfig, TuneConfig])

@@ -27,6 +27,7 @@ import typer.core
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from torch import nn
+from torch.distributed.run import get_args_parser
 
 from inverseform_fast import cli
 
@@ -164,6 +165,10 @@ def stops_with(program: str, arguments: list[str], whole: bool) -> str | int | N
         return subprocess.run(["make", "--dry-run", *arguments], capture_output=True).returncode
     if program == "inverseform-fast":
         return exit_code(cli.main)
+    if program == "torchrun":
+        given = get_args_parser().parse_args(arguments)
+        sys.argv = [given.training_script, *given.training_script_args]
+        return stops_with(given.training_script, given.training_script_args, whole)
     if program == "python" and arguments[0] != "-m":
         return None if Path(arguments[0]).is_file() else "no such file"
     if program != "python" or not (spec := find_spec(arguments[1])):

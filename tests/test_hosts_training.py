@@ -81,6 +81,27 @@ def test_hosts_train_with_inverseform_and_score_main_tasks(
     assert json.loads((Path(config.out) / "config.json").read_text())["model_options"] == options
 
 
+def test_astmt_trains_one_task_after_another(tmp_path: Path, net: str) -> None:
+    config = tiny_config(
+        tmp_path, net, data="bright-scenes", model="astmt", backbone="seresnet26", boundary_head=False, steps=2,
+        log_every=1, tasks={"semantic": 1.0, "brightness": 0.5},
+    )  # fmt: skip
+    metrics = run(config)
+    assert {"miou", "brightness/mae"} <= metrics.keys()
+    logs = scalars(config)
+    assert logs["loss/semantic/inverseform"][2] > 0
+    tasks = logs["loss/semantic/total"][2] + 0.5 * logs["loss/brightness/total"][2]
+    guesses = logs["loss/adversary/semantic"][2] + logs["loss/adversary/brightness"][2]
+    assert logs["loss/total"][2] == pytest.approx(0.99 * tasks + 0.01 * guesses, rel=1e-5)
+    groups = load_checkpoint(Path(config.out)).optimizer["param_groups"]
+    assert {(group["weight_decay"] > 0, group["lr_scale"]) for group in groups} == {
+        (decays, scale) for decays in (False, True) for scale in (1.0, 2.0, 10.0)
+    }
+    assert all(group["lr"] == pytest.approx(groups[0]["lr"] * group["lr_scale"]) for group in groups)
+    with pytest.raises(ValueError, match="accumulate and the number of processes must be 1: astmt trains tasks"):
+        run(dataclasses.replace(config, accumulate=2, out=str(tmp_path / "other")))
+
+
 def test_a_stage_costs_what_its_task_does_without_boundary_terms(net: str) -> None:
     config = tiny_config(Path(), net, tasks={"semantic": 2.0})
     tasks = {"semantic": Scenes("train", size=(48, 64), length=1).tasks["semantic"]}

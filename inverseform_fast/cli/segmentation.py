@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +33,9 @@ def train(
     elif resume:
         base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
     settings = dataclasses.replace(base, **given)
-    choose_device(settings.device)  # before the data sets are made
     run_training(settings, resume=resume, overwrite=overwrite)
-    typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
 
 
 def evaluate(

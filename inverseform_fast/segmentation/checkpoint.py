@@ -15,11 +15,15 @@ CHECKPOINT = "last.pt"
 _FORMAT = 3
 _READ = (2, 3)  # format 1 held class names in place of tasks
 _SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
-_YOUNGER: dict[str, Any] = {
+_YOUNGER: dict[str, Any] = {  # options that came without a new format, as they were before
     "align_labels": False,
     "align_start": None,
     "model_options": {},
-}  # options that came without a new format
+    "accumulate": 1,
+    "sync_bn": True,
+    "shard": False,
+    "timeout": 40,
+}
 
 
 @dataclass

@@ -105,7 +105,11 @@ class TrainConfig:
     ] = None
 
     steps: Annotated[int, "Training steps."] = 2000
-    batch_size: Annotated[int, "Images per step."] = 8
+    batch_size: Annotated[int, "Images per step, of all processes together."] = 8
+    accumulate: Annotated[
+        int, "Parts in which each process takes its share of a step's images one after another, to save memory."
+    ] = 1
+    sync_bn: Annotated[bool, "Let BatchNorm see the images of all processes, or those of each process alone."] = True
     optimizer: Annotated[Literal["adamw", "sgd"], "AdamW, or SGD with momentum 0.9."] = "adamw"
     lr: Annotated[float, "Peak learning rate."] = 2e-3
     weight_decay: Annotated[float, "Weight decay of all but norms and biases."] = 0.01
@@ -120,13 +124,18 @@ class TrainConfig:
     threads: Annotated[
         int | None, "CPU threads of PyTorch, whose convolutions round by them; its own choice if not given.", NEUTRAL
     ] = None
+    shard: Annotated[
+        bool, "Cut weights, gradients and the optimizer's state into a part for each process (FSDP2).", NEUTRAL
+    ] = False
+    timeout: Annotated[int, "Seconds for which a process waits for another one before the run ends.", NEUTRAL] = 40
     log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
     checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
     eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_positive(self, "radius", "steps", "batch_size", "lr", "power", "log_every", "checkpoint_every", "clip")
+        check_positive(self, "radius", "steps", "batch_size", "accumulate", "lr", "power", "clip")
+        check_positive(self, "timeout", "log_every", "checkpoint_every")
         check_positive(self, "crop", "resize", "eval_size")
         check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
         check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
@@ -136,6 +145,8 @@ class TrainConfig:
         check_range(self, 0, "inverseform_start", "align_start", highest=self.steps - 1)
         if not all(weight > 0 for weight in self.tasks.values()):
             raise ValueError(f"tasks must be positive weights by name, got {self.tasks}")
+        if self.shard and self.amp == "fp16":
+            raise ValueError("amp must be none or bf16 where the model is sharded, got 'fp16'")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must be a range (lowest, highest), got {self.scale}")
 

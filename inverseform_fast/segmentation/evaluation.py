@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ..checks import check_size
 from ..devices import choose_device
@@ -21,6 +21,7 @@ from .datasets import Sample, SegmentationDataset, build_dataset
 from .datasets.base import Transform
 from .models import SegmentationModel, build_model
 from .models.base import model_inputs
+from .processes import share_of
 from .progress import bars, counter
 from .tasks import Task, metric_prefixes
 from .transforms import EvalTransform
@@ -88,7 +89,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Measures a model on a data set, on the device of the model's parameters.
 
-    Images may differ in size.
+    Images may differ in size. In a process group, each process scores its share of the images, all must call this, and
+    all get the metrics of the whole data set.
 
     Args:
         tasks: the tasks to score; all tasks of the data set if not given. The model's auxiliary tasks are left out.
@@ -112,7 +114,8 @@ def evaluate(
     check_tasks(dataset, tasks)
     scored = {name: task for name, task in tasks.items() if name not in model.auxiliary}
     metrics = {name: task.metrics().to(device_of(model)) for name, task in scored.items()}
-    samples = DataLoader(Transformed(dataset, EvalTransform(dataset.tasks, size)), batch_size=None, num_workers=workers)
+    share = Subset(Transformed(dataset, EvalTransform(dataset.tasks, size)), share_of(len(dataset)))
+    samples = DataLoader(share, batch_size=None, num_workers=workers)
     for batch in _batches_of_one_size(samples, batch_size):
         images = batch["image"]
         maps = predict(model, batch, scored, (images.shape[-2], images.shape[-1]))

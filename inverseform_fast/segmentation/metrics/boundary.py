@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -246,6 +247,12 @@ class BoundaryMetrics(Metric):
             self.boundary_accuracies.append(torch.tensor([accuracy], dtype=torch.float64, device=self.device))
             self.f_scores.append(f_scores[None].to(self.device))
             self.overlap += overlap.to(self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Merges the states of all processes; torchmetrics' own empty list is of another shape and dtype."""
+        self.boundary_accuracies = [_joined(self.boundary_accuracies, (0,)).to(self.device)]
+        self.f_scores = [_joined(self.f_scores, (0, len(self.tolerances), self.num_classes)).to(self.device)]
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, float]:
         """Returns ``mba``, ``boundary_f_{t}px`` and ``boundary_iou``; NaN for one that nothing defines."""

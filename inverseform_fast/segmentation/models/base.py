@@ -86,14 +86,14 @@ def model_inputs(model: SegmentationModel, batch: Mapping[str, Tensor], device: 
     return {name: batch[name].to(device, non_blocking=True) for name in model.inputs}
 
 
-def forward_in_training(model: SegmentationModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Predicts every task of a batch, by a model in training mode.
+def forward_in_training(model: nn.Module, inputs: Mapping[str, Tensor], *arguments: str) -> dict[str, Tensor]:
+    """Predicts every task of a batch, by a model in training mode or by what wraps it.
 
     Raises:
         ValueError: the batch is so small that a BatchNorm of the model sees a single value.
     """
     try:
-        return model(inputs)
+        return model(inputs, *arguments)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

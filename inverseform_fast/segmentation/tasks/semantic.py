@@ -9,6 +9,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -109,26 +110,42 @@ class SemanticLoss(nn.Module):
 
     def __init__(self, config: TrainConfig, name: str, void: int) -> None:
         super().__init__()
-        self.name, self.void, self.start = name, void, config.inverseform_start
-        self.loss = None if config.loss == "ce" else _boundary_aware_loss(config, void)
-        self.gamma = self.loss.gamma if self.loss else 0.0
+        self.name, self.start = name, config.inverseform_start
+        self.terms = ("total", "segmentation") if config.loss == "ce" else iff.LossTerms._fields
+        self.loss = _boundary_aware_loss(config, void)
+        self.gamma = self.loss.gamma
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        logits, labels = predictions[self.name], targets[self.name]
-        if self.loss is None:
-            loss = iff.functional.segmentation_loss(logits, labels, ignore_index=self.void)
-            return {"total": loss, "segmentation": loss}
+    def count(self, parts: Sequence[Mapping[str, Tensor]], step: int) -> Tensor:
+        """What the loss must know of all labels of a step whose batch is taken in parts."""
+        self._set_gamma(step)
+        return self.loss.count([targets[self.name] for targets in parts])
+
+    def forward(
+        self,
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        step: int,
+        counts: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        self._set_gamma(step)
+        terms = self.loss(predictions[self.name], targets[self.name], predictions.get("boundary"), counts=counts)
+        return {name: getattr(terms, name) for name in self.terms}
+
+    def _set_gamma(self, step: int) -> None:
         self.loss.gamma = self.gamma if step >= self.start else 0.0
-        return self.loss(logits, labels, predictions.get("boundary"))._asdict()
 
 
 def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLoss:
+    group = dist.group.WORLD  # None if there is one process
+    if config.loss == "ce":
+        return iff.BoundaryAwareLoss(0, ignore_index=void, edge=0, dice=0, process_group=group)
     term = iff.InverseFormLoss(net=config.net or "compact", distance=config.distance, resize=config.resize)
     gamma = GAMMA if config.gamma is None else config.gamma
     if config.loss == "boundary":
         gamma = 0.0
+    weights = {"edge": config.edge, "dice": config.dice}
     return iff.BoundaryAwareLoss(
-        config.beta, gamma, config.radius, void, inverseform=term, edge=config.edge, dice=config.dice
+        config.beta, gamma, config.radius, void, inverseform=term, process_group=group, **weights
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm.optim
 import torch
-from torch import nn
 
 from ..config import TrainConfig
+from ..models import SegmentationModel
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -15,9 +17,22 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * warmup * (1 - step / config.steps) ** config.power
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
     """Makes AdamW or SGD for the model's parameters; norms and biases get no weight decay."""
-    groups = timm.optim.param_groups_weight_decay(model, config.weight_decay)
+    groups = _groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
     return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _groups(model: SegmentationModel, decay: float) -> list[dict[str, Any]]:
+    """The parameters by their weight decay, and by the factor of their learning rate if the model has any."""
+    groups = timm.optim.param_groups_weight_decay(model, decay)
+    scales = {model.get_parameter(name): scale for name, scale in model.lr_scales().items()}
+    if not scales:
+        return groups
+    return [
+        {**group, "lr_scale": scale, "params": [p for p in group["params"] if scales.get(p, 1.0) == scale]}
+        for group in groups
+        for scale in sorted({1.0, *scales.values()})
+    ]

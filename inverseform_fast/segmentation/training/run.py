@@ -7,47 +7,44 @@ for bit; on a GPU they are as far as its kernels are deterministic.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor, nn
+from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from inverseform_fast import Alignment
 
-from ...devices import choose_device
 from ...files import locked, write_atomically
-from ...nets.weights import load_strictly
-from ...states import check_keys, restore_optimizer, stop_explained
+from ...states import stop_explained
 from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
-from ..models import build_model
-from ..models.base import forward_in_training, model_inputs
 from ..moved_labels import MovedLabels, draw_moved
+from ..processes import Processes, joined, share_of
 from ..progress import bars, counter, say
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
 from ..tasks import Task, choose_tasks
 from ..transforms import TrainTransform, denormalize
-from .alignment import TargetAligner, alignment_scalars
 from .criterion import Criterion
-from .optim import build_optimizer, learning_rate
-from .sampling import SeededSamples, StepBatches, derived_seed
+from .learner import Learner, MakeCriterion, Taken
+from .sampling import SeededSamples, StepBatches, check_divides
+from .sharing import gathered, share_buffers
 
 Datasets = tuple[SegmentationDataset, SegmentationDataset]
-MakeCriterion = Callable[[TrainConfig, Mapping[str, Task]], nn.Module]
 
-_AMP_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PICTURED = 4  # images of a batch whose moved labels TensorBoard shows
 _RESULTS = (CHECKPOINT, METRICS, REPORT, PICTURE)
+_OWN_OPTIONS = ("root", "out", "device", "workers", "threads")  # in which processes may differ
 
 
 def open_datasets(config: TrainConfig) -> Datasets:
@@ -85,29 +82,73 @@ def train(
     Raises:
         FileExistsError: the folder holds an earlier run, and neither ``resume`` nor ``overwrite`` is given.
         FileNotFoundError: there is nothing to resume, or the data are missing.
-        BlockingIOError: another process trains into the folder.
+        BlockingIOError: another run trains into the folder.
+        ConnectionError: another process of the run was killed, or hangs.
         ValueError: the configuration is wrong, or differs from the checkpoint's in what decides the result.
         FloatingPointError: the loss or a weight is no longer finite.
         KeyboardInterrupt, OSError: as they come; the message says what is safe.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
-    out, console = Path(config.out), console or Console()
-    with locked(out):
-        checkpoint = _check_folder(out, config, resume, overwrite)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        train_set, eval_set = datasets or open_datasets(config)
-        train_set.check_for_training()
-        run = _Run(config, train_set, eval_set, criterion, console)
-        if checkpoint:
-            run.restore(checkpoint)
-        with stop_explained(out / CHECKPOINT, run):
-            _prepare_folder(out, config, overwrite)
-            metrics = run.fit()
-            say(console, "writing the report")
-            write_report(out, config, run.model, eval_set, run.tasks, metrics)
-        return metrics
+    out = Path(config.out)
+    with joined(config.device, config.timeout) as processes:
+        check_divides(config, processes.size)
+        console = (console or Console()) if processes.is_first else Console(quiet=True)
+        if processes.has_begun:  # torchrun has started the run anew
+            overwrite, resume = False, (out / CHECKPOINT).exists()
+        with locked(out) if processes.is_first else nullcontext():
+            processes.require_same("options", {k: v for k, v in config.to_dict().items() if k not in _OWN_OPTIONS})
+            checkpoint = processes.from_first(lambda: _check_folder(out, config, resume, overwrite))
+            if config.threads:
+                torch.set_num_threads(config.threads)
+            datasets = datasets or open_datasets(config)
+            if processes.size > 1:
+                processes.require_same("data", _fingerprints(datasets))
+            tasks = _tasks(datasets, config, checkpoint)
+            learner = Learner(config, tasks, criterion, processes, checkpoint)
+            run = _Run(config, datasets, learner, processes, checkpoint, console)
+            with stop_explained(out / CHECKPOINT, run), processes.watched(config.timeout):
+                if processes.is_first:
+                    _prepare_folder(out, config, overwrite)
+                    processes.begin()
+                metrics = run.fit()
+                with gathered(learner.model):
+                    if processes.is_first:
+                        say(console, "writing the report")
+                        write_report(out, config, learner.model, datasets[1], tasks, metrics)
+            return metrics
+
+
+def _tasks(datasets: Datasets, config: TrainConfig, checkpoint: Checkpoint | None) -> dict[str, Task]:
+    """Returns the tasks to train, after the data sets and the checkpoint were checked to have them."""
+    train_set, eval_set = datasets
+    train_set.check_for_training()
+    tasks = choose_tasks(train_set.tasks, config.tasks)
+    check_tasks(eval_set, tasks)
+    if checkpoint:
+        check_tasks(train_set, checkpoint.tasks)
+        if list(checkpoint.tasks) != list(tasks):
+            raise ValueError(
+                f"the data set must have its tasks in the order of {checkpoint.path}, {', '.join(checkpoint.tasks)}, "
+                f"got {', '.join(tasks)}"
+            )
+    return tasks
+
+
+def _fingerprints(datasets: Datasets) -> dict[str, str]:
+    """Returns what must be the same on all processes: names, tasks, and the first and the last sample of each split."""
+    prints = {}
+    for split, dataset in zip(("train", "eval"), datasets, strict=True):
+        prints[f"number of {split} images"] = str(len(dataset))
+        prints[f"digest of {split} names and tasks"] = _digest(repr((dataset.names, dataset.tasks)).encode())
+        for index in (0, len(dataset) - 1):
+            values = [value.contiguous().numpy().tobytes() for _, value in sorted(dataset[index].items())]
+            prints[f"digest of {split} image {index}"] = _digest(*values)
+    return prints
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -145,162 +186,129 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        train_set: SegmentationDataset,
-        eval_set: SegmentationDataset,
-        criterion: MakeCriterion,
+        datasets: Datasets,
+        learner: Learner,
+        processes: Processes,
+        checkpoint: Checkpoint | None,
         console: Console,
     ) -> None:
-        self.config, self.train_set, self.eval_set, self.console = config, train_set, eval_set, console
-        self.tasks = choose_tasks(train_set.tasks, config.tasks)
-        check_tasks(eval_set, self.tasks)
-        self.device = choose_device(config.device)
-        torch.manual_seed(config.seed)
-        self.model = build_model(
-            config.model,
-            config.backbone,
-            self.tasks,
-            boundary_head=config.boundary_head,
-            pretrained=config.pretrained,
-            **config.model_options,
-        ).to(self.device)
-        self.criterion = criterion(config, self.tasks).to(self.device)
-        self.aligner = TargetAligner(config, self.tasks).to(self.device)
-        self.optimizer = build_optimizer(self.model, config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
-        self.first_step = self.step = 0
-        self.saved: int | None = None  # the step of the checkpoint
+        self.config, self.learner, self.processes, self.console = config, learner, processes, console
+        self.train_set, self.eval_set = datasets
+        self.tasks = learner.tasks
+        self.out = Path(config.out)
+        self.first_step = self.step = checkpoint.step if checkpoint else 0
+        self.saved = checkpoint.step if checkpoint else None  # the step of the checkpoint
+        self.batches = StepBatches(len(self.train_set), config, self.first_step, processes.rank, processes.size)
         self.seconds = 0.0  # what this process has spent in steps, loading included
         self.seconds_per_step = math.nan  # the mean over the steps of this process
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        check_tasks(self.train_set, checkpoint.tasks)
-        if list(checkpoint.tasks) != list(self.tasks):
-            raise ValueError(
-                f"the data set must have its tasks in the order of {checkpoint.path}, {', '.join(checkpoint.tasks)}, "
-                f"got {', '.join(self.tasks)}"
-            )
-        load_strictly(self.model, checkpoint.model, checkpoint.path, "checkpoint")
-        restore_optimizer(self.optimizer, checkpoint.optimizer, f"the optimizer's state of {checkpoint.path}")
-        check_keys(checkpoint.scaler, self.scaler.state_dict(), f"the scaler's state of {checkpoint.path}")
-        if not all(isinstance(value, int | float) for value in checkpoint.scaler.values()):
-            raise ValueError(f"the scaler's state of {checkpoint.path} must hold numbers, got {checkpoint.scaler}")
-        self.scaler.load_state_dict(checkpoint.scaler)
-        self.first_step = self.step = self.saved = checkpoint.step
-        if self.step == self.config.steps:  # no step is left to measure
-            self.seconds_per_step = _measured_before(Path(self.config.out))
+        if self.step == config.steps:  # no step is left to measure
+            self.seconds_per_step = _measured_before(self.out)
 
     def fit(self) -> dict[str, float]:
         """Takes the remaining steps, with logs, checkpoints and evaluations; returns the last evaluation's metrics."""
-        writer = SummaryWriter(str(Path(self.config.out) / "tensorboard"), purge_step=self.first_step)
-        self.model.train()
-        with bars(self.console) as progress, writer:
-            self._take_steps(writer, progress)
-            return self._evaluate(writer, progress)
+        with bars(self.console) as progress, self._log() as log:
+            self._take_steps(log, progress)
+            return self._evaluate(log, progress)
 
-    def _take_steps(self, writer: SummaryWriter, progress: Progress) -> None:
+    def _log(self) -> AbstractContextManager[SummaryWriter | None]:
+        """Opens TensorBoard's log, which the first process writes."""
+        folder = str(self.out / "tensorboard")
+        return SummaryWriter(folder, purge_step=self.first_step) if self.processes.is_first else nullcontext()
+
+    def _take_steps(self, log: SummaryWriter | None, progress: Progress) -> None:
         config = self.config
         bar = progress.add_task(config.loss, total=config.steps, completed=self.step, status="")
         started = time.perf_counter()
-        for batch in self._batches():
-            terms, alignments = self._take_step(batch)
+        for batch in self._loader():
+            taken = self.learner.take_step(batch, self.step, self.batches.positions(self.step))
+            self.step += 1
             saves = self._is_due(config.checkpoint_every)
             logs = saves or self._is_due(config.log_every)
-            values = self._finite_values(terms) if logs else {}
+            values = self._finite_values(taken) if logs else {}
             self.seconds += time.perf_counter() - started
             self.seconds_per_step = self.seconds / (self.step - self.first_step)
             progress.update(bar, completed=self.step)
             if logs:
-                # A term that is exactly 0 is off, or has nothing to see.
-                status = terms_text({k: v for k, v in values.items() if v or k == "total"}, self.tasks)
-                progress.update(bar, status=status)
-                if not self.console.is_terminal:
-                    say(self.console, f"step {self.step} of {config.steps}: {status}")
-                self._log(writer, values, alignments)
+                self._show(values, log, progress, bar)
             if saves:
                 self._save()
-                self._draw_moved(writer, batch, alignments)
+                if log:
+                    self._draw_moved(log, batch, taken[0].alignments)
             if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
-                self._evaluate(writer, progress)
+                self._evaluate(log, progress)
             started = time.perf_counter()
 
-    def _batches(self) -> DataLoader[Sample]:
-        """Returns the batches of the remaining steps."""
+    def _loader(self) -> DataLoader[Sample]:
+        """Returns the loader of this process's batches of the remaining steps."""
         transform = TrainTransform(self.train_set.tasks, self.config.crop, self.config.scale)
         return DataLoader(
             SeededSamples(self.train_set, transform),
-            batch_sampler=StepBatches(len(self.train_set), self.config, self.first_step),
+            batch_sampler=self.batches,
             num_workers=self.config.workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.learner.device.type == "cuda",
         )
 
     def _is_due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.step == self.config.steps
 
-    def _take_step(self, batch: Sample) -> tuple[dict[str, Tensor], dict[str, Alignment]]:
-        """Takes one step of the optimizer; returns the loss's terms and what was aligned, still on the device."""
-        config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        torch.manual_seed(derived_seed(config.seed, 2, self.step))  # for dropout and the like
-        inputs = model_inputs(self.model, batch, self.device)
-        targets = {name: batch[name].to(self.device, non_blocking=True) for name in self.tasks}
-        with torch.autocast(self.device.type, _AMP_DTYPES[config.amp], enabled=config.amp != "none"):
-            predictions = forward_in_training(self.model, inputs)
-        alignments = self.aligner(predictions, targets, self.step)
-        aligned = {name: alignment.labels for name, alignment in alignments.items()}
-        terms = self.criterion(predictions, targets | aligned, self.step)
-        self.optimizer.zero_grad()
-        self.scaler.scale(terms["total"]).backward()
-        if config.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        return terms, alignments
-
-    def _finite_values(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """Returns the terms as numbers. This waits for the device, so it is done only in steps that are logged."""
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not math.isfinite(values["total"]):
-            raise FloatingPointError(f"the loss must be finite, but is not at step {self.step}: {values}")
+    def _finite_values(self, taken: Sequence[Taken]) -> dict[str, float]:
+        """Returns the means over parts and processes. This waits for the device, so only logged steps do it."""
+        parts = [each.scalars() for each in taken]
+        values = self.processes.average({name: sum(part[name] for part in parts) / len(parts) for name in parts[0]})
+        if not math.isfinite(values["loss/total"]):
+            raise FloatingPointError(f"the loss must be finite, but is not at step {self.step}: {_losses(values)}")
         return values
 
-    def _log(self, writer: SummaryWriter, values: dict[str, float], alignments: dict[str, Alignment]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(f"loss/{name}", value, self.step)
-        for name, value in alignment_scalars(alignments).items():
-            writer.add_scalar(f"align/{name}", value, self.step)
-        writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], self.step)
-        writer.add_scalar("train/seconds_per_step", self.seconds_per_step, self.step)
-        writer.add_scalar("train/images_per_second", self.config.batch_size / self.seconds_per_step, self.step)
+    def _show(self, values: dict[str, float], log: SummaryWriter | None, progress: Progress, bar: TaskID) -> None:
+        # A term that is exactly 0 is off, or has nothing to see.
+        status = terms_text({k: v for k, v in _losses(values).items() if v or k == "total"}, self.tasks)
+        progress.update(bar, status=status)
+        if not self.console.is_terminal:
+            say(self.console, f"step {self.step} of {self.config.steps}: {status}")
+        if log:
+            speed = {
+                "train/lr": self.learner.optimizer.param_groups[0]["lr"],
+                "train/seconds_per_step": self.seconds_per_step,
+                "train/images_per_second": self.config.batch_size / self.seconds_per_step,
+            }
+            for name, value in {**values, **speed}.items():
+                log.add_scalar(name, value, self.step)
 
     def _save(self) -> None:
-        states = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
-        save_checkpoint(Path(self.config.out) / CHECKPOINT, Checkpoint(self.config, self.tasks, self.step, *states))
+        checkpoint = Checkpoint(self.config, dict(self.tasks), self.step, *self.learner.states())
+        path = self.out / CHECKPOINT
+        self.processes.after_first(lambda: save_checkpoint(path, checkpoint), f"saved step {self.step}")
         self.saved = self.step
 
-    def _draw_moved(self, writer: SummaryWriter, batch: Sample, alignments: dict[str, Alignment]) -> None:
+    def _draw_moved(self, log: SummaryWriter, batch: Sample, alignments: dict[str, Alignment]) -> None:
         for name, alignment in alignments.items():
-            parts = denormalize(batch["image"]), batch[name], alignment.labels, alignment.displacement
+            given = [batch[key][:: self.config.accumulate] for key in ("image", name)]
+            parts = denormalize(given[0]), given[1], alignment.labels, alignment.displacement
             titles = [f"image {position} of step {self.step}" for position in range(_PICTURED)]
             rows = [MovedLabels(*row) for row in zip(titles, *parts, strict=False)]
-            writer.add_figure(f"align/{name}", draw_moved(rows, self.tasks[name]), self.step)
+            log.add_figure(f"align/{name}", draw_moved(rows, self.tasks[name]), self.step)
 
-    def _evaluate(self, writer: SummaryWriter, progress: Progress) -> dict[str, float]:
-        metrics = evaluate(
-            self.model,
-            self.eval_set,
-            tasks=self.tasks,
-            size=self.config.eval_size,
-            batch_size=self.config.batch_size,
-            workers=self.config.workers,
-            on_images=counter(progress, "evaluating", len(self.eval_set)),
-        )
-        for name, value in metrics.items():
-            writer.add_scalar(f"eval/{name}", value, self.step)
+    def _evaluate(self, log: SummaryWriter | None, progress: Progress) -> dict[str, float]:
+        share_buffers(self.learner.model)
+        with gathered(self.learner.model):
+            metrics = evaluate(
+                self.learner.model,
+                self.eval_set,
+                tasks=self.tasks,
+                size=self.config.eval_size,
+                batch_size=self.config.batch_size,
+                workers=self.config.workers,
+                on_images=counter(progress, "evaluating", len(share_of(len(self.eval_set)))),
+            )
+        if log:
+            for name, value in metrics.items():
+                log.add_scalar(f"eval/{name}", value, self.step)
         say(progress.console, f"step {self.step}: {summary(metrics, self.tasks)}")
         return {**metrics, "seconds_per_step": self.seconds_per_step}
+
+
+def _losses(values: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
 
 
 def _measured_before(out: Path) -> float:
