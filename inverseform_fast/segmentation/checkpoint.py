@@ -21,7 +21,7 @@ _YOUNGER = {  # options that came without a new format, as they were before
     "accumulate": 1,
     "sync_bn": True,
     "shard": False,
-    "timeout": 40,
+    "timeout": 25,
 }
 
 

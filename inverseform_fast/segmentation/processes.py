@@ -126,13 +126,21 @@ class Processes:
         """Calls the roll; returns the processes that do not answer."""
         assert self.store is not None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would end this process, which is ending
-        self.store.set(f"alive {self.rank}", "")
-        time.sleep(_ROLL_CALL)
-        return [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
+        try:
+            self.store.set(f"alive {self.rank}", "")
+            time.sleep(_ROLL_CALL)
+            return [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
+        except dist.DistError:  # nor does the machine on which the store is
+            return [0]
 
 
 def _is_of_a_collective(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def share_of(length: int) -> range:
@@ -169,14 +177,24 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
         # Its destructor can wait for a thread that waits for Python, which it holds itself: the group lives for ever.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
+        launch.set_timeout(timedelta(seconds=timeout))
         signal.signal(signal.SIGTERM, _interrupt)  # which torchrun sends when another process has failed
         with processes.watched(timeout):
             yield processes
     except BaseException as error:
-        if store.add("failures", 1) > 1 and not os.environ.get(DEBUG):  # another process has said why
+        if _is_known(store) and not os.environ.get(DEBUG):
             raise SystemExit(1) from error
         raise
     dist.destroy_process_group()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_known(store: dist.Store) -> bool:
+    """Whether another process has said what went wrong."""
+    try:
+        return store.add("failures", 1) > 1
+    except dist.DistError:  # the machine on which the store is has gone
+        return False
 
 
 def _interrupt(*_: object) -> NoReturn:
