@@ -112,8 +112,13 @@ def assert_equal_to_rounding(first: TrainConfig, second: TrainConfig, atol: floa
 
 @pytest.mark.parametrize(
     ("loss", "boundary_head", "count"),
-    [("inverseform", True, 2), ("inverseform", True, 3), ("inverseform", False, 2), ("inverseform", False, 3)]
-    + [("ce", True, 2)],
+    [
+        ("inverseform", True, 2),
+        ("inverseform", True, 3),
+        ("inverseform", False, 2),
+        ("inverseform", False, 3),
+        ("ce", True, 2),
+    ],
 )
 def test_several_processes_train_as_one(config: TrainConfig, loss: Any, boundary_head: bool, count: int) -> None:
     """With ``ce``, the boundary head gets no gradient."""

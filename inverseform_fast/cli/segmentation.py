@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Train a segmentation model, evaluate it and write a report. --resume needs no other option than --out."""
     from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
-    from ..segmentation.processes import speaks
+    from ..segmentation.processes import own_device, speaks
     from ..segmentation.training.run import train as run_training
 
     base = TrainConfig()
@@ -32,6 +32,7 @@ def train(
     elif resume:
         base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
     settings = dataclasses.replace(base, **given)
+    own_device(settings.device)  # before any work
     run_training(settings, resume=resume, overwrite=overwrite)
     if speaks():
         typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
@@ -60,9 +61,10 @@ def evaluate(
     from ..segmentation.checkpoint import load_checkpoint
     from ..segmentation.evaluation import evaluate_checkpoint
     from ..segmentation.markup import terminal
-    from ..segmentation.processes import speaks
+    from ..segmentation.processes import own_device, speaks
     from ..segmentation.report import metric_rows, write_metrics
 
+    own_device(device)  # before any work
     if json_file:
         check_new_file(json_file, "json")
     loaded = load_checkpoint(checkpoint)

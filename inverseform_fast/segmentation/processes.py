@@ -143,6 +143,25 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def own_device(name: str | None) -> torch.device:
+    """Returns the device called ``name``, as :func:`choose_device` does; under ``torchrun`` a GPU of the process's own.
+
+    Raises:
+        ValueError: this machine has no such device, or fewer GPUs than processes; or a GPU has a number under
+            ``torchrun``.
+    """
+    if not dist.is_torchelastic_launched():
+        return choose_device(name)
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:"):
+        raise ValueError(f"device must be cuda without a number in a run that torchrun started, got {name!r}")
+    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def share_of(length: int) -> range:
     """Returns which of ``length`` things are this process's; every thing is of one process."""
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -157,20 +176,20 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
     message. ``torchrun`` ends them if they cannot notice.
 
     Args:
-        device: as :func:`choose_device` has it; on several processes a GPU has no number, since each takes its own.
+        device: as :func:`own_device` has it.
         timeout: seconds for which a process waits for another one.
 
     Raises:
-        ValueError: this machine has no such device, or fewer GPUs than processes.
+        ValueError: the device is wrong.
         ConnectionError: another process was killed, or hangs.
     """
     if not dist.is_torchelastic_launched():
-        yield Processes(choose_device(device))
+        yield Processes(own_device(device))
         return
     launch, rank, size = next(dist.rendezvous("env://", timeout=_MEETING))
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", launch)
     try:
-        processes = Processes(_device_of_process(device), rank, size, store, launch)
+        processes = Processes(own_device(device), rank, size, store, launch)
         store.set(f"joined {rank}", "")
         store.wait([f"joined {each}" for each in range(size)], _MEETING)
         backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
@@ -199,15 +218,3 @@ def _is_known(store: dist.Store) -> bool:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _device_of_process(name: str | None) -> torch.device:
-    """Returns the GPU of this process's own number, or what is asked for if that is no GPU."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda:"):
-        raise ValueError(f"device must be cuda without a number in a run that torchrun started, got {name!r}")
-    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
