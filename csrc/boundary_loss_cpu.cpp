@@ -20,7 +20,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Returns the loss, the weights [2] of positive and negative pixels, and the gradients [2, N, 1, h, w] of their summed
-// losses. The weights follow from the counts [2] of positive and negative pixels, which are the target's own by default.
+// losses. The weights follow from the counts [2] of positive and negative pixels, which are the target's own by
+// default.
 std::tuple<Tensor, Tensor, Tensor> boundary_loss(const Tensor& logits, const Tensor& target,
                                                  const std::optional<Tensor>& counts, bool wants_grad) {
   STD_TORCH_CHECK(logits.dim() == 4 && target.dim() == 3 && target.size(0) == logits.size(0) && logits.size(1) == 1,

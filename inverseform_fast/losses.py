@@ -348,7 +348,7 @@ class BoundaryAwareLoss(nn.Module):
             edge, other = (torch.where(kind, weights, 0).sum(dtype=torch.float64) for kind in (positive, negative))
         one = torch.ones_like(positives)
         tiles = self.inverseform.tiles_with_boundary(target[:, None]) if self.gamma else torch.zeros_like(one)
-        return torch.stack([x.double() for x in (one, positives, negatives, edge + other, edge, tiles)])
+        return torch.stack((one, positives, negatives, edge + other, edge, tiles)).double()
 
     def _boundary_map(self, labels: Tensor) -> Tensor:
         return functional.boundary_map(labels, self.radius, self.ignore_index)

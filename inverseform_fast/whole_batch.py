@@ -38,11 +38,11 @@ class Part:
         """The batch of which this is a part; ``counts`` are of all its micro-batches, or None if there is one."""
         summed = self.sum()
         counts = summed[:COUNTS] if counts is None else counts
+        parts, processes = counts[:1], summed[:1]  # parts is processes times micro-batches
+        # Where nothing counts in the whole batch, the share is 0.
+        shares = parts * self._own[3:COUNTS] / counts[3:].clamp(min=torch.finfo(counts.dtype).tiny)
         return WholeBatch(
-            parts=counts[0],
-            processes=summed[0],
-            # Where nothing counts in the whole batch, the share is 0.
-            shares=counts[0] * self._own[3:COUNTS] / counts[3:].clamp(min=torch.finfo(counts.dtype).tiny),
+            factors=torch.cat((shares, parts, processes)),
             balance=counts[1:3],
             dice_sums=summed[COUNTS:].view(3, -1) if len(summed) > COUNTS else None,
         )
@@ -51,21 +51,20 @@ class Part:
 class WholeBatch(NamedTuple):
     """What a part needs to know of the batch; all float64."""
 
-    parts: Tensor  # [], processes times micro-batches
-    processes: Tensor  # []
-    shares: Tensor  # [3], the part's of what three terms are averaged over, times parts
+    factors: Tensor  # [5], of segmentation, edge, inverseform, boundary and the gradient of dice
     balance: Tensor  # [2], positive and negative pixels
     dice_sums: Tensor | None  # [3, C], of the micro-batch on all processes
 
     def terms(
         self, segmentation: Tensor, boundary: Tensor, inverseform: Tensor, edge: Tensor, dice: Tensor
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The part's share of each term, times the number of parts, so that the parts' mean is the whole batch's term.
 
         Three terms come as means over the part. The boundary's is the part's summand. Dice is that of all processes
         already, but only the logits of this one have a gradient here.
         """
-        of_segmentation, of_edge, of_inverseform = self.shares.to(segmentation.dtype)
-        boundary = self.parts.to(boundary.dtype) * boundary
-        dice = dice.detach() + self.processes.to(dice.dtype) * (dice - dice.detach())
-        return of_segmentation * segmentation, boundary, of_inverseform * inverseform, of_edge * edge, dice
+        factors = self.factors.to(segmentation.dtype)
+        scaled = factors[:4] * torch.stack((segmentation, edge, inverseform, boundary))
+        segmentation, edge, inverseform, boundary = scaled.unbind()
+        dice = dice.detach() + factors[4] * (dice - dice.detach())
+        return segmentation, boundary, inverseform, edge, dice

@@ -70,6 +70,17 @@ def test_the_balance_is_the_batches_not_the_images() -> None:
     assert boundary_loss(logits[:1], labels[:1]) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_parts_of_a_batch_add_up_to_it_given_its_counts(dtype: torch.dtype) -> None:
+    logits, labels = some_logits(3, dtype=dtype), some_labels((3, 8, 10), 4)
+    labels[0] = 1  # alone it has no loss
+    target = boundary_map_by_definition(labels, 2)
+    counts = torch.stack([(target == kind).sum() for kind in (1, 0)]).double()
+    parts = zip(logits.split([1, 2]), labels.split([1, 2]), strict=True)
+    losses = [boundary_loss(*part, counts=counts) for part in parts]
+    assert_same(logits, torch.stack(losses).sum(), boundary_loss(logits, labels))
+
+
 def test_balanced_means_that_neither_kind_wins_at_the_start() -> None:
     logits = torch.zeros(2, 1, 8, 10, dtype=torch.float64, requires_grad=True)
     labels = some_labels((2, 8, 10), 2)

@@ -127,8 +127,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         logits, boundary_logits = torch.empty(IMAGES, 19, *LOW, dtype=dtype), torch.empty(IMAGES, 1, *LOW, dtype=dtype)
         with recorded(f"{dtype}", launches):
             segmentation_loss(logits, labels, None, 255, True)
-            boundary_loss(boundary_logits, labels, 2, 255, True)
-            _, slopes = dice_loss(logits, labels, 255)
+            boundary_loss(boundary_logits, labels, 2, 255, None, True)
+            _, slopes = dice_loss(logits, labels, 255, None)
             dice_loss_backward(logits, labels, slopes, 255)
             tiles, _, valid = extract_tiles(boundary_logits, target, TILED, 224, True)
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
@@ -139,14 +139,16 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         with recorded(f"{dtype}, to channels_last", launches):
             channels_first_backward(logits)
     with recorded("headless", launches):
-        boundary_loss(torch.empty(IMAGES, 1, *FULL), labels, 2, 255, True)
+        boundary_loss(torch.empty(IMAGES, 1, *FULL), labels, 2, 255, None, True)
     with recorded("class weights", launches):
         segmentation_loss(logits, labels, torch.empty(19), 255, True)
+    with recorded("counts of a whole batch", launches):
+        boundary_loss(boundary_logits, labels, 2, 255, torch.empty(2, dtype=torch.float64), True)
     with recorded("no gradient", launches):
         segmentation_loss(logits, labels, None, 255, False)
     with recorded("same size", launches):
         segmentation_loss(torch.empty(1, 19, *FULL), labels[:1], None, 255, True)
-        _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255)
+        _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255, None)
         dice_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255)
     coefficients = torch.empty(IMAGES, 9, 17, 8)  # rows and columns of tiles
     with recorded("int64 labels", launches):

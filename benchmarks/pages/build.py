@@ -18,6 +18,7 @@ from benchmarks.pages import (
     cost,
     cost_pictures,
     displaced,
+    distributed,
     headless,
     launches,
     ops,
@@ -64,6 +65,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         measured / "launches.md": launches.parts(root),
         measured / "ops.md": ops.parts(root),
         measured / "results.md": worth.parts(root),
+        root / "docs/design/distributed.md": distributed.parts(root),
         root / "docs/design/triton.md": predicted.parts(root),
         root / "README.md": {"cost": cost.summary(root), "worth": headless.summary(root)},
     }

@@ -26,6 +26,12 @@ def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None
     assert_three_way("boundary_loss", random(2, 1, 4, 5, dtype=dtype), random_labels(3, 2, 16, 20), radius=1)
 
 
+@pytest.mark.parametrize("counts", [(0, 9), (700, 2**25), (3e9, 5e8)], ids=str)
+def test_counts_of_a_larger_batch_are_taken(counts: tuple[float, float]) -> None:
+    balance = torch.tensor(counts, dtype=torch.float64, device=DEVICE)
+    assert_three_way("boundary_loss", random(2, 1, 4, 5), random_labels(3, 2, 16, 20), counts=balance)
+
+
 @settings(max_examples=3)
 @given(
     size=st.tuples(st.integers(1, 18), st.integers(1, 18)),

@@ -76,7 +76,8 @@ MAP, SOFT = (
     ("soft_boundary_map", "soft_boundary_map_backward", "upsample_band_backward"),
 )
 SEGMENTATION, BOUNDARY = ("segmentation_loss", "mean_loss"), (*MAP, "boundary_loss", "balanced_loss")
-DICE = ("sums_of_classes", "totals_of_classes", "mean_of_classes", "dice_loss_backward")
+DICE_SUMS, DICE_OF_SUMS = ("sums_of_classes", "totals_of_classes"), ("mean_of_classes", "dice_loss_backward")
+DICE = (*DICE_SUMS, *DICE_OF_SUMS)
 TILES, WARP = ("extract_tiles", "extract_tiles_backward"), ("homography_warp", "homography_warp_backward")
 EXP, CORRELATION = ("homography_exp", "homography_exp_backward"), ("local_correlation", "local_correlation_backward")
 MOVE = ("flow_of_points", "read_labels")
@@ -119,9 +120,16 @@ VARIANTS = {  # other dtypes and options
         "segmentation_loss", lambda: (logits(), labels()), SEGMENTATION, {"class_weights": torch.rand(CLASSES) + 0.5}
     ),
     "segmentation_loss, same size": Case("segmentation_loss", lambda: (logits(), labels(LOW)), SEGMENTATION),
+    "dice_loss, sums": Case(
+        "dice_loss", lambda: (logits(), labels()), DICE_OF_SUMS, {"sums": 2e4 * (1 + torch.rand(3, CLASSES).double())}
+    ),
+    "dice_sums": Case("dice_sums", lambda: (logits(), labels()), DICE_SUMS),
     "dice_loss, float16": Case("dice_loss", lambda: (logits(dtype=torch.float16), labels()), DICE),
     "dice_loss, same size": Case("dice_loss", lambda: (logits(), labels(LOW)), DICE),
     "boundary_loss, bfloat16": Case("boundary_loss", lambda: (logits(1, dtype=HALF), labels()), BOUNDARY),
+    "boundary_loss, counts": Case(
+        "boundary_loss", lambda: (logits(1), labels()), BOUNDARY, {"counts": torch.tensor([3e4, 2.0**25]).double()}
+    ),
     "soft_boundary_map, radius 3, bfloat16": Case(
         "soft_boundary_map", lambda: (logits(3, dtype=HALF),), SOFT, {"size": FULL, "radius": 3}, factor=6
     ),
