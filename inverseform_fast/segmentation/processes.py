@@ -20,7 +20,7 @@ from ..errors import DEBUG
 
 T = TypeVar("T")
 _MEETING = timedelta(minutes=10)  # within which the processes start; imports from a network disk take long
-_ROLL_CALL = 1.0  # seconds in which a living process answers
+_ROLL_CALL = 4.0  # seconds in which a living process answers
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,21 @@ class Processes:
             ) from error
 
     def _missing(self) -> list[int]:
-        """Calls the roll; returns the processes that do not answer."""
+        """Calls the roll; returns the processes that do not answer, and none if one has said what went wrong."""
         assert self.store is not None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would end this process, which is ending
+        missing = list(range(self.size))
+        deadline = time.monotonic() + _ROLL_CALL
         try:
             self.store.set(f"alive {self.rank}", "")
-            time.sleep(_ROLL_CALL)
-            return [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
+            while missing and time.monotonic() < deadline:
+                if self.store.check(["failures"]):
+                    return []
+                missing = [rank for rank in missing if not self.store.check([f"alive {rank}"])]
+                time.sleep(0.05)
         except dist.DistError:  # nor does the machine on which the store is
             return [0]
+        return missing
 
 
 def _is_of_a_collective(error: BaseException) -> bool:
