@@ -204,7 +204,7 @@ def test_ctrl_c_is_one_line(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt("stopped at step 7")
 
-    monkeypatch.setattr("inverseform_fast.cli.segmentation.choose_device", interrupted)
+    monkeypatch.setattr("inverseform_fast.segmentation.processes.own_device", interrupted)
     assert call("train") == (130, "", "interrupted: stopped at step 7\n")
 
 

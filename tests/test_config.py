@@ -110,7 +110,7 @@ def test_options_of_the_data_set_are_no_others(options: dict[str, Any], message:
 
 
 def test_a_sharded_model_has_no_fp16() -> None:
-    with pytest.raises(ValueError, match="^amp must be none or bf16 where the model is sharded, got 'fp16'"):
+    with pytest.raises(ValueError, match=r"^amp must be none or bf16 where the model is sharded, got 'fp16'"):
         TrainConfig(shard=True, amp="fp16")
 
 

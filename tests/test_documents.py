@@ -166,7 +166,7 @@ def stops_with(program: str, arguments: list[str], whole: bool) -> str | int | N
     if program == "inverseform-fast":
         return exit_code(cli.main)
     if program == "torchrun":
-        given = get_args_parser().parse_args(arguments)
+        given, _ = get_args_parser().parse_known_args(arguments)  # exits if it does not know an option
         sys.argv = [given.training_script, *given.training_script_args]
         return stops_with(given.training_script, given.training_script_args, whole)
     if program == "python" and arguments[0] != "-m":

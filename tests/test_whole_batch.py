@@ -62,8 +62,8 @@ def test_what_samples_share_is_the_same_for_every_part() -> None:
     for part in (SEEDS[:2], SEEDS[2:4]):
         torch.manual_seed(1)
         with WholeBatch(part, False):
-            draws += [(F.dropout(torch.ones(2, 9)), torch.rand(3), torch.rand(2, generator=torch.Generator()))]
-        draws[-1] += (torch.rand(1),)  # after the pass
+            draws.append([F.dropout(torch.ones(2, 9)), torch.rand(3), torch.rand(2, generator=torch.Generator())])
+        draws[-1].append(torch.rand(1))  # after the pass
     assert not torch.equal(draws[0][0], draws[1][0])
     for first, second in zip(draws[0][1:], draws[1][1:], strict=True):
         assert torch.equal(first, second)

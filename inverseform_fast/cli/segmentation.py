@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..devices import choose_device
 from ..files import check_new_file
 from ..segmentation.config import TrainConfig
 from .options import DataOption, Device, data_options, options_of
@@ -25,6 +23,7 @@ def train(
 ) -> None:
     """Train a segmentation model, evaluate it and write a report. --resume needs no other option than --out."""
     from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
+    from ..segmentation.processes import own_device, speaks
     from ..segmentation.training.run import train as run_training
 
     base = TrainConfig()
@@ -33,8 +32,9 @@ def train(
     elif resume:
         base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
     settings = dataclasses.replace(base, **given)
+    own_device(settings.device)  # before any work
     run_training(settings, resume=resume, overwrite=overwrite)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+    if speaks():
         typer.echo(f"The report is in {Path(settings.out) / 'report.md'}")
 
 
@@ -61,9 +61,10 @@ def evaluate(
     from ..segmentation.checkpoint import load_checkpoint
     from ..segmentation.evaluation import evaluate_checkpoint
     from ..segmentation.markup import terminal
+    from ..segmentation.processes import own_device, speaks
     from ..segmentation.report import metric_rows, write_metrics
 
-    choose_device(device)  # before the data set is made
+    own_device(device)  # before any work
     if json_file:
         check_new_file(json_file, "json")
     loaded = load_checkpoint(checkpoint)
@@ -79,6 +80,8 @@ def evaluate(
         data_options=data_options(data_option),
         console=Console(stderr=True),
     )
+    if not speaks():
+        return
     table = Table("metric", title=terminal(checkpoint), caption="shares in percent")
     table.add_column("value", justify="right")
     for row in metric_rows(metrics, loaded.tasks):

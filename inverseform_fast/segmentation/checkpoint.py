@@ -22,7 +22,7 @@ _YOUNGER: dict[str, Any] = {  # options that came without a new format, as they 
     "accumulate": 1,
     "sync_bn": True,
     "shard": False,
-    "timeout": 40,
+    "timeout": 25,
 }
 
 

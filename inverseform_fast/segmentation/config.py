@@ -127,7 +127,7 @@ class TrainConfig:
     shard: Annotated[
         bool, "Cut weights, gradients and the optimizer's state into a part for each process (FSDP2).", NEUTRAL
     ] = False
-    timeout: Annotated[int, "Seconds for which a process waits for another one before the run ends.", NEUTRAL] = 40
+    timeout: Annotated[int, "Seconds for which a process waits for another one before the run ends.", NEUTRAL] = 25
     log_every: Annotated[int, "Steps between log entries.", NEUTRAL] = 20
     checkpoint_every: Annotated[int, "Steps between checkpoints.", NEUTRAL] = 500
     eval_every: Annotated[int, "Steps between evaluations; 0: at the end only.", NEUTRAL] = 0

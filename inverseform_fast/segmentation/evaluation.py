@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ..checks import check_size
-from ..devices import choose_device
 from ..nets.weights import load_strictly
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import TrainConfig
@@ -21,7 +20,7 @@ from .datasets import Sample, SegmentationDataset, build_dataset
 from .datasets.base import Transform
 from .models import SegmentationModel, build_model
 from .models.base import model_inputs
-from .processes import share_of
+from .processes import joined, share_of
 from .progress import bars, counter
 from .tasks import Task, metric_prefixes
 from .transforms import EvalTransform
@@ -235,6 +234,8 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """Measures the model of a checkpoint; see :func:`evaluate` for arguments and result.
 
+    Processes that ``torchrun`` started share the work.
+
     An argument that is None has the value of the training. ``device`` is an exception: None is the GPU if there is one.
     ``data_options`` are added to those of the training, if the data set is the same.
     ``console`` shows the progress; None shows none.
@@ -247,15 +248,17 @@ def evaluate_checkpoint(
     config = dataclasses.replace(
         config, eval_size=size or config.eval_size, batch_size=batch_size, workers=workers, device=device
     )
-    model = restore_model(checkpoint).to(choose_device(config.device))
-    dataset = open_dataset(config, split or config.eval_split)
-    with bars(console or Console(quiet=True)) as progress:
-        return evaluate(
-            model,
-            dataset,
-            tasks=checkpoint.tasks,
-            size=config.eval_size,
-            batch_size=batch_size,
-            workers=workers,
-            on_images=counter(progress, "evaluating", len(dataset)),
-        )
+    with joined(config.device, config.timeout) as processes:
+        model = restore_model(checkpoint).to(processes.device)
+        dataset = open_dataset(config, split or config.eval_split)
+        console = console if console and processes.is_first else Console(quiet=True)
+        with bars(console) as progress:
+            return evaluate(
+                model,
+                dataset,
+                tasks=checkpoint.tasks,
+                size=config.eval_size,
+                batch_size=batch_size,
+                workers=workers,
+                on_images=counter(progress, "evaluating", len(share_of(len(dataset)))),
+            )

@@ -20,7 +20,7 @@ from ..errors import DEBUG
 
 T = TypeVar("T")
 _MEETING = timedelta(minutes=10)  # within which the processes start; imports from a network disk take long
-_ROLL_CALL = 1.0  # seconds in which a living process answers
+_ROLL_CALL = 4.0  # seconds in which a living process answers
 
 
 @dataclass(frozen=True)
@@ -123,16 +123,49 @@ class Processes:
             ) from error
 
     def _missing(self) -> list[int]:
-        """Calls the roll; returns the processes that do not answer."""
+        """Calls the roll; returns the processes that do not answer, and none if one has said what went wrong."""
         assert self.store is not None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would end this process, which is ending
-        self.store.set(f"alive {self.rank}", "")
-        time.sleep(_ROLL_CALL)
-        return [rank for rank in range(self.size) if not self.store.check([f"alive {rank}"])]
+        missing = list(range(self.size))
+        deadline = time.monotonic() + _ROLL_CALL
+        try:
+            self.store.set(f"alive {self.rank}", "")
+            while missing and time.monotonic() < deadline:
+                if self.store.check(["failures"]):
+                    return []
+                missing = [rank for rank in missing if not self.store.check([f"alive {rank}"])]
+                time.sleep(0.05)
+        except dist.DistError:  # nor does the machine on which the store is
+            return [0]
+        return missing
 
 
 def _is_of_a_collective(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def own_device(name: str | None) -> torch.device:
+    """Returns the device called ``name``, as :func:`choose_device` does; under ``torchrun`` a GPU of the process's own.
+
+    Raises:
+        ValueError: this machine has no such device, or fewer GPUs than processes; or a GPU has a number under
+            ``torchrun``.
+    """
+    if not dist.is_torchelastic_launched():
+        return choose_device(name)
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:"):
+        raise ValueError(f"device must be cuda without a number in a run that torchrun started, got {name!r}")
+    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def share_of(length: int) -> range:
@@ -149,47 +182,45 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
     message. ``torchrun`` ends them if they cannot notice.
 
     Args:
-        device: as :func:`choose_device` has it; on several processes a GPU has no number, since each takes its own.
+        device: as :func:`own_device` has it.
         timeout: seconds for which a process waits for another one.
 
     Raises:
-        ValueError: this machine has no such device, or fewer GPUs than processes.
+        ValueError: the device is wrong.
         ConnectionError: another process was killed, or hangs.
     """
     if not dist.is_torchelastic_launched():
-        yield Processes(choose_device(device))
+        yield Processes(own_device(device))
         return
     launch, rank, size = next(dist.rendezvous("env://", timeout=_MEETING))
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", launch)
     try:
-        processes = Processes(_device_of_process(device), rank, size, store, launch)
+        processes = Processes(own_device(device), rank, size, store, launch)
         store.set(f"joined {rank}", "")
         store.wait([f"joined {each}" for each in range(size)], _MEETING)
         backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
         # Its destructor can wait for a thread that waits for Python, which it holds itself: the group lives for ever.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
+        launch.set_timeout(timedelta(seconds=timeout))
         signal.signal(signal.SIGTERM, _interrupt)  # which torchrun sends when another process has failed
         with processes.watched(timeout):
             yield processes
     except BaseException as error:
-        if store.add("failures", 1) > 1 and not os.environ.get(DEBUG):  # another process has said why
+        if _is_known(store) and not os.environ.get(DEBUG):
             raise SystemExit(1) from error
         raise
     dist.destroy_process_group()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_known(store: dist.Store) -> bool:
+    """Whether another process has said what went wrong."""
+    try:
+        return store.add("failures", 1) > 1
+    except dist.DistError:  # the machine on which the store is has gone
+        return False
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _device_of_process(name: str | None) -> torch.device:
-    """Returns the GPU of this process's own number, or what is asked for if that is no GPU."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda:"):
-        raise ValueError(f"device must be cuda without a number in a run that torchrun started, got {name!r}")
-    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device

@@ -143,9 +143,9 @@ def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLos
     gamma = GAMMA if config.gamma is None else config.gamma
     if config.loss == "boundary":
         gamma = 0.0
-    weights = {"edge": config.edge, "dice": config.dice}
+    edge, dice = config.edge, config.dice
     return iff.BoundaryAwareLoss(
-        config.beta, gamma, config.radius, void, inverseform=term, process_group=group, **weights
+        config.beta, gamma, config.radius, void, inverseform=term, edge=edge, dice=dice, process_group=group
     )
 
 

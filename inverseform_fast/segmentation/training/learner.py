@@ -108,7 +108,7 @@ class Learner:
         self.scaler.load_state_dict(checkpoint.scaler)
 
     def states(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Returns the states of model, optimizer and scaler, whole; all processes must call this."""
+        """Returns the states of model, optimizer and scaler; see :func:`whole_state`."""
         return whole_state(self.model.state_dict()), whole_state(self.optimizer.state_dict()), self.scaler.state_dict()
 
     def take_step(self, batch: Sample, step: int, positions: Sequence[int]) -> list[Taken]:

@@ -86,8 +86,18 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Returns a state dict with whole tensors on the CPU in place of sharded ones; all processes must call this."""
-    return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
+    """Returns a state dict with whole tensors on the CPU in place of sharded ones; all processes must call this.
+
+    Only the first process gets them; the others get None in their places.
+    """
+
+    def gather(value: object) -> object:
+        if not isinstance(value, DTensor):
+            return value
+        whole = value.full_tensor()
+        return whole.cpu() if dist.get_rank() == 0 else None
+
+    return tree_map(gather, state)
 
 
 def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
