@@ -34,7 +34,7 @@ from .align_sizes import (
 from .elementary import precision, product, sigmoids, silu, silu_derivative, softplus
 from .memory import VARYING, gather, weight_at
 
-BLOCK, WARPS = 128, 4  # cells of a program
+BLOCK, WARPS = 128, tl.constexpr(4)  # cells of a program
 
 
 def solve_equations(
@@ -49,7 +49,7 @@ def solve_equations(
     coefficients, matrix = hidden.new_empty(n, K.value), hidden.new_empty(n, K.value, K.value)
     _equations[(maps * blocks,)](
         hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     _solve[(n,)](sums, prior, coefficients, matrix, n, blocks, num_warps=1)
     return coefficients, matrix
@@ -71,11 +71,11 @@ def equations_backward(
     grad_channels = hidden.new_empty(maps, CHANNELS.value, cells)
     _equations_backward[(maps * blocks,)](
         grad, coefficients, matrix, hidden, w2, b2, w3, b3, velocity, grad_last, n, width, _unit(width), blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     _hidden_layers_backward[(maps * blocks,)](
         grad_last, linear, w2, w1, grad_channels, width, blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     return grad_channels
 
@@ -105,12 +105,11 @@ def _equations(
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
     measured_x, measured_y = unit * (xx * dx + yx * dy), unit * (yy * dy)
     row_x, row_y = xx[:, None] * velocity_x + yx[:, None] * velocity_y, yy[:, None] * velocity_y
-    matrix = product(tl.trans(row_x), row_x, tl.zeros([K, K], tl.float32), "ieee")
-    matrix = product(tl.trans(row_y), row_y, matrix, "ieee")
+    matrix = _products(row_x, _products(row_y, tl.zeros([WARPS, K, K], tl.float32)))
     vector = tl.sum(row_x * measured_x[:, None] + row_y * measured_y[:, None], 0)
     k = tl.arange(0, K)
     sums += tl.program_id(0).to(tl.int64) * SUMS
-    tl.store(sums + k[:, None] * K + k[None, :], matrix)
+    tl.store(sums + k[:, None] * K + k[None, :], tl.sum(matrix, 0))
     tl.store(sums + K * K + k, vector)
 
 
@@ -249,18 +248,31 @@ def _outputs(values, w3, b3):
     channel, output = tl.arange(0, LAST), tl.arange(0, OUTPUTS_PADDED)
     w = weight_at(w3 + output[None, :] * LAST + channel[:, None], (output < OUTPUTS)[None, :])
     outputs = product(tl.trans(values), w, tl.zeros([values.shape[1], OUTPUTS_PADDED], tl.float32), "ieee")
-    outputs += weight_at(b3 + output, output < OUTPUTS)[None, :]
-    even, odd = _alternate(outputs)
-    first_and_last, third = _alternate(even)
-    second, fourth = _alternate(odd)
-    dx, raw_yy = _alternate(first_and_last)
-    return tl.ravel(dx), tl.ravel(_alternate(second)[0]), tl.ravel(_alternate(third)[0]), tl.ravel(_alternate(fourth)[0]), tl.ravel(raw_yy)
+    dx, dy, xx, yx, yy, _, _, _ = _columns(outputs + weight_at(b3 + output, output < OUTPUTS)[None, :])
+    return dx, dy, xx, yx, yy
 
 
 @triton.jit
-def _alternate(x):
-    """The even and the odd columns."""
-    return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+def _columns(x):
+    """The eight columns of ``x [rows, 8]``."""
+    parts = (x,)
+    for i in tl.static_range(3):
+        halves = ()
+        for j in tl.static_range(len(parts)):
+            first, second = tl.split(tl.permute(tl.reshape(parts[j], [x.shape[0], 2, 4 >> i]), 0, 2, 1))
+            halves += (first, second)
+        parts = halves
+    columns = ()
+    for j in tl.static_range(len(parts)):
+        columns += (tl.ravel(parts[j]),)
+    return columns
+
+
+@triton.jit
+def _products(rows, total):
+    """Add ``r r^T`` of all rows r to the ``total [warps, 8, 8]``; each warp adds up a part of the rows."""
+    part = tl.reshape(rows, [WARPS, rows.shape[0] // WARPS, K])
+    return product(tl.trans(part, 0, 2, 1), part, total, "ieee")
 
 
 @triton.jit

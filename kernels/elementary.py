@@ -41,6 +41,14 @@ def divide(x, y):
 
 
 @triton.jit
+def floor(x):
+    if INTERPRETED:
+        return tl.floor(x)
+    else:
+        return _instruction("cvt.rmi.f32.f32 $0, $1;", "=f,f", (x,))
+
+
+@triton.jit
 def _instruction(TEXT: tl.constexpr, CONSTRAINTS: tl.constexpr, arguments):
     """An instruction of PTX in place of a function of libdevice, which takes 30 ms to link with every kernel."""
     return tl.inline_asm_elementwise(TEXT, CONSTRAINTS, arguments, tl.float32, is_pure=True, pack=1)
