@@ -57,10 +57,10 @@ def align_backward(
     grad, coefficients, matrix = grad.contiguous(), coefficients.contiguous(), matrix.contiguous()
     feature_weights, measure_weights = weights[:FEATURE_WEIGHTS], weights[FEATURE_WEIGHTS:]
     kept = features(predicted, target, feature_weights, for_backward=True)
-    hidden, derivative = correlation_layer(kept.normal, measure_weights, for_backward=True)
+    hidden, linear = correlation_layer(kept.normal, measure_weights, for_backward=True)
     n = predicted.shape[0]
     start, count = 0 if wants_predicted else n, n * (wants_predicted + wants_target)
-    grad_channels = equations_backward(grad, coefficients, matrix, hidden, derivative, measure_weights)
+    grad_channels = equations_backward(grad, coefficients, matrix, hidden, linear, measure_weights)
     grad_normal = correlation_backward(grad_channels, kept.normal, start, count)
     features_backward(grad_normal, kept, feature_weights, start, grad_predicted, grad_target)
     return grad_predicted, grad_target

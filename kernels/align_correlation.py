@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,7 +23,7 @@ from .align_sizes import (
     SPAN,
     SPAN_PADDED,
 )
-from .elementary import precision, product, silu, silu_derivative
+from .elementary import precision, product, silu
 from .memory import VARYING, weight_at
 
 BLOCK, WARPS = 128, 4  # cells of a program
@@ -34,17 +33,19 @@ def correlation_layer(
     normal: Tensor,  # [2 N, 16, cells]
     weights: Sequence[Tensor],  # of the measurement
     for_backward: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The first hidden layer ``[2 N, 26, cells]`` of correlations and features, and the derivative of its SiLU."""
+) -> tuple[Tensor, Tensor]:
+    """The first hidden layer ``[2 N, 26, cells]`` of correlations and features; for the backward, it is also returned
+    as it is before its SiLU."""
     maps, _, cells = normal.shape
     blocks = triton.cdiv(cells, BLOCK)
     hidden = normal.new_empty(maps, HIDDEN.value, cells)
-    derivative = torch.empty_like(hidden) if for_backward else None
+    kept = maps if for_backward else 0
+    linear = normal.new_empty(kept, HIDDEN.value, cells)
     _correlation_layer[(maps * blocks,)](
-        normal, weights[0], weights[1], hidden, derivative, maps // 2, round(cells**0.5), blocks,
+        normal, weights[0], weights[1], hidden, linear, maps // 2, round(cells**0.5), blocks, kept,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    return hidden, derivative
+    return hidden, linear
 
 
 def correlation_backward(
@@ -70,8 +71,8 @@ def _correlation_layer(
     w1,  # [26, 114, 1, 1]
     b1,  # [26]
     hidden,  # [2 N, 26, cells]
-    derivative,  # [2 N, 26, cells], or None
-    n, width, blocks,
+    linear,  # [kept, 26, cells]: before its SiLU
+    n, width, blocks, kept,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     m, cell, y, x, inside = cells_of_map(width, blocks, BLOCK)
@@ -103,9 +104,8 @@ def _correlation_layer(
     total += weight_at(b1 + out, out < HIDDEN)[:, None]
     owned = (out < HIDDEN)[:, None] & inside[None, :]
     entry = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
+    tl.store(linear + entry, total, owned & (m < kept))
     tl.store(hidden + entry, silu(total), owned)
-    if derivative is not None:
-        tl.store(derivative + entry, silu_derivative(total), owned)
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -4,7 +4,7 @@ A cell measures a displacement d and a lower triangular L with ``W = L L^T``, th
 velocity V ``[2, 8]`` say how the coefficients a move it. The least squares of all cells, of both orders of the pair and
 of a prior are ``(sum R^T R + prior) a = sum +-R^T m``, where ``R = L^T V`` and ``m = L^T d``; the second order, which
 measures the way back, has the minus sign. Each program sums R^T R and R^T m over its cells; then a warp for each tile
-adds the programs' sums in a fixed order, and solves the 8 equations in scalars.
+adds the programs' sums in a fixed order, and solves the 8 equations.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from .align_sizes import (
     LAST,
     MATCH_GROUPS,
     OUTPUTS,
+    OUTPUTS_PADDED,
     SPAN,
     SPAN_PADDED,
     SUMS,
     K,
 )
-from .elementary import add_tuples, precision, product, sigmoids, silu, silu_derivative, softplus
+from .elementary import precision, product, sigmoids, silu, silu_derivative, softplus
 from .memory import VARYING, gather, weight_at
 
-BLOCK, WARPS = 128, 4  # cells of a program
+BLOCK, WARPS = 128, tl.constexpr(4)  # cells of a program
 
 
 def solve_equations(
@@ -48,7 +49,7 @@ def solve_equations(
     coefficients, matrix = hidden.new_empty(n, K.value), hidden.new_empty(n, K.value, K.value)
     _equations[(maps * blocks,)](
         hidden, w2, b2, w3, b3, velocity, sums, width, _unit(width), blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     _solve[(n,)](sums, prior, coefficients, matrix, n, blocks, num_warps=1)
     return coefficients, matrix
@@ -59,7 +60,7 @@ def equations_backward(
     coefficients: Tensor,  # [N, 8]
     matrix: Tensor,  # [N, 8, 8]
     hidden: Tensor,  # [2 N, 26, cells]
-    derivative: Tensor | None,  # [2 N, 26, cells]: of the hidden layer's SiLU
+    linear: Tensor,  # [2 N, 26, cells]: the hidden layer before its SiLU
     weights: Sequence[Tensor],  # of the measurement
 ) -> Tensor:
     """``[2 N, 114, cells]``: the gradient of all channels that the first hidden layer read."""
@@ -70,11 +71,11 @@ def equations_backward(
     grad_channels = hidden.new_empty(maps, CHANNELS.value, cells)
     _equations_backward[(maps * blocks,)](
         grad, coefficients, matrix, hidden, w2, b2, w3, b3, velocity, grad_last, n, width, _unit(width), blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     _hidden_layers_backward[(maps * blocks,)](
-        grad_last, derivative, w2, w1, grad_channels, width, blocks,
-        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
+        grad_last, linear, w2, w1, grad_channels, width, blocks,
+        PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS.value, num_stages=1,
     )  # fmt: skip
     return grad_channels
 
@@ -104,12 +105,11 @@ def _equations(
     velocity_x, velocity_y = _velocity(velocity, cell, inside, BLOCK)
     measured_x, measured_y = unit * (xx * dx + yx * dy), unit * (yy * dy)
     row_x, row_y = xx[:, None] * velocity_x + yx[:, None] * velocity_y, yy[:, None] * velocity_y
-    matrix = product(tl.trans(row_x), row_x, tl.zeros([K, K], tl.float32), "ieee")
-    matrix = product(tl.trans(row_y), row_y, matrix, "ieee")
+    matrix = _products(row_x, _products(row_y, tl.zeros([WARPS, K, K], tl.float32)))
     vector = tl.sum(row_x * measured_x[:, None] + row_y * measured_y[:, None], 0)
     k = tl.arange(0, K)
     sums += tl.program_id(0).to(tl.int64) * SUMS
-    tl.store(sums + k[:, None] * K + k[None, :], matrix)
+    tl.store(sums + k[:, None] * K + k[None, :], tl.sum(matrix, 0))
     tl.store(sums + K * K + k, vector)
 
 
@@ -121,27 +121,17 @@ def _solve(
     matrix,  # [N, 8, 8]
     n, blocks,
 ):  # fmt: skip
-    """Add up the programs' sums and solve the equations. Each thread of the single warp does all of this."""
+    """Add up the programs' sums and solve the equations."""
     tile = tl.program_id(0).to(tl.int64)
-    sums, other_sums = sums + tile * blocks * SUMS, sums + (tile + n) * blocks * SUMS
-    added, difference = _zeros(K * (K + 1) // 2), _zeros(K)
-    for _ in range(blocks):
-        more_added, more_difference = _both_orders(sums, other_sums)
-        added, difference = add_tuples(added, more_added), add_tuples(difference, more_difference)
-        sums += SUMS
-        other_sums += SUMS
-    entries = ()
-    for i in tl.static_range(K):
-        for j in tl.static_range(i + 1):
-            entry = added[_place(i, j)]
-            if i == j:
-                entry += tl.exp(tl.load(prior + i).to(tl.float32))
-            entries += (entry,)
-            tl.store(matrix + tile * (K * K) + (i * K + j), entry)
-            tl.store(matrix + tile * (K * K) + (j * K + i), entry)
-    solution = solve(entries, difference)
-    for i in tl.static_range(K):
-        tl.store(coefficients + tile * K + i, solution[i])
+    row, column = tl.arange(0, K)[:, None], tl.arange(0, 2 * K)[None, :]
+    there, back = sums + tile * blocks * SUMS, sums + (tile + n) * blocks * SUMS
+    place, sign = tl.where(column < K, row * K + column, K * K + row), tl.where(column < K, 1.0, -1.0)
+    equations = tl.where(row == column, tl.exp(weight_at(prior + row, row >= 0)), 0.0)
+    for block in range(blocks):
+        entry = block * SUMS + place
+        equations += tl.load(there + entry, column <= K, 0) + sign * tl.load(back + entry, column <= K, 0)
+    tl.store(matrix + tile * (K * K) + place, equations, column < K)
+    tl.store(coefficients + tile * K + tl.arange(0, K), _solved(equations))
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -163,17 +153,11 @@ def _equations_backward(
     cells = width * width
     tile, sign = m % n, tl.where(m < n, 1.0, -1.0)
     # With A the symmetric matrix and b the vector, a = A^-1 b. Let l = A^-1 grad: b gets l, and A gets -l a^T.
-    entries, incoming = (), ()
-    for i in tl.static_range(K):
-        incoming += (tl.load(grad + tile * K + i),)
-        for j in tl.static_range(i + 1):
-            entries += (tl.load(matrix + tile * (K * K) + (i * K + j)),)
-    solution = solve(entries, incoming)
+    row, column = tl.arange(0, K)[:, None], tl.arange(0, 2 * K)[None, :]
+    equations = tl.load(matrix + tile * (K * K) + (row * K + column), column < K, 0)
+    equations += tl.load(grad + tile * K + row, column == K, 0)
+    grad_vector = _solved(equations)[None, :]
     k = tl.arange(0, K)
-    grad_vector = tl.zeros([K], tl.float32)
-    for i in tl.static_range(K):
-        grad_vector = tl.where(k == i, solution[i], grad_vector)
-    grad_vector = grad_vector[None, :]
     found = tl.load(coefficients + tile * K + k)[None, :]
 
     last = _last_layer(hidden + m * HIDDEN * cells, w2, b2, cell, y, x, inside, width, PRECISION, BLOCK)
@@ -208,7 +192,7 @@ def _equations_backward(
 @triton.jit(do_not_specialize=VARYING)
 def _hidden_layers_backward(
     grad_last,  # [2 N, 16, cells]
-    derivative,  # [2 N, 26, cells]: of the first hidden layer's SiLU
+    linear,  # [2 N, 26, cells]: the first hidden layer before its SiLU
     w2,  # [16, 26, 3, 3]
     w1,  # [26, 114, 1, 1]
     grad_channels,  # [2 N, 114, cells]
@@ -230,7 +214,7 @@ def _hidden_layers_backward(
         w = weight_at(w2 + channel[None, :] * (9 * HIDDEN) + out[:, None] * 9 + tap, real)
         total = product(w, grad, total, PRECISION)
     place = m * HIDDEN * cells + out[:, None] * cells + cell[None, :]
-    total *= tl.load(derivative + place, real & inside[None, :], 0)
+    total *= silu_derivative(tl.load(linear + place, real & inside[None, :], 0))
     grad_channels += m * CHANNELS * cells
     column = tl.arange(0, MATCH_GROUPS * SPAN_PADDED)
     for row in range(SPAN + 1):  # The last one is the features.
@@ -261,12 +245,34 @@ def _last_layer(hidden, w2, b2, cell, y, x, inside, width, PRECISION: tl.constex
 @triton.jit
 def _outputs(values, w3, b3):
     """The displacement x, y, and the entries xx, yx, yy of L, where xx and yy are those before the softplus."""
-    channel = tl.arange(0, LAST)
-    outputs = ()
-    for i in tl.static_range(OUTPUTS):
-        w = weight_at(w3 + i * LAST + channel, channel >= 0)[:, None]
-        outputs += (tl.sum(w * values, 0) + tl.load(b3 + i).to(tl.float32),)
-    return outputs
+    channel, output = tl.arange(0, LAST), tl.arange(0, OUTPUTS_PADDED)
+    w = weight_at(w3 + output[None, :] * LAST + channel[:, None], (output < OUTPUTS)[None, :])
+    outputs = product(tl.trans(values), w, tl.zeros([values.shape[1], OUTPUTS_PADDED], tl.float32), "ieee")
+    dx, dy, xx, yx, yy, _, _, _ = _columns(outputs + weight_at(b3 + output, output < OUTPUTS)[None, :])
+    return dx, dy, xx, yx, yy
+
+
+@triton.jit
+def _columns(x):
+    """The eight columns of ``x [rows, 8]``."""
+    parts = (x,)
+    for i in tl.static_range(3):
+        halves = ()
+        for j in tl.static_range(len(parts)):
+            first, second = tl.split(tl.permute(tl.reshape(parts[j], [x.shape[0], 2, 4 >> i]), 0, 2, 1))
+            halves += (first, second)
+        parts = halves
+    columns = ()
+    for j in tl.static_range(len(parts)):
+        columns += (tl.ravel(parts[j]),)
+    return columns
+
+
+@triton.jit
+def _products(rows, total):
+    """Add ``r r^T`` of all rows r to the ``total [warps, 8, 8]``; each warp adds up a part of the rows."""
+    part = tl.reshape(rows, [WARPS, rows.shape[0] // WARPS, K])
+    return product(tl.trans(part, 0, 2, 1), part, total, "ieee")
 
 
 @triton.jit
@@ -277,56 +283,16 @@ def _velocity(velocity, cell, inside, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _zeros(COUNT: tl.constexpr):
-    result = ()
-    for _ in tl.static_range(COUNT):
-        result += (tl.cast(0, tl.float32),)
-    return result
+def _solved(equations):
+    """Solve symmetric equations ``[8, 16]``, the matrix and then the vector, by Gauss and Jordan's elimination.
 
-
-@triton.jit
-def _both_orders(sums, other_sums):
-    """The lower half of the sum of both matrices, row by row, and the difference of the vectors."""
-    added, difference = (), ()
-    for i in tl.static_range(K):
-        difference += (tl.load(sums + K * K + i) - tl.load(other_sums + K * K + i),)
-        for j in tl.static_range(i + 1):
-            added += (tl.load(sums + (i * K + j)) + tl.load(other_sums + (i * K + j)),)
-    return added, difference
-
-
-@triton.constexpr_function
-def _place(i, j):
-    """Where the entry (i, j) of a symmetric matrix is in its lower half, row by row."""
-    return i * (i + 1) // 2 + j
-
-
-@triton.jit
-def solve(entries, vector):
-    """Solve the symmetric equations by ``L D L^T``. The opposite vector gives exactly the opposite solution."""
-    factor, scaled, pivots = (), (), ()  # L, L D, and the reciprocals of D
-    for i in tl.static_range(K):
-        for j in tl.static_range(i + 1):
-            entry = entries[_place(i, j)]
-            for k in tl.static_range(j):
-                entry -= scaled[_place(i, k)] * factor[_place(j, k)]
-            if i == j:
-                pivots += (tl.div_rn(1.0, entry),)
-            scaled += (entry,)
-            factor += (entry * pivots[j],)
-    halfway = ()
-    for i in tl.static_range(K):
-        value = vector[i]
-        for k in tl.static_range(i):
-            value -= scaled[_place(i, k)] * halfway[k]
-        halfway += (value * pivots[i],)
-    solution = ()  # from the last coefficient to the first
-    for back in tl.static_range(K):
-        value = halfway[K - 1 - back]
-        for k in tl.static_range(back):  # The coefficient K - 1 - k is known.
-            value -= factor[_place(K - 1 - k, K - 1 - back)] * solution[k]
-        solution += (value,)
-    ordered = ()
-    for i in tl.static_range(K):
-        ordered += (solution[K - 1 - i],)
-    return ordered
+    The opposite vector gives exactly the opposite solution. The matrix is positive definite, so its order will do.
+    """
+    row, column = tl.arange(0, K)[:, None], tl.arange(0, 2 * K)[None, :]
+    for k in range(K):
+        of_row = tl.sum(tl.where(row == k, equations, 0.0), 0)[None, :]
+        of_column = tl.sum(tl.where(column == k, equations, 0.0), 1)[:, None]
+        pivot = tl.sum(tl.where((row == k) & (column == k), equations, 0.0))
+        of_row = of_row * tl.div_rn(1.0, pivot)
+        equations = tl.where(row == k, of_row, equations - of_column * of_row)
+    return tl.sum(tl.where(column == K, equations, 0.0), 1)

@@ -1,7 +1,7 @@
 """align's features: one launch per layer handles the tiles of both sides.
 
 A program computes 128 places of up to 32 channels. Convolutions are sums of matrix products, one for each of the nine
-neighbours. Before a backward, the forward also stores the derivatives of the SiLUs. In the backward, every value
+neighbours. Before a backward, the forward also stores what the SiLUs read. In the backward, every value
 gathers the gradients of what read it. The forward also read a copy of the border, whose gradients go to the border.
 """
 
@@ -38,8 +38,8 @@ NORM_BLOCK = 1024
 class Features(NamedTuple):
     """What the layers give: first for the N predicted tiles, then for the N targets; channels first, in float32."""
 
-    first_derivative: Tensor | None  # [2 N, 10, squares of 4 x 4 pixels]: of the first layer's SiLU
-    second_derivative: Tensor | None  # [2 N, 24, cells]
+    first_linear: Tensor  # [2 N, 10, squares of 4 x 4 pixels]: the first layer before its SiLU, or [0, ...]
+    second_linear: Tensor  # [2 N, 24, cells]: the second one, or [0, ...]
     raw: Tensor  # [2 N, 16, cells], before the normalization
     statistics: Tensor  # [2 N, 4, 2]: mean and reciprocal deviation
     normal: Tensor  # [2 N, 16, cells]
@@ -56,26 +56,27 @@ def features(
     new, cells = predicted.new_empty, width * width
     squares = SQUARES.value * cells
     first = new(2 * n, FIRST.value, squares, dtype=torch.float32)
-    first_derivative = torch.empty_like(first) if for_backward else None
-    second_derivative = new(2 * n, SECOND.value, cells, dtype=torch.float32) if for_backward else None
+    kept = 2 * n if for_backward else 0  # maps of which the backward reads more
+    first_linear = new(kept, FIRST.value, squares, dtype=torch.float32)
+    second_linear = new(kept, SECOND.value, cells, dtype=torch.float32)
     raw = new(2 * n, FEATURES.value, cells, dtype=torch.float32)
     statistics = new(2 * n, NORM_GROUPS, 2, dtype=torch.float32)
     normal = torch.empty_like(raw)
     blocks = triton.cdiv(squares, BLOCK)
     _first_layer[(2 * n * blocks,)](
-        predicted, target, w1, b1, first, first_derivative, n, width, blocks,
+        predicted, target, w1, b1, first, first_linear, n, width, blocks, kept,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer[(2 * n * blocks,)](
-        first, w2, b2, w3, b3, second_derivative, raw, width, blocks,
+        first, w2, b2, w3, b3, second_linear, raw, width, blocks, kept,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     _group_norm[(2 * n * NORM_GROUPS,)](
         raw, scale, shift, statistics, normal, cells,
         EPS=EPS, GROUPS=NORM_GROUPS, BLOCK=NORM_BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    return Features(first_derivative, second_derivative, raw, statistics, normal)
+    return Features(first_linear, second_linear, raw, statistics, normal)
 
 
 def features_backward(
@@ -93,12 +94,12 @@ def features_backward(
     grad_second = grad.new_empty(maps, SECOND.value, cells)
     grad_first = grad.new_empty(maps, FIRST.value, squares)
     _group_norm_backward[(maps,)](
-        grad, kept.raw, kept.statistics, scale, w3, kept.second_derivative, grad_second, start, cells,
+        grad, kept.raw, kept.statistics, scale, w3, kept.second_linear, grad_second, start, cells,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=2 * WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(cells, BLOCK)
     _second_layer_backward[(maps * SQUARES.value * blocks,)](
-        grad_second, w2, kept.first_derivative, grad_first, start, width, blocks,
+        grad_second, w2, kept.first_linear, grad_first, start, width, blocks,
         PRECISION=precision(), BLOCK=BLOCK, num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     blocks = triton.cdiv(squares, BLOCK)
@@ -115,8 +116,8 @@ def _first_layer(
     w1,  # [10, 16, 3, 3]
     b1,  # [10]
     first,  # [2 N, 10, squares]
-    derivative,  # [2 N, 10, squares]: of the SiLU, or None
-    n, width, blocks,
+    linear,  # [kept, 10, squares]: before its SiLU
+    n, width, blocks, kept,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A 3 x 3 convolution whose input channels are the pixels of a square, and a SiLU."""
@@ -141,9 +142,8 @@ def _first_layer(
     total += weight_at(b1 + channel, channel < FIRST)[:, None]
     entry = m * FIRST * span * span + channel[:, None] * (span * span) + place[None, :]
     owned = (channel < FIRST)[:, None] & (place < span * span)[None, :]
+    tl.store(linear + entry, total, owned & (m < kept))
     tl.store(first + entry, silu(total), owned)
-    if derivative is not None:
-        tl.store(derivative + entry, silu_derivative(total), owned)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -153,9 +153,9 @@ def _second_layer(
     b2,  # [24]
     w3,  # [16, 24, 1, 1]
     b3,  # [16]
-    second_derivative,  # [2 N, 24, cells]: of the SiLU, or None
+    linear,  # [kept, 24, cells]: the second layer before its SiLU
     raw,  # [2 N, 16, cells]
-    width, blocks,
+    width, blocks, kept,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A 3 x 3 convolution of stride 2, a SiLU, and a 1 x 1 convolution."""
@@ -177,9 +177,8 @@ def _second_layer(
         )  # fmt: skip
         total = product(w, values, total, PRECISION)
     total += weight_at(b2 + channel, channel < SECOND)[:, None]
-    if second_derivative is not None:
-        entry = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
-        tl.store(second_derivative + entry, silu_derivative(total), real & inside)
+    entry = m * SECOND * cells + channel[:, None] * cells + cell[None, :]
+    tl.store(linear + entry, total, real & inside & (m < kept))
     w = weight_at(w3 + feature[:, None] * SECOND + channel[None, :], (channel < SECOND)[None, :])
     values = (
         product(w, silu(total), tl.zeros([FEATURES, BLOCK], tl.float32), PRECISION)
@@ -230,7 +229,7 @@ def _group_norm_backward(
     statistics,  # [2 N, groups, 2]
     scale,  # [16]
     w3,  # [16, 24, 1, 1]
-    second_derivative,  # [2 N, 24, cells]
+    second_linear,  # [2 N, 24, cells]
     grad_second,  # [maps, 24, cells]: of the second layer, before its SiLU
     start, cells,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
@@ -241,7 +240,7 @@ def _group_norm_backward(
     grad += m * FEATURES * cells
     grad_second += m * SECOND * cells
     raw += (m + start) * FEATURES * cells
-    second_derivative += (m + start) * SECOND * cells
+    second_linear += (m + start) * SECOND * cells
     statistics += (m + start) * (FEATURES // NORM_GROUP * 2) + feature // NORM_GROUP * 2
     mean, deviation = tl.load(statistics)[:, None], tl.load(statistics + 1)[:, None]
     factor = weight_at(scale + feature, feature >= 0)[:, None]
@@ -265,14 +264,14 @@ def _group_norm_backward(
         grad_raw = deviation * (tl.load(grad + place, inside, 0) * factor - mean_grad - normal * mean_grad_normal)
         grad_layer = product(w, grad_raw, tl.zeros([SECOND_PADDED, BLOCK], tl.float32), PRECISION)
         place, owned = channel[:, None] * cells + cell[None, :], (channel < SECOND)[:, None] & inside
-        tl.store(grad_second + place, grad_layer * tl.load(second_derivative + place, owned, 0), owned)
+        tl.store(grad_second + place, grad_layer * silu_derivative(tl.load(second_linear + place, owned, 0)), owned)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def _second_layer_backward(
     grad_second,  # [maps, 24, cells]
     w2,  # [24, 10, 3, 3]
-    first_derivative,  # [2 N, 10, squares]
+    first_linear,  # [2 N, 10, squares]
     grad_first,  # [maps, 10, squares]: of the first layer, before its SiLU
     start, width, blocks,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
@@ -299,8 +298,8 @@ def _second_layer_backward(
         total = product(w, grad, total, PRECISION)
     square = (y * CELL_SQUARES + odd_y) * span + x * CELL_SQUARES + odd_x
     place, owned = source[:, None] * (SQUARES * cells) + square[None, :], (source < FIRST)[:, None] & inside[None, :]
-    derivative = gather(first_derivative + (m + start) * FIRST * SQUARES * cells, place, owned)
-    scatter(grad_first + m * FIRST * SQUARES * cells, place, total * derivative, owned)
+    linear = gather(first_linear + (m + start) * FIRST * SQUARES * cells, place, owned)
+    scatter(grad_first + m * FIRST * SQUARES * cells, place, total * silu_derivative(linear), owned)
 
 
 @triton.jit

@@ -20,6 +20,7 @@ CELL_SQUARES, SQUARES = tl.constexpr(CELL // UNSHUFFLED), tl.constexpr((CELL // 
 # Channels that the convolutions give: three of the features, three of the measurement.
 FIRST, SECOND, FEATURES, HIDDEN, LAST, OUTPUTS = (tl.constexpr(outputs) for outputs, _, _ in CONVOLUTIONS)
 FIRST_PADDED, SECOND_PADDED, HIDDEN_PADDED = _padded(FIRST), _padded(SECOND), _padded(HIDDEN)
+OUTPUTS_PADDED = tl.constexpr(triton.next_power_of_2(OUTPUTS.value))
 NORM_GROUP = tl.constexpr(FEATURES.value // NORM_GROUPS)  # channels of a group of the normalization
 
 CORRELATIONS = tl.constexpr(OFFSETS)  # channels of the correlation: a square of SPAN offsets for each group

@@ -36,12 +36,13 @@ def boundary_map(
         raise ValueError(f"ignore_index must fit in 32 bits for the Triton kernels, got {ignore_index}")
     result = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
     slides = radius <= LARGEST_WINDOW and not release
-    rows, columns = (16, 128) if slides else (4, 128)
+    step = max(2 * radius, 4)
+    rows, columns = (8 * step, 128) if slides else (4, 128)
     blocks_y, blocks_x = triton.cdiv(height, rows), triton.cdiv(width, columns)
     arguments = (labels, result, height, width, blocks_y, blocks_x, labels.stride(0), *plane_strides(labels))
     if n and slides:
         _boundary_map_sliding_window[(n * blocks_y * blocks_x,)](
-            *arguments, ignore_index, RADIUS=radius, ROWS=rows, COLUMNS=columns, num_warps=4
+            *arguments, ignore_index, RADIUS=radius, ROWS=rows, COLUMNS=columns, STEP=step, num_warps=4
         )
     elif n:
         _boundary_map_stencil[(n * blocks_y * blocks_x,)](
@@ -55,7 +56,7 @@ def _boundary_map_sliding_window(
     labels,  # [N, H, W]
     result,  # [N, H, W]
     height, width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
-    RADIUS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    RADIUS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """The map for radii up to ``LARGEST_WINDOW``; a thread owns a column of ROWS pixels."""
     n, block_y, block_x = _block(blocks_y, blocks_x)
@@ -63,38 +64,57 @@ def _boundary_map_sliding_window(
     x = block_x * COLUMNS + tl.arange(0, COLUMNS)
     labels += n * labels_n
     result += n * height * width
-    rows = ()
-    for i in tl.static_range(ROWS + 2 * RADIUS):
-        # Clamping to the image moves a neighbour nearer, to a pixel that lies in the disk as well.
-        y = tl.minimum(tl.maximum(first_y + i - RADIUS, 0), height - 1)
-        rows += (_chords(labels + y * labels_y, x, width, labels_x, ignore_index, RADIUS),)
-        if i >= 2 * RADIUS:
-            centre, lowest, highest = rows[i - RADIUS]
-            low, high = lowest[RADIUS], highest[RADIUS]
-            for dy in tl.static_range(1, RADIUS + 1):
-                for other in tl.static_range(2):
-                    _, lowest, highest = rows[i - RADIUS + (2 * other - 1) * dy]
-                    low = tl.minimum(low, lowest[_half_chord(RADIUS, dy)])
-                    high = tl.maximum(high, highest[_half_chord(RADIUS, dy)])
-            near = tl.where(centre == 0, VOID, (high - low != 1).to(tl.int32))
-            y = first_y + i - 2 * RADIUS
+    around = ()  # the rows above the next ones, and below them while they are taken
+    for i in tl.static_range(2 * RADIUS):
+        around += (_chords(labels, first_y + i - RADIUS, x, height, width, labels_y, labels_x, ignore_index, RADIUS),)
+    # Triton's coalescing pass would take a second for as many loads as unrolled rows have.
+    for begin in range(first_y, first_y + ROWS, STEP):
+        for i in tl.static_range(STEP):
+            y = begin + i
+            last = _chords(labels, y + RADIUS, x, height, width, labels_y, labels_x, ignore_index, RADIUS)
+            around += (last,)
+            near = _near(around, RADIUS)
             tl.store(result + y * width + x, near.to(tl.uint8), (x < width) & (y < height))
+            around = _without_first(around)
 
 
 @triton.jit
-def _chords(row, x, width, stride_x, ignore_index, RADIUS: tl.constexpr):
+def _near(rows, RADIUS: tl.constexpr):
+    """What the map says of the middle one of ``2 RADIUS + 1`` rows."""
+    centre, lowest, highest = rows[RADIUS]
+    low, high = lowest[RADIUS], highest[RADIUS]
+    for dy in tl.static_range(1, RADIUS + 1):
+        for other in tl.static_range(2):
+            _, lowest, highest = rows[RADIUS + (2 * other - 1) * dy]
+            low = tl.minimum(low, lowest[_half_chord(RADIUS, dy)])
+            high = tl.maximum(high, highest[_half_chord(RADIUS, dy)])
+    return tl.where(centre == 0, VOID, (high - low != 1).to(tl.int32))
+
+
+@triton.jit
+def _without_first(rows):
+    result = ()
+    for i in tl.static_range(1, len(rows)):
+        result += (rows[i],)
+    return result
+
+
+@triton.jit
+def _chords(labels, y, x, height, width, labels_y, labels_x, ignore_index, RADIUS: tl.constexpr):
     """The label, and the smallest and largest valid ones at most 0, 1, .. RADIUS columns away.
 
     A label is read as ``label - void``, unsigned, where void is 0 and a valid label is always larger. The smallest is
     taken of ``label - void - 1``, where void is the highest of all numbers. So both ignore void, and they differ by 1
     if all valid labels are the same.
     """
-    centre = _load(row, x, width, stride_x, ignore_index)
+    # Clamping to the image moves a neighbour nearer, to a pixel that lies in the disk as well.
+    row = labels + tl.minimum(tl.maximum(y, 0), height - 1) * labels_y
+    centre = _load(row, x, width, labels_x, ignore_index)
     low, high = centre - 1, centre
     lowest, highest = (low,), (high,)
     for dx in tl.static_range(1, RADIUS + 1):
-        left = _load(row, x - dx, width, stride_x, ignore_index)
-        right = _load(row, x + dx, width, stride_x, ignore_index)
+        left = _load(row, x - dx, width, labels_x, ignore_index)
+        right = _load(row, x + dx, width, labels_x, ignore_index)
         low = tl.minimum(low, tl.minimum(left - 1, right - 1))
         high = tl.maximum(high, tl.maximum(left, right))
         lowest += (low,)

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import add_tuples
 from .memory import VARYING
 
 ROWS, WARPS = 32, 1  # of a program; as rows are few, programs are small, so that they spread over the multiprocessors
@@ -59,16 +58,16 @@ def _homography_exp(
 def exponential(a):
     """``exp(A)`` of eight coefficients: ``(exp(A / 32))^32``, the Taylor series of degree 8, then five squarings.
 
-    Both work on ``m = exp - I``, which loses no digits near the identity: ``(I + m)^2 - I = 2 m + m^2``.
+    Both work on ``m = exp - I``, which loses no digits near the identity: the series is ``m = x + x m / 2`` with the
+    next order's m, and so on, and ``(I + m)^2 - I = 2 m + m^2``.
     """
     x = _scaled(_algebra(a), 1 / 32)
-    series = _plus_identity(_scaled(x, 1 / 8))
-    for step in range(6):  # Loops that were unrolled would take seconds to compile.
-        series = _plus_identity(_scaled(_product(x, series), 1.0 / tl.cast(7 - step, x[0].dtype)))
-    minus_one = _product(x, series)
+    m = _scaled(x, 1 / 8)
+    for step in range(7):  # Loops that were unrolled would take seconds to compile.
+        m = _scaled(_plus_product(x, x, m), 1.0 / tl.cast(7 - step, x[0].dtype))
     for _ in range(5):
-        minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
-    return _plus_identity(minus_one)
+        m = _plus_product(_scaled(m, 2), m, m)
+    return (m[0] + 1, m[1], m[2], m[3], m[4] + 1, m[5], m[6], m[7], m[8] + 1)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -82,26 +81,21 @@ def _homography_exp_backward(
     # The derivative of exp at A along E is sum_n 1/n! sum_i A^i E A^(n-1-i), so its adjoint is the derivative at A^T:
     # <d exp(A)[E], G> = <E, d exp(A^T)[G]>, and the gradient of a_k is the inner product of d exp(A^T)[G] and G_k.
     # Dual numbers give that derivative: the forward's steps on x + epsilon d, where epsilon^2 = 0. A product becomes
-    # (x + epsilon d) (s + epsilon t) = x s + epsilon (d s + x t). Nothing of the forward needs to be kept.
+    # (x + epsilon d) (m + epsilon e) = x m + epsilon (d m + x e). Nothing of the forward needs to be kept.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     algebra, direction = _algebra(_loaded(a + row * 8, row < rows)), ()
     for i in tl.static_range(9):
         direction += (_load(grad + row * 9 + i, row < rows),)
     x, d = _scaled(_transposed(algebra), 1 / 32), _scaled(direction, 1 / 32)
-    series, d_series = _plus_identity(_scaled(x, 1 / 8)), _scaled(d, 1 / 8)
-    for step in range(6):
-        factor = _reciprocal(7 - step)
-        d_series = _scaled(add_tuples(_product(d, series), _product(x, d_series)), factor)
-        series = _plus_identity(_scaled(_product(x, series), factor))
-    d_minus_one = add_tuples(_product(d, series), _product(x, d_series))
-    minus_one = _product(x, series)
+    m, e = _scaled(x, 1 / 8), _scaled(d, 1 / 8)
+    for step in range(7):
+        factor = 1.0 / tl.cast(7 - step, tl.float64)
+        e = _scaled(_plus_product(_plus_product(d, d, m), x, e), factor)
+        m = _scaled(_plus_product(x, x, m), factor)
     for _ in range(5):
-        d_minus_one = add_tuples(
-            _scaled(d_minus_one, 2),
-            add_tuples(_product(d_minus_one, minus_one), _product(minus_one, d_minus_one)),
-        )
-        minus_one = add_tuples(_scaled(minus_one, 2), _product(minus_one, minus_one))
-    result = _coefficients(d_minus_one)
+        e = _plus_product(_plus_product(_scaled(e, 2), e, m), m, e)
+        m = _plus_product(_scaled(m, 2), m, m)
+    result = _coefficients(e)
     for k in tl.static_range(8):
         _store(grad_a + row * 8 + k, result[k], row < rows)
 
@@ -145,17 +139,15 @@ def _store(place, value, inside):
 
 
 @triton.jit
-def _reciprocal(order):
-    return 1.0 / tl.cast(order, tl.float64)
-
-
-@triton.jit
-def _product(a, b):
-    """``a b``, of 3 x 3 matrices."""
+def _plus_product(total, a, b):
+    """``total + a b``, of 3 x 3 matrices."""
     result = ()
     for i in tl.static_range(3):
         for j in tl.static_range(3):
-            result += (a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j],)
+            entry = total[3 * i + j]
+            for k in tl.static_range(3):
+                entry += a[3 * i + k] * b[3 * k + j]
+            result += (entry,)
     return result
 
 
@@ -165,11 +157,6 @@ def _scaled(a, factor):
     for i in tl.static_range(9):
         result += (a[i] * factor,)
     return result
-
-
-@triton.jit
-def _plus_identity(a):
-    return (a[0] + 1, a[1], a[2], a[3], a[4] + 1, a[5], a[6], a[7], a[8] + 1)
 
 
 @triton.jit

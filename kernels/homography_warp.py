@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import divide
+from .elementary import divide, floor
 from .memory import VARYING, check_edges, gather, plane_strides
 
 ROWS, COLUMNS, WARPS = 16, 32, 4  # of a program; a tile of 224 pixels is a whole number of such blocks
@@ -218,7 +218,7 @@ def _pixel(position, size, BORDER: tl.constexpr):
 @triton.jit
 def _first_neighbour(place, NEAREST: tl.constexpr):
     """The nearest pixel and 0, or the pixel before the place and the share of the next. NaN lies outside the image."""
-    first = _round_to_even(place) if NEAREST else tl.floor(place)
+    first = _round_to_even(place) if NEAREST else floor(place)
     share = tl.zeros(place.shape, tl.float32) if NEAREST else place - first
     return tl.where(place == place, first, OUTSIDE).to(tl.int32), share
 
@@ -266,6 +266,6 @@ def _store_row(sums, grad, px, py):
 
 @triton.jit
 def _round_to_even(x):
-    nearest = tl.floor(x + 0.5)
-    odd = nearest - 2 * tl.floor(nearest / 2)
+    nearest = floor(x + 0.5)
+    odd = nearest - 2 * floor(nearest / 2)
     return tl.where((nearest - x == 0.5) & (odd == 1), nearest - 1, nearest)

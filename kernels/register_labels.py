@@ -25,7 +25,7 @@ from ..reference.register_labels import (
     RAISED,
 )
 from ..tiling import tiles
-from .align_equations import solve
+from .align_sizes import K
 from .elementary import add_tuples, divide, log
 from .homography_exp import UNIT, exponential
 from .memory import VARYING, check_edges, plane_strides
@@ -154,7 +154,7 @@ def _register_tiles(
         damping = tl.where(better, damping * LOWER, damping * HIGHER)
         gradient = _chosen(better, _gradient(slope_x, slope_y, points, trial), gradient)
         best = _chosen(better, trial, best)
-        trial = add_tuples(best, solve(_with_prior(matrix, damping), gradient))
+        trial = add_tuples(best, _solve(_with_prior(matrix, damping), gradient))
     for k in tl.static_range(8):
         tl.store(a + tile * 8 + k, best[k])
 
@@ -181,7 +181,7 @@ def _drop_noise(
         found += (tl.load(a + tile * 8 + k),)
     logs += image * channels * height * width
     _, slope_x, slope_y = _objective(found, logs, points, places, height, width)
-    errors = solve(_with_prior(matrix, 1.0), _deviations(slope_x, slope_y, points))
+    errors = _solve(_with_prior(matrix, 1.0), _deviations(slope_x, slope_y, points))
     for k in tl.static_range(8):
         noise, length = noise + tl.sum(errors[k] * errors[k]), length + found[k] * found[k]
     for k in tl.static_range(8):
@@ -327,3 +327,40 @@ def _chosen(first_is_better, first, second):
     for k in tl.static_range(8):
         result += (tl.where(first_is_better, first[k], second[k]),)
     return result
+
+
+@triton.jit
+def _solve(entries, vector):
+    """Solve the symmetric equations by ``L D L^T``. The opposite vector gives exactly the opposite solution."""
+    factor, scaled, pivots = (), (), ()  # L, L D, and the reciprocals of D
+    for i in tl.static_range(K):
+        for j in tl.static_range(i + 1):
+            entry = entries[_place(i, j)]
+            for k in tl.static_range(j):
+                entry -= scaled[_place(i, k)] * factor[_place(j, k)]
+            if i == j:
+                pivots += (tl.div_rn(1.0, entry),)
+            scaled += (entry,)
+            factor += (entry * pivots[j],)
+    halfway = ()
+    for i in tl.static_range(K):
+        value = vector[i]
+        for k in tl.static_range(i):
+            value -= scaled[_place(i, k)] * halfway[k]
+        halfway += (value * pivots[i],)
+    solution = ()  # from the last coefficient to the first
+    for back in tl.static_range(K):
+        value = halfway[K - 1 - back]
+        for k in tl.static_range(back):  # The coefficient K - 1 - k is known.
+            value -= factor[_place(K - 1 - k, K - 1 - back)] * solution[k]
+        solution += (value,)
+    ordered = ()
+    for i in tl.static_range(K):
+        ordered += (solution[K - 1 - i],)
+    return ordered
+
+
+@triton.constexpr_function
+def _place(i, j):
+    """Where the entry (i, j) of a symmetric matrix is in its lower half, row by row."""
+    return i * (i + 1) // 2 + j

@@ -40,7 +40,7 @@ def book_of(step: Callable[[], object]) -> Book:
 def test_launches_are_those_of_the_kernels_with_their_grids() -> None:
     labels = torch.empty(3, 40, 300, dtype=torch.uint8, device="meta")
     book = book_of(lambda: functional.boundary_map(labels))
-    assert [grid for _, grid in book.launches] == [(3 * 3 * 3, 1, 1)]  # blocks of 16 x 128 pixels
+    assert [grid for _, grid in book.launches] == [(3 * 2 * 3, 1, 1)]  # blocks of 32 x 128 pixels
     assert book.launched() == {"boundary_map_sliding_window": 1}
     assert [name for name, _ in book.compiled] == ["boundary_map_sliding_window"]
     assert (book.aten, book.buffers) == ([], [labels.numel()])

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.compiled.cubins import Launch
-from inverseform_fast.kernels.align_sizes import MATCH_GROUP, NORM_GROUP, SPAN
+from inverseform_fast.kernels.align_sizes import MATCH_GROUP, NORM_GROUP, SPAN, K
 
 Count = Callable[[dict[str, Any]], float]  # of a launch's arguments by name
 
@@ -34,6 +34,14 @@ def _norm_blocks(unrolled: int) -> Count:
     return lambda arguments: -(-NORM_GROUP.value * arguments["cells"] // arguments["BLOCK"]) // unrolled
 
 
+def _blocks_unrolled(arguments: dict[str, Any]) -> float:
+    return int(arguments["blocks"]) // 4  # The compiler makes four of the programs' sums in a trip.
+
+
+def _blocks_left(arguments: dict[str, Any]) -> float:
+    return int(arguments["blocks"]) % 4
+
+
 CLASSES, CHANNELS, TAPS = _argument("classes"), _argument("channels"), _fixed(9)
 ROWS_OF_OFFSETS = _fixed(SPAN.value)
 SUMS = _blocks_of("programs", 1024)  # of resize.column_total
@@ -42,6 +50,7 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "segmentation_loss": (CLASSES, CLASSES, CLASSES),
     "mean_loss": (SUMS, SUMS),
     "balanced_loss": (SUMS, SUMS, SUMS, SUMS),
+    "boundary_map_sliding_window": (lambda arguments: arguments["ROWS"] // arguments["STEP"],),
     "sums_of_classes": (CLASSES, CLASSES, CLASSES),
     "totals_of_classes": (SUMS,),
     "dice_loss_backward": (CLASSES, CLASSES, CLASSES),
@@ -53,10 +62,9 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "group_norm": (_norm_blocks(4), _norm_blocks(4), _norm_blocks(1)),
     "correlation_layer": (ROWS_OF_OFFSETS, _fixed(MATCH_GROUP.value)),
     "equations": (TAPS,),
-    "solve": (_argument("blocks"),),
-    "homography_exp": (_fixed(5),),
-    "homography_exp_backward": (_fixed(6), _fixed(5)),
-    "equations_backward": (TAPS,),
+    "solve": (_blocks_unrolled, _blocks_left, _fixed(K.value)),
+    "homography_exp_backward": (_fixed(7), _fixed(5)),
+    "equations_backward": (_fixed(K.value), TAPS),
     "hidden_layers_backward": (TAPS, _fixed(SPAN.value + 1)),
     "correlation_backward": (ROWS_OF_OFFSETS, _fixed(SPAN.value)),
     "group_norm_backward": (_blocks_of("cells", 128), _blocks_of("cells", 128)),
@@ -80,8 +88,8 @@ TOUCHED: dict[str, dict[str, Count]] = {
     "soft_boundary_map_backward": {"logits": _band, "grad_log": _band},
     "upsample_band_backward": {"grad_logits": lambda arguments: 2 * _band(arguments)},  # adds to it
     "homography_warp_backward": {"grad_fixed": _fixed(2)},  # adds to it
-    "group_norm_backward": dict.fromkeys(("raw", "second_derivative", "statistics"), _rows_of("grad", "raw")),
-    "second_layer_backward": {"first_derivative": _rows_of("grad_first", "first_derivative")},
+    "group_norm_backward": dict.fromkeys(("raw", "second_linear", "statistics"), _rows_of("grad", "raw")),
+    "second_layer_backward": {"first_linear": _rows_of("grad_first", "first_linear")},
 }
 
 
