@@ -238,8 +238,8 @@ def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(config: Trai
     """The loss that is logged is from before the step, and does not know yet what became of the weights."""
 
     class Explodes(Criterion):
-        def forward(self, predictions: Any, targets: Any, step: int) -> dict[str, Tensor]:
-            total = super().forward(predictions, targets, step)["total"]
+        def forward(self, predictions: Any, targets: Any, step: int, counts: Any = None) -> dict[str, Tensor]:
+            total = super().forward(predictions, targets, step, counts)["total"]
             if step + 1 == bad:  # finite, with an infinite gradient
                 total = total + (total - total.detach()).abs().sqrt()
             return {"total": total}

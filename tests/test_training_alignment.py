@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,9 @@ class Watched(training.Criterion):
 
     seen: list[Tensor]
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def forward(self, predictions: Any, targets: Any, step: int, counts: Any = None) -> dict[str, Tensor]:
         self.seen.append(targets["semantic"])
-        return super().forward(predictions, targets, step)
+        return super().forward(predictions, targets, step, counts)
 
 
 def labels_of(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:

@@ -80,8 +80,14 @@ class WithRelease(Criterion):
         self.weight, self.radius, self.void = config.gamma, config.radius, int(tasks["semantic"].void)
         self.inverseform = release.InverseForm()
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        terms = super().forward(predictions, targets, step)
+    def forward(
+        self,
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        step: int,
+        counts: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        terms = super().forward(predictions, targets, step, counts)
         boundary = boundary_map(targets["semantic"], self.radius, self.void) == 1
         term = self.inverseform(predictions["boundary"], boundary)
         return terms | {"total": terms["total"] + self.weight * term, "semantic/inverseform": term}

@@ -24,7 +24,7 @@ def train_head(config: TrainConfig, tasks: Mapping[str, Task], frames: Frames, l
         FloatingPointError: the loss is no longer finite.
     """
     model = FrozenModel(config, tasks).train()
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model.model, config)
     begin = time.process_time()
     for step, batch in enumerate(StepBatches(len(frames.labels), config)):
         for group in optimizer.param_groups:
