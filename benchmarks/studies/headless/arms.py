@@ -41,7 +41,7 @@ class Arm:
     Attributes:
         name: in tables.
         formula: in the page, with w, or w1 and w2, for the weights.
-        weights: that are tried, three for each arm but cross-entropy.
+        weights: that are tried, three for each arm but cross-entropy; more where the best of them was the largest.
         make: makes the loss of weights.
         ours: whether it is proposed here; the others are rivals.
         main: whether it is trained with every seed.
@@ -158,7 +158,7 @@ ARMS = {
         main=True,
     ),
     "boundary-f1": Arm(
-        "+ differentiable boundary F1", "CE + w (1 - F1)", each(1, 0.5, 2), added(boundary_f1), main=True
+        "+ differentiable boundary F1", "CE + w (1 - F1)", each(1, 0.5, 2, 4, 8), added(boundary_f1), main=True
     ),
     "hausdorff": Arm(
         "+ Hausdorff-DT", "CE + w (p - y)^2 (d_p^2 + d_y^2)", each(1e-3, 1e-4, 1e-2), added(hausdorff), main=True
