@@ -1,6 +1,7 @@
 // Arithmetic, comparisons and conversions: what a lane does by itself, with registers alone.
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "machine.h"
@@ -15,6 +16,10 @@ struct BFloat {
 struct Half {
   uint16_t bits;
   operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+};
+
+struct Halves {
+  Half low, high;
 };
 
 struct Floats {
@@ -225,6 +230,17 @@ template <class T> void short_floats(const std::string& type) {
   elementwise("neg." + type, [](T x) -> uint16_t { return x.bits ^ 0x8000; });
 }
 
+// Compares two pairs of float16, and writes two predicates.
+template <class Function> void pairwise(const std::string& name, Function) {
+  define("setp." + name + ".f16x2 2 1 1", [](Warp& warp, const Op& op, Mask mask) {
+    each_lane(mask, [&](int lane) {
+      const Halves x = get<Halves>(warp.operand(op, 2)[lane]), y = get<Halves>(warp.operand(op, 3)[lane]);
+      warp.operand(op, 0)[lane] = Function{}(x.low, y.low);
+      warp.operand(op, 1)[lane] = Function{}(x.high, y.high);
+    });
+  });
+}
+
 template <class T> void bit_fields(const std::string& type) {
   elementwise("bfe." + type, [](T x, uint32_t position, uint32_t length) { return bit_field(x, position, length); });
 }
@@ -259,6 +275,8 @@ const bool defined = [] {
   approximations<as_is<float>>("f32"), approximations<flushed<float>>("ftz.f32");
   orders<float>("f32"), orders<double>("f64"), unordered<float>("f32"), unordered<double>("f64");
   short_floats<BFloat>("bf16"), short_floats<Half>("f16");
+  pairwise("lt", std::less<float>()), pairwise("le", std::less_equal<float>());
+  pairwise("gt", std::greater<float>()), pairwise("ge", std::greater_equal<float>());
   elementwise("add.f32x2", [](Floats x, Floats y) { return Floats{x.low + y.low, x.high + y.high}; });
   elementwise("sub.f32x2", [](Floats x, Floats y) { return Floats{x.low - y.low, x.high - y.high}; });
   elementwise("mul.f32x2", [](Floats x, Floats y) { return Floats{x.low * y.low, x.high * y.high}; });

@@ -6,7 +6,8 @@ import math
 import struct
 
 import pytest
-from machine_code.ptx.handwritten import evaluate
+import torch
+from machine_code.ptx.handwritten import evaluate, lane_values
 
 LOW, HIGH = -(2**31), 2**31 - 1
 TINY = 2.0**-149  # the smallest denormal float32
@@ -129,6 +130,15 @@ def test_approximations_err_as_a_gpu_may() -> None:
 @pytest.mark.parametrize(("name", "types", "values", "expected"), COMPARISONS, ids=str)
 def test_comparisons(name: str, types: str, values: tuple[float, ...], expected: int) -> None:
     assert evaluate(f"setp.{name}", f"{types}>B", *values) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("lt", 0), ("le", 2), ("gt", 1), ("ge", 3)])
+def test_a_comparison_of_pairs_has_two_predicates(name: str, expected: int) -> None:
+    x, y = (
+        torch.tensor([pair], dtype=torch.float16).repeat(32, 1).view(torch.int32)[:, 0] for pair in ([2, 1], [-1, 1])
+    )
+    body = f"setp.{name}.f16x2 %p1|%p2, %r1, %r2;\nselp.b32 %r3, 1, 0, %p1;\nselp.b32 %r4, 2, 0, %p2;\n"
+    assert (lane_values(f"{body}or.b32 %r100, %r3, %r4;", x.contiguous(), y.contiguous()) == expected).all()
 
 
 @pytest.mark.parametrize(("name", "table"), [("and", (0, 0, 0, 1)), ("or", (0, 1, 1, 1)), ("xor", (0, 1, 1, 0))])
