@@ -199,7 +199,7 @@ def _sums_of_boundaries(
     pixel, counted = y * full_width + x, inside & in_tile(1)
     size = tl.cast(full_height, tl.int64) * full_width
     kind = tl.load(kinds + n * size + pixel, counted, VOID)
-    near += n * ((classes + 31) // 32) * size + pixel
+    near += n * ((classes + 31) // 32) * size + pixel  # added once, it spares registers here
     step = tl.cast(programs, tl.int64)
     sums += tl.program_id(0)
     for c in range(classes):
@@ -211,7 +211,7 @@ def _sums_of_boundaries(
         boundary = tl.where(kind == NO_CLASS, float("nan"), boundary)  # it must not pass in silence
         true = kind == c
         tl.store(sums, tl.sum(boundary, 0))
-        tl.store(sums + classes * step, tl.sum(tl.where(_is_near(near, c, size, counted), boundary, 0.0), 0))
+        tl.store(sums + classes * step, tl.sum(tl.where(_is_near(near + c // 32 * size, c, counted), boundary, 0.0), 0))
         tl.store(sums + 2 * classes * step, tl.sum(tl.where(true, boundary, 0.0), 0))
         tl.store(sums + 3 * classes * step, tl.sum(true.to(tl.float32), 0))
         logits += logits_c
@@ -271,9 +271,10 @@ def _boundary_f1_loss_backward(
     scale = divide(1.0, sum_exp)
     size, pixel = tl.cast(full_height, tl.int64) * full_width, y * full_width + x
     kind = tl.load(kinds + n * size + pixel, inside, VOID)
-    near += n * ((classes + 31) // 32) * size + pixel
+    near += n * ((classes + 31) // 32) * size
     owned = inside & in_tile(2) & (y < first + rows)
-    grad_full += n * full_n + (y - first).to(tl.int64) * full_y + x
+    grad_full += n * full_n
+    place = (y - first) * full_y + x
 
     channel, grad = logits, grad_full
     dot = tl.zeros(y.shape, tl.float32)
@@ -281,13 +282,13 @@ def _boundary_f1_loss_backward(
         chance = exp(logit_at(channel, corners, share_y, share_x, RESIZED) - largest) * scale
         chance = tl.where(inside, chance, OUTSIDE)
         slope = tl.load(slopes + c)
-        slope += tl.where(_is_near(near, c, size, inside), tl.load(slopes + classes + c), 0.0)
+        slope += tl.where(_is_near(near + c // 32 * size + pixel, c, inside), tl.load(slopes + classes + c), 0.0)
         slope += tl.where(kind == c, tl.load(slopes + 2 * classes + c), 0.0)
         slope = tl.where(kind >= INNER, slope, 0.0)
         least, before, here = _least_of_three(chance, 1)
         _, above, beside = _least_of_three(least, EDGE)
         grad_chance = slope - _sent(_sent(slope, above, beside, EDGE), before, here, 1)
-        tl.store(grad, grad_chance, owned)
+        tl.store(grad + place, grad_chance, owned)
         dot += chance * grad_chance
         channel += logits_c
         grad += full_c
@@ -295,16 +296,16 @@ def _boundary_f1_loss_backward(
     tl.debug_barrier()  # what is read now may have been written by another thread
     for _ in range(classes):
         chance = exp(logit_at(logits, corners, share_y, share_x, RESIZED) - largest) * scale
-        grad_logit = chance * (tl.load(grad_full, owned, 0) - dot)
-        tl.store(grad_full, tl.where(kind == VOID, 0.0, grad_logit), owned)
+        grad_logit = chance * (tl.load(grad_full + place, owned, 0) - dot)
+        tl.store(grad_full + place, tl.where(kind == VOID, 0.0, grad_logit), owned)
         logits += logits_c
         grad_full += full_c
 
 
 @triton.jit
-def _is_near(near, c, size, exists):
+def _is_near(words, c, exists):
     """Whether true boundary of class c is within the tolerance of each pixel."""
-    return (tl.load(near + c // 32 * size, exists, 0) >> (c % 32)) & 1 != 0
+    return (tl.load(words, exists, 0) >> (c % 32)) & 1 != 0
 
 
 @triton.jit
