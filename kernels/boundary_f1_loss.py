@@ -88,9 +88,9 @@ def boundary_f1_loss_backward(
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
+    kinds, near = _maps_of_labels(labels, classes, ignore_index, tolerance)
     grad_full = logits.new_empty(n, classes, band_of(full[0]), full[1], dtype=torch.float32)
     grad_logits = empty_gradient(logits).zero_()
-    kinds, near = _maps_of_labels(labels, classes, ignore_index, tolerance)
     for first, rows in bands(full[0]) if n else ():
         blocks = tiles(rows, 2), tiles(full[1], 2)
         _boundary_f1_loss_backward[(n * blocks[0] * blocks[1],)](
@@ -285,7 +285,7 @@ def _boundary_f1_loss_backward(
         slope += tl.where(_is_near(near + c // 32 * size + pixel, c, inside), tl.load(slopes + classes + c), 0.0)
         slope += tl.where(kind == c, tl.load(slopes + 2 * classes + c), 0.0)
         slope = tl.where(kind >= INNER, slope, 0.0)
-        least, before, here = _least_of_three(chance, 1)
+        least, before, here = _least_of_three(tl.where(chance == chance, chance, -1.0), 1)  # NaN is the least
         _, above, beside = _least_of_three(least, EDGE)
         grad_chance = slope - _sent(_sent(slope, above, beside, EDGE), before, here, 1)
         tl.store(grad + place, grad_chance, owned)

@@ -1,16 +1,21 @@
-"""The kernels of segmentation_loss and dice_loss are as accurate as the references."""
+"""The kernels of segmentation_loss, dice_loss and boundary_f1_loss are as accurate as the references."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from class_losses import Loss, losses
+from class_losses import FORMULAS, Loss
 from helpers import assert_same_when_called, leaf_grad, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
-pytestmark = [pytest.mark.kernel, losses]
+from inverseform_fast.functional import boundary_f1_loss
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.parametrize("loss", [*FORMULAS, boundary_f1_loss], ids=lambda loss: loss.__name__),
+]
 
 # (logits' size, labels' size): the usual ratios, none that is whole, the same size, down, single pixels, wide ones,
 # several parts

@@ -17,6 +17,7 @@ INF = float("inf")
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "segmentation_loss": functional.segmentation_loss,
     "dice_loss": functional.dice_loss,
+    "boundary_f1_loss": functional.boundary_f1_loss,
     "boundary_loss": lambda x, y: functional.boundary_loss(x[:, :1], y),
     "soft_boundary_map": lambda x, y: functional.soft_boundary_map(x, y.shape[1:], 1).mean(),
 }
