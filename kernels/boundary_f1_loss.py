@@ -120,10 +120,8 @@ def _maps_of_labels(
             BLOCK=BLOCK,
         )  # fmt: skip
         reach = min(tolerance, max(height, width))
-        for source, result in ((kinds, along_x), (along_x, near)):
-            _near_boundaries[(n * words * blocks,)](
-                source, result, words, height, width, blocks, reach, ALONG_X=source is kinds, BLOCK=BLOCK
-            )
+        _near_along_x[(n * words * blocks,)](kinds, along_x, words, height, width, blocks, reach, BLOCK=BLOCK)
+        _near_along_y[(n * words * blocks,)](along_x, near, height, width, blocks, reach, BLOCK=BLOCK)
     return kinds, near
 
 
@@ -135,14 +133,14 @@ def _kinds_of_pixels(
 ):  # fmt: skip
     n, pixel, y, x = _pixels(full_width, blocks, BLOCK)
     labels += n * labels_n
+    y = tl.minimum(y, full_height - 1)
     # Clamping to the image moves a pixel of the window to another one of the window.
-    y, x = tl.minimum(y, full_height - 1), tl.minimum(x, full_width - 1)
+    rows = tl.maximum(y - 1, 0), y, tl.minimum(y + 1, full_height - 1)
+    columns = tl.maximum(x - 1, 0), x, tl.minimum(x + 1, full_width - 1)
     label = tl.load(labels + (y * labels_y + x * labels_x)).to(tl.int64)
     known, differs = label != ignore_index, label != label
     for i in tl.static_range(9):
-        row = tl.minimum(tl.maximum(y + (i // 3 - 1), 0), full_height - 1)
-        column = tl.minimum(tl.maximum(x + (i % 3 - 1), 0), full_width - 1)
-        other = tl.load(labels + (row * labels_y + column * labels_x)).to(tl.int64)
+        other = tl.load(labels + (rows[i // 3] * labels_y + columns[i % 3] * labels_x)).to(tl.int64)
         known &= other != ignore_index
         differs |= other != label
     kind = tl.where(known, tl.where(differs, label, INNER), UNCLEAR)
@@ -153,22 +151,35 @@ def _kinds_of_pixels(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _near_boundaries(
-    source,  # [N, H, W]: kinds; or [N, words, H, W]: what is near along x
+def _near_along_x(
+    kinds,  # [N, H, W]
     result,  # [N, words, H, W]
-    words, full_height, full_width, blocks, reach, ALONG_X: tl.constexpr, BLOCK: tl.constexpr,
+    words, full_height, full_width, blocks, reach, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    plane, pixel, y, x = _pixels(full_width, blocks, BLOCK)
+    plane, pixel, _, x = _pixels(full_width, blocks, BLOCK)
     size = full_height * full_width
+    kinds += plane // words * size
     near = tl.zeros([BLOCK], tl.int32)
     for offset in range(-reach, reach + 1):
-        if ALONG_X:
-            exists = (pixel < size) & (x + offset >= 0) & (x + offset < full_width)
-            kind = tl.load(source + plane // words * size + (pixel + offset), exists, INNER)
-            near |= tl.where(kind >> 5 == plane % words, 1 << (kind & 31), 0)  # a negative kind is in no word
-        else:
-            exists = (y + offset >= 0) & (y + offset < full_height)
-            near |= tl.load(source + plane * size + (pixel + offset * full_width), exists, 0)
+        exists = (pixel < size) & (x + offset >= 0) & (x + offset < full_width)
+        kind = tl.load(kinds + (pixel + offset), exists, INNER)
+        near |= tl.where(kind >> 5 == plane % words, 1 << (kind & 31), 0)  # a negative kind is in no word
+    tl.store(result + plane * size + pixel, near, pixel < size)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _near_along_y(
+    along_x,  # [N, words, H, W]
+    result,  # [N, words, H, W]
+    full_height, full_width, blocks, reach, BLOCK: tl.constexpr,
+):  # fmt: skip
+    plane, pixel, y, _ = _pixels(full_width, blocks, BLOCK)
+    size = full_height * full_width
+    along_x += plane * size
+    near = tl.zeros([BLOCK], tl.int32)
+    for offset in range(-reach, reach + 1):
+        exists = (y + offset >= 0) & (y + offset < full_height)
+        near |= tl.load(along_x + (pixel + offset * full_width), exists, 0)
     tl.store(result + plane * size + pixel, near, pixel < size)
 
 
