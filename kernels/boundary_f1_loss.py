@@ -96,7 +96,7 @@ def boundary_f1_loss_backward(
         _boundary_f1_loss_backward[(n * blocks[0] * blocks[1],)](
             logits, kinds, near, slopes, grad_full, classes, *size, *full, first, rows, *blocks,
             *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
-            RESIZED=cut.resized, num_warps=WARPS,
+            RESIZED=cut.resized, num_warps=WARPS, maxnreg=128,  # so that two programs fit on a multiprocessor
         )  # fmt: skip
         add_band(grad_full, grad_logits, full, first, rows, cut)
     return grad_logits.to(logits.dtype)
