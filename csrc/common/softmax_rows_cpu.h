@@ -14,6 +14,14 @@
 namespace softmax::SIMD_TARGET {
 
 constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
+constexpr int64_t LANES = 16;   // partial sums, which the compiler keeps in vectors
+static_assert(BLOCK % LANES == 0);
+
+inline float total(float (&sums)[LANES]) {
+  for (int64_t half = LANES / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
 
 // Each logit is a mix (1 - share) first + share second of two rows, which get these shares of its gradient. Logits are
 // shifted by the largest, which changes no probability.
