@@ -46,31 +46,38 @@ using softmax::SIMD_TARGET::BLOCK;
 using softmax::SIMD_TARGET::LANES;
 using softmax::SIMD_TARGET::total;
 
+template <class T> inline T lower(T a, T b) { return a < b ? a : b; }
+
 // Finds the true boundary in the rows [begin, end) of all images. A label that is no class must not pass in silence:
 // the pixels around it are INSIDE, where its probabilities count, which are NaN.
 inline void mark_rows(const softmax::Maps& maps,
                       int32_t* edges,  // [N, H, W]
                       int64_t begin, int64_t end) {
-  constexpr int64_t OTHER = 1, VOID = 2, FLAW = 4;
+  constexpr int32_t VOID = -1, FLAW = -2, LARGEST = std::numeric_limits<int32_t>::max();
   const int64_t height = maps.rows.full, width = maps.columns.full;
-  std::vector<int64_t> window(width);  // what is in it
+  std::vector<int32_t> label(width), lowest(width + 2),
+      highest(width + 2);  // labels of three rows, from one column before
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t* own = maps.labels + i * width;
-    const int64_t above = i % height > 0 ? -1 : 0, below = i % height < height - 1 ? 1 : 0;
-    std::fill(window.begin(), window.end(), 0);
-    for (int64_t dy = above; dy <= below; ++dy)
-      for (int64_t dx = -1; dx <= 1; ++dx) {
-        const int64_t* ids = own + dy * width + dx;
-        for (int64_t x = std::max<int64_t>(-dx, 0); x < width - std::max<int64_t>(dx, 0); ++x) {
-          const int64_t id = ids[x];
-          window[x] |= id == maps.ignore_index ? VOID : id < 0 || id >= maps.classes ? FLAW : id != own[x] ? OTHER : 0;
-        }
+    std::fill(lowest.begin(), lowest.end(), LARGEST), std::fill(highest.begin(), highest.end(), -LARGEST);
+    for (int64_t dy = i % height > 0 ? -1 : 0; dy <= (i % height < height - 1 ? 1 : 0); ++dy) {
+      const int64_t* ids = maps.labels + (i + dy) * width;
+      for (int64_t x = 0; x < width; ++x) {
+        const int64_t id = ids[x], known = id < 0 || id >= maps.classes ? FLAW : id;
+        label[x] = static_cast<int32_t>(id == maps.ignore_index ? VOID : known);
       }
+      for (int64_t x = 0; x < width; ++x) {
+        const int32_t high = highest[x + 1];
+        lowest[x + 1] = lower(lowest[x + 1], label[x]), highest[x + 1] = label[x] > high ? label[x] : high;
+      }
+    }
+    const int64_t* own = maps.labels + i * width;
     int32_t* __restrict edge = edges + i * width;
-    for (int64_t x = 0; x < width; ++x)
-      edge[x] = window[x] == OTHER                    ? static_cast<int32_t>(own[x])
-                : (window[x] & (VOID | FLAW)) == VOID ? UNKNOWN
-                                                      : INSIDE;
+    for (int64_t x = 0; x < width; ++x) {
+      const int32_t low = lower(lower(lowest[x], lowest[x + 1]), lowest[x + 2]);
+      const bool differs = highest[x] > low || highest[x + 1] > low || highest[x + 2] > low;
+      const int32_t known = differs && low >= 0 ? static_cast<int32_t>(own[x]) : INSIDE;
+      edge[x] = low == VOID ? UNKNOWN : known;
+    }
   }
 }
 
@@ -99,7 +106,38 @@ inline void spread_rows(const softmax::Maps& maps, int64_t tolerance,
   }
 }
 
-inline float lower(float a, float b) { return a < b ? a : b; }
+// Sends the gradient of three rows' minima to the first row that has them.
+inline void send_to_rows(const float* __restrict above,  // [count], lows
+                         const float* __restrict here,   // [count]
+                         const float* __restrict below,  // [count]
+                         const float* __restrict grad,   // [count], to be subtracted
+                         int64_t count,
+                         float* grad_above,    // [count], which are equal where a row lies beyond the image
+                         float* grad_here,     // [count]
+                         float* grad_below) {  // [count]
+  for (int64_t x = 0; x < count; ++x) {
+    const float lowest = lower(lower(above[x], here[x]), below[x]);
+    const float first = above[x] == lowest ? grad[x] : 0, second = here[x] == lowest ? grad[x] - first : 0;
+    grad_above[x] -= first;
+    grad_here[x] -= second;
+    grad_below[x] -= grad[x] - first - second;
+  }
+}
+
+// Adds the gradient of the lows of three neighbours to that of the first that has them.
+inline void send_to_columns(const float* __restrict p,         // [-2, count]
+                            const float* __restrict low,       // [-1, count + 1]
+                            const float* __restrict grad_low,  // [-1, count + 1]
+                            int64_t count,
+                            float* __restrict grad) {  // [count]
+  for (int64_t x = 0; x < count; ++x) {
+    // This pixel may be the first of the three whose low is at its right, at itself or at its left.
+    const float right = p[x] == low[x + 1] ? grad_low[x + 1] : 0;
+    const float middle = p[x] == low[x] && p[x - 1] != low[x] ? grad_low[x] : 0;
+    const float left = p[x - 1] != low[x - 1] && p[x - 2] != low[x - 1] ? grad_low[x - 1] : 0;
+    grad[x] += right + middle + left;
+  }
+}
 
 constexpr int64_t PAD = 2;  // columns beyond each border of a map's row, so that windows need no end
 
@@ -144,8 +182,11 @@ class Sweep {
     const Row &above = row(y - 1), &here = row(y), &below = row(y + 1);
     for (int64_t x0 = 0; x0 < width; x0 += BLOCK) {
       const int64_t count = std::min(BLOCK, width - x0);
-      alignas(64) float weight[BLOCK];  // 0 where the pixel is not known, otherwise 1, or NaN
-      const int32_t* edge = edges + y * width + x0;
+      alignas(64) float b[BLOCK] = {}, weight[BLOCK];  // weight: 0 where the pixel is not known, otherwise 1, or NaN
+      alignas(64) int32_t edge[BLOCK] = {};
+      alignas(64) uint32_t bits[BLOCK] = {};
+      std::copy_n(edges + y * width + x0, count, edge);
+      std::fill(edge + count, edge + BLOCK, INSIDE);
       for (int64_t x = 0; x < count; ++x) {
         float flaws = 0;
         for (const Row* row : {&above, &here, &below})
@@ -153,23 +194,23 @@ class Sweep {
         weight[x] = edge[x] == UNKNOWN ? 0 : 1 + flaws;
       }
       for (int64_t c = 0; c < classes; ++c) {
+        if (c % 32 == 0) std::copy_n(near_row(y, c) + x0, count, bits);
         const int64_t start = c * stride + PAD + x0;
-        const float *p = here.p.data() + start,
-                    *low[] = {above.low.data() + start, here.low.data() + start, below.low.data() + start};
-        const uint32_t *bits = near_row(y, c) + x0, bit = 1u << c % 32;
+        const float *p = here.p.data() + start, *low_above = above.low.data() + start,
+                    *low_here = here.low.data() + start, *low_below = below.low.data() + start;
+        for (int64_t x = 0; x < count; ++x) {
+          const float lowest = lower(lower(low_above[x], low_here[x]), low_below[x]);
+          b[x] = weight[x] == 0 ? 0 : (p[x] - lowest) * weight[x];
+        }
         float predicted[LANES] = {}, precise[LANES] = {}, recalled[LANES] = {}, truth[LANES] = {};
-        const auto add = [&](int64_t x, int64_t i) {
-          const float lowest = lower(lower(low[0][x], low[1][x]), low[2][x]);
-          const float b = weight[x] == 0 ? 0 : (p[x] - lowest) * weight[x];
-          predicted[i] += b;
-          precise[i] += bits[x] & bit ? b : 0;
-          recalled[i] += edge[x] == c ? b : 0;
-          truth[i] += edge[x] == c ? 1 : 0;
-        };
-        int64_t x = 0;
-        for (; x + LANES <= count; x += LANES)
-          for (int64_t i = 0; i < LANES; ++i) add(x + i, i);
-        for (int64_t i = 0; x + i < count; ++i) add(x + i, i);
+        for (int64_t x = 0; x < count; x += LANES)
+          for (int64_t i = 0; i < LANES; ++i) {
+            const float close = static_cast<int32_t>(bits[x + i] >> c % 32 & 1), mine = edge[x + i] == c;
+            predicted[i] += b[x + i];
+            precise[i] += b[x + i] * close;
+            recalled[i] += b[x + i] * mine;
+            truth[i] += mine;
+          }
         sums[4 * c] += total(predicted), sums[4 * c + 1] += total(precise);
         sums[4 * c + 2] += total(recalled), sums[4 * c + 3] += total(truth);
       }
@@ -190,18 +231,11 @@ class Sweep {
       block.read_labels(labels + y * width + x0, args.maps.ignore_index);
       for (int64_t c = 0; c < classes; ++c) {
         const int64_t start = c * stride + PAD + x0;
-        const float *p = row(y).p.data() + start, *low = row(y).low.data() + start,
-                    *grad_low = row(y).grad_low.data() + start;
+        const float* p = row(y).p.data() + start;
         float* __restrict grad = block.channels.data() + c * BLOCK;
-        const Slopes slopes = slopes_of(y, c);
-        for (int64_t x = 0; x < block.count; ++x) {
-          // This pixel may be the first of the three whose low is at its right, at itself or at its left.
-          const float right = p[x] == low[x + 1] ? grad_low[x + 1] : 0;
-          const float middle = p[x] == low[x] && p[x - 1] != low[x] ? grad_low[x] : 0;
-          const float left = p[x - 1] != low[x - 1] && p[x - 2] != low[x - 1] ? grad_low[x - 1] : 0;
-          grad[x] = slopes(x0 + x) - (left + middle + right);
-          dot[x] += p[x] * grad[x];
-        }
+        differentiate(y, c, x0, block.count, grad);
+        send_to_columns(p, row(y).low.data() + start, row(y).grad_low.data() + start, block.count, grad);
+        for (int64_t x = 0; x < block.count; ++x) dot[x] += p[x] * grad[x];
       }
       for (int64_t c = 0; c < classes; ++c)
         block.send_back(c, [&, p = row(y).p.data() + c * stride + PAD + x0](int64_t x, float grad) {
@@ -211,24 +245,15 @@ class Sweep {
   }
 
  private:
-  // The derivative of the loss by b of a class, at a pixel of a row.
-  struct Slopes {
-    float predicted, precise, recalled;
-    const int32_t* edge;
-    const uint32_t* bits;
-    int32_t label;
-
-    float operator()(int64_t x) const {
-      const bool is_near = bits[x] >> label % 32 & 1;
-      const float slope = predicted + (is_near ? precise : 0) + (edge[x] == label ? recalled : 0);
-      return edge[x] == UNKNOWN ? 0 : slope;
+  // Computes the gradient of b of a class, at `count` pixels of row y.
+  void differentiate(int64_t y, int64_t c, int64_t x0, int64_t count, float* __restrict grad) const {
+    const float predicted = args.slopes[c], precise = args.slopes[classes + c], recalled = args.slopes[2 * classes + c];
+    const int32_t *edge = edges + y * width + x0, label = static_cast<int32_t>(c);
+    const uint32_t *bits = near_row(y, c) + x0, bit = 1u << c % 32;
+    for (int64_t x = 0; x < count; ++x) {
+      const float slope = predicted + (bits[x] & bit ? precise : 0) + (edge[x] == label ? recalled : 0);
+      grad[x] = edge[x] == UNKNOWN ? 0 : slope;
     }
-  };
-
-  Slopes slopes_of(int64_t y, int64_t c) const {
-    const float* slopes = args.slopes + c;
-    return {slopes[0],         slopes[classes], slopes[2 * classes],
-            edges + y * width, near_row(y, c),  static_cast<int32_t>(c)};
   }
 
   const uint32_t* near_row(int64_t y, int64_t c) const { return near + (y * words + c / 32) * width; }
@@ -270,21 +295,15 @@ class Sweep {
 
   // Sends the gradient of row y's minima to the lows that they are.
   void send_to_lows(int64_t y) {
-    for (int64_t c = 0; c < classes; ++c) {
-      const int64_t start = c * stride + PAD;
-      const float *above = row(y - 1).low.data() + start, *here = row(y).low.data() + start,
-                  *below = row(y + 1).low.data() + start;
-      float *grad_above = row(y - 1).grad_low.data() + start, *grad_here = row(y).grad_low.data() + start,
-            *grad_below = row(y + 1).grad_low.data() + start;
-      const Slopes slopes = slopes_of(y, c);
-      for (int64_t x = 0; x < width; ++x) {
-        const float slope = slopes(x), lowest = lower(lower(above[x], here[x]), below[x]);
-        const bool first = above[x] == lowest, second = !first && here[x] == lowest;
-        grad_above[x] += first ? slope : 0;
-        grad_here[x] += second ? slope : 0;
-        grad_below[x] += first || second ? 0 : slope;
+    Row &above = row(y - 1), &here = row(y), &below = row(y + 1);
+    for (int64_t c = 0; c < classes; ++c)
+      for (int64_t x0 = 0; x0 < width; x0 += BLOCK) {
+        alignas(64) float grad[BLOCK];
+        const int64_t count = std::min(BLOCK, width - x0), start = c * stride + PAD + x0;
+        differentiate(y, c, x0, count, grad);
+        send_to_rows(above.low.data() + start, here.low.data() + start, below.low.data() + start, grad, count,
+                     above.grad_low.data() + start, here.grad_low.data() + start, below.grad_low.data() + start);
       }
-    }
   }
 
   const Arguments& args;
