@@ -117,10 +117,11 @@ inline void send_to_rows(const float* __restrict above,  // [count], lows
                          float* grad_below) {  // [count]
   for (int64_t x = 0; x < count; ++x) {
     const float lowest = lower(lower(above[x], here[x]), below[x]);
-    const float first = above[x] == lowest ? grad[x] : 0, second = here[x] == lowest ? grad[x] - first : 0;
+    const float first = above[x] == lowest ? grad[x] : 0, rest = above[x] == lowest ? 0 : grad[x];
+    const float second = here[x] == lowest ? rest : 0, third = here[x] == lowest ? 0 : rest;
     grad_above[x] -= first;
     grad_here[x] -= second;
-    grad_below[x] -= grad[x] - first - second;
+    grad_below[x] -= third;
   }
 }
 

@@ -1,21 +1,16 @@
-"""The kernels of segmentation_loss, dice_loss and boundary_f1_loss are as accurate as the references."""
+"""The kernels of the losses of class logits and labels are as accurate as the references."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from class_losses import FORMULAS, Loss
+from class_losses import Loss, losses
 from helpers import assert_same_when_called, leaf_grad, ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
-from inverseform_fast.functional import boundary_f1_loss
-
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.parametrize("loss", [*FORMULAS, boundary_f1_loss], ids=lambda loss: loss.__name__),
-]
+pytestmark = [pytest.mark.kernel, losses]
 
 # (logits' size, labels' size): the usual ratios, none that is whole, the same size, down, single pixels, wide ones,
 # several parts
