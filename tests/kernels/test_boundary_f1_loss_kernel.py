@@ -6,6 +6,7 @@ import pytest
 import torch
 from three_way import DEVICE, FLOATS, assert_three_way, random, random_labels
 
+from inverseform_fast import reference
 from inverseform_fast.functional import boundary_f1_loss, boundary_f1_sums
 
 pytestmark = pytest.mark.kernel
@@ -30,6 +31,16 @@ def test_classes_of_several_words() -> None:
 def test_of_equal_probabilities_the_first_one_of_the_window_receives_the_gradient() -> None:
     patches = torch.randn(1, 3, 4, 5).repeat_interleave(3, 2).repeat_interleave(3, 3).to(DEVICE)
     assert_three_way("boundary_f1_loss", patches, random_labels(3, 1, 12, 15, void=0))
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("size", [(4, 5), (8, 10)], ids=str)
+def test_nan_reaches_no_more_gradients_than_in_the_reference(size: tuple[int, int]) -> None:
+    logits, labels = random(1, 3, 4, 5), random_labels(3, 1, *size)
+    logits[0, :, 2, 3] = torch.nan
+    losses = [loss(logits.requires_grad_(), labels) for loss in (boundary_f1_loss, reference.boundary_f1_loss)]
+    assert losses[0].isnan()
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in losses), equal_nan=True)
 
 
 def test_classes_without_true_boundary_are_left_out() -> None:
