@@ -29,15 +29,8 @@ namespace dice_loss::SIMD_TARGET {
 
 using softmax::SIMD_TARGET::Block;
 using softmax::SIMD_TARGET::BLOCK;
-
-constexpr int64_t LANES = 16;  // partial sums, which the compiler keeps in vectors
-static_assert(BLOCK % LANES == 0);
-
-inline float total(float (&sums)[LANES]) {
-  for (int64_t half = LANES / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
-  return sums[0];
-}
+using softmax::SIMD_TARGET::LANES;
+using softmax::SIMD_TARGET::total;
 
 inline void add_sums(Block& block, double* sums) {  // sums: [C, 3]
   alignas(64) float scale[BLOCK];

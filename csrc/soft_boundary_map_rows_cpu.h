@@ -80,14 +80,14 @@ class Sweep {
       : args(args),
         width(args.columns.full),
         apart(args.reach.size()),
-        logits(args.logits + n * args.classes * args.rows.size * args.columns.size),
+        logits(args.columns, args.logits + n * args.classes * args.rows.size * args.columns.size, args.classes,
+               args.rows.size),
         grad(grad ? grad + n * args.rows.full * width : nullptr),
         logarithm(grad ? logarithm + n * args.rows.full * width : nullptr),
         top(std::max<int64_t>(first - apart + 1, 0)),
         next(top),
         ring(apart),
         agreement((2 * args.reach[0] + 1) * width) {
-    for (auto& row : stretched) row.resize(args.classes * width);
     for (Row& row : ring) {
       row.root.resize(args.classes * width);
       row.log_agreement.resize(grad ? 0 : width);
@@ -112,23 +112,13 @@ class Sweep {
   Row& row(int64_t y) { return ring[y % apart]; }
 
   void start(Row& row, int64_t y) {
-    const float *above = stretched_row(args.rows.before[y]), *below = stretched_row(args.rows.after[y]);
+    const float *above = logits.row(args.rows.before[y]), *below = logits.row(args.rows.after[y]);
     for (int64_t x = 0; x < width; x += BLOCK)
       make_roots(above + x, below + x, args.rows.share[y], std::min(BLOCK, width - x), row.root.data() + x);
     std::fill(row.log_agreement.begin(), row.log_agreement.end(), 0.0f);
     std::fill(row.grad_root.begin(), row.grad_root.end(), 0.0f);
     for (int64_t x = 0; grad && x < width; ++x)
       row.grad_log_agreement[x] = -grad[y * width + x] * elementary::SIMD_TARGET::exp(logarithm[y * width + x]);
-  }
-
-  // Returns the logits' row y at full width, [C, W]. This row and the one after it are kept.
-  const float* stretched_row(int64_t y) {
-    float* full = stretched[y % 2].data();
-    for (int64_t c = 0; held[y % 2] != y && c < args.classes; ++c)
-      resize::SIMD_TARGET::stretch(args.columns, logits + (c * args.rows.size + y) * args.columns.size,
-                                   full + c * width);
-    held[y % 2] = y;
-    return full;
   }
 
   // Each argument is a block of `count` pixels from a row.
@@ -205,13 +195,12 @@ class Sweep {
 
   const Arguments& args;
   const int64_t width, apart;
-  const float* const logits;                  // [C, h, w]
+  resize::SIMD_TARGET::Stretched logits;
   const float *const grad, *const logarithm;  // [H, W]
   const int64_t top;
-  int64_t next, held[2] = {-1, -1};
-  std::vector<float> stretched[2];  // [C, W]
-  std::vector<Row> ring;            // the last `apart` rows
-  std::vector<float> agreement;     // [dx, W], of the pixels of two rows; then its logarithm or gradient
+  int64_t next;
+  std::vector<Row> ring;         // the last `apart` rows
+  std::vector<float> agreement;  // [dx, W], of the pixels of two rows; then its logarithm or gradient
 };
 
 // Computes the rows [begin, end) of all images.
@@ -273,25 +262,12 @@ inline void backward_rows(const Arguments& args,
                           const float* logarithm,  // [N, H, W]
                           float* grad_logits,      // [N, C, h, w], zero
                           int64_t begin, int64_t end) {
-  const int64_t height = args.rows.size, low = args.columns.size, width = args.columns.full;
-  std::vector<float> full[2];  // [C, W], gradients of the rows that the current cell lies between
-  for (auto& row : full) row.resize(args.classes * width);
-  for (int64_t i = begin; i < end;) {
-    const int64_t n = i / height, first = i - n * height, last = std::min(end - n * height, height);
-    int64_t cell = std::max<int64_t>(first - 1, 0);
-    Sweep sweep(args, n, args.rows.cell[cell], grad, logarithm);
-    for (auto& row : full) std::fill(row.begin(), row.end(), 0.0f);
-    for (; cell < last; ++cell) {
-      std::vector<float>&above = full[cell % 2], &below = full[(cell + 1) % 2];
-      for (int64_t y = args.rows.cell[cell]; y < args.rows.cell[cell + 1]; ++y)
-        send_back(args, sweep.compared(y), args.rows.share[y], above.data(), below.data());
-      for (int64_t c = 0; cell >= first && c < args.classes; ++c)
-        resize::SIMD_TARGET::add_adjoint(args.columns, above.data() + c * width,
-                                         grad_logits + ((n * args.classes + c) * height + cell) * low);
-      std::fill(above.begin(), above.end(), 0.0f);
-    }
-    i = n * height + last;
-  }
+  resize::SIMD_TARGET::gather_rows(
+      args.rows, args.columns, args.classes, grad_logits, begin, end,
+      [&](int64_t n, int64_t first) { return Sweep(args, n, first, grad, logarithm); },
+      [&](Sweep& sweep, int64_t y, float* above, float* below) {
+        send_back(args, sweep.compared(y), args.rows.share[y], above, below);
+      });
 }
 
 }  // namespace soft_boundary_map::SIMD_TARGET

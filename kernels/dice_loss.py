@@ -17,7 +17,6 @@ from .layout import empty_gradient
 from .memory import VARYING, plane_strides
 from .resize import (
     cells,
-    column_total,
     corner_offsets,
     cut_into_cells,
     full_positions,
@@ -29,7 +28,7 @@ from .resize import (
     upsample,
     upsample_backward,
 )
-from .softmax import UNKNOWN, VOID, labels_at, largest_and_chosen, sum_of_exponentials
+from .softmax import UNKNOWN, VOID, labels_at, largest_and_chosen, sum_of_exponentials, totals_of_classes
 
 
 def dice_loss(
@@ -57,15 +56,13 @@ def dice_sums(
     cut = cut_into_cells(size, full)
     programs = n * cut.programs
     sums = logits.new_empty(3, classes, programs, dtype=torch.float32)
-    totals = logits.new_empty(3, classes, dtype=torch.float64)
     if n:
         _sums_of_classes[(programs,)](
             logits, labels, sums, programs, classes, *size, *full, *cut.blocks, *cut.parts_yx,
             *logits.stride()[:2], *plane_strides(logits), labels.stride(0), *plane_strides(labels),
             ignore_index, KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
         )  # fmt: skip
-    _totals_of_classes[(3 * classes,)](sums, totals, programs)
-    return totals
+    return totals_of_classes(sums)
 
 
 def dice_loss_backward(
@@ -122,16 +119,6 @@ def _sums_of_classes(
         tl.store(sums + 2 * classes * step, total(mine.to(tl.float32)))
         channel += logits_c
         sums += step
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _totals_of_classes(
-    sums,  # [3, C, programs]
-    totals,  # [3, C]
-    programs,
-):
-    row = tl.program_id(0)
-    tl.store(totals + row, column_total(sums + row.to(tl.int64) * programs, 0, 1, programs))
 
 
 @triton.jit

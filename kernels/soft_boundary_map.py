@@ -18,25 +18,25 @@ from torch import Tensor
 
 from .elementary import exp, log
 from .layout import empty_gradient
-from .memory import VARYING, check_edges, gather, plane_strides
-from .resize import (
-    CELLS,
-    LOWEST,
-    cells,
-    cut_into_cells,
-    full_positions,
-    lerp,
-    load,
-    owns_pixel,
-    taps,
-    upsample_backward,
+from .memory import VARYING, check_edges, plane_strides
+from .resize import cut_into_cells
+from .tiles import (
+    EDGE,
+    WARPS,
+    add_band,
+    band_of,
+    bands,
+    corners_of,
+    in_tile,
+    largest_and_sum,
+    logit_at,
+    shift,
+    tile_of_image,
+    tiles,
 )
 
 LARGEST_RADIUS = 3  # The margin of a larger one would leave little of a tile, and its offsets would fill the registers.
-EDGE = tl.constexpr(32)  # of a tile with its margin
-WARPS = 8
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
-BANDS = 8  # of rows, in the backward of a tall map
 # Where rows are known to be aligned, a thread stores two pixels at once. That spares a fifth of the forward's registers
 # and a tenth of the backward's instructions.
 ALIGNED = ("full_width", "full_n", "full_c", "full_y")
@@ -55,7 +55,7 @@ def soft_boundary_map(
     check_edges(*logits.shape[2:], *size)
     result = logits.new_empty(logits.shape[0], 1, *size, dtype=torch.float32)
     logarithm = torch.empty_like(result)
-    blocks = _tiles(size[0], radius), _tiles(size[1], radius)
+    blocks = tiles(size[0], radius), tiles(size[1], radius)
     if result.numel():
         _soft_boundary_map[(logits.shape[0] * blocks[0] * blocks[1],)](
             logits, result, logarithm, *logits.shape[1:], *size, *blocks, *logits.stride()[:2], *plane_strides(logits),
@@ -75,39 +75,17 @@ def soft_boundary_map_backward(
     height, width = size = logarithm.shape[2:]
     cut = cut_into_cells(logits.shape[2:], size)
     grad_log = (-grad * logarithm.exp()).contiguous()  # The map is 1 - e^logarithm.
-    band = max(2 * EDGE.value, triton.cdiv(height, BANDS))
-    grad_full = logits.new_empty(n, channels, min(band, height), width, dtype=torch.float32)
+    grad_full = logits.new_empty(n, channels, band_of(height), width, dtype=torch.float32)
     grad_logits = empty_gradient(logits).zero_()
-    for first in range(0, height if n else 0, band):
-        rows = min(band, height - first)
-        blocks = _tiles(rows, radius), _tiles(width, radius)
+    for first, rows in bands(height) if n else ():
+        blocks = tiles(rows, radius), tiles(width, radius)
         _soft_boundary_map_backward[(n * blocks[0] * blocks[1],)](
             logits, grad_log, grad_full, *logits.shape[1:], *size, first, rows, *blocks,
             *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
             RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
         )  # fmt: skip
-        first_block, blocks_y = _blocks_of_band(first, rows, logits.shape[2], height)
-        _upsample_band_backward[(n * channels * blocks_y * cut.blocks[1],)](
-            grad_full, grad_logits, channels, *logits.shape[2:], *size, first, rows,
-            first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
-            *grad_full.stride()[:3], *grad_logits.stride(),
-            KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
-        )  # fmt: skip
+        add_band(grad_full, grad_logits, size, first, rows, cut)
     return grad_logits.to(logits.dtype)
-
-
-def _tiles(pixels: int, radius: int) -> int:
-    """How many tiles cover a row or column of pixels."""
-    return triton.cdiv(pixels, EDGE.value - 2 * radius)
-
-
-def _blocks_of_band(first: int, rows: int, height: int, full_height: int) -> tuple[int, int]:
-    """The first of the blocks of cells that hold the full rows from ``first`` on, and how many blocks these are."""
-    ends = first, first + rows - 1
-    first_cell, last_cell = (((2 * y + 1) * height - full_height) // (2 * full_height) for y in ends)
-    own = CELLS.value - 1  # rows of pixels that a block owns; its cells begin one row before them
-    first_block, last_block = max(first_cell // own, 0), min((last_cell + 1) // own, (height - 1) // own)
-    return first_block, last_block - first_block + 1
 
 
 @triton.constexpr_function
@@ -125,11 +103,12 @@ def _soft_boundary_map(
     channels, height, width, full_height, full_width, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = _tile(0, blocks_y, blocks_x, RADIUS)
+    n, y, x = tile_of_image(0, blocks_y, blocks_x, RADIUS)
     inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
     logits += n * logits_n
-    corners, share_y, share_x = _corners(y, x, height, width, full_height, full_width, logits_y, logits_x)
-    largest, log_sum = _log_sum_exp(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
+    largest, sum_exp = largest_and_sum(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    log_sum = log(sum_exp)
     same = _agreement(logits, logits_c, channels, corners, share_y, share_x, largest, log_sum, RADIUS, RESIZED)
     log_agreement = tl.zeros(y.shape, tl.float32)
     for i in tl.static_range(len(half_disk(RADIUS))):
@@ -142,8 +121,8 @@ def _soft_boundary_map(
     series = -log_agreement * (1 + log_agreement * (1 / 2 + log_agreement * (1 / 6 + log_agreement / 24)))
     chance = tl.where(log_agreement > -0.03, series, 1 - exp(log_agreement))
     place = n * full_height * full_width + (y * full_width + x)
-    tl.store(result + place, chance, inside & _owned(RADIUS))
-    tl.store(logarithm + place, log_agreement, inside & _owned(RADIUS))
+    tl.store(result + place, chance, inside & in_tile(RADIUS))
+    tl.store(logarithm + place, log_agreement, inside & in_tile(RADIUS))
 
 
 @triton.jit(do_not_specialize=UNALIGNED)
@@ -154,11 +133,12 @@ def _soft_boundary_map_backward(
     channels, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = _tile(first, blocks_y, blocks_x, RADIUS)
+    n, y, x = tile_of_image(first, blocks_y, blocks_x, RADIUS)
     inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
     logits += n * logits_n
-    corners, share_y, share_x = _corners(y, x, height, width, full_height, full_width, logits_y, logits_x)
-    largest, log_sum = _log_sum_exp(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
+    largest, sum_exp = largest_and_sum(logits, logits_c, channels, corners, share_y, share_x, RESIZED)
+    log_sum = log(sum_exp)
     same = _agreement(logits, logits_c, channels, corners, share_y, share_x, largest, log_sum, RADIUS, RESIZED)
     grad = tl.load(grad_log + n * full_height * full_width + (y * full_width + x), inside, 0)
     # With r_c = sqrt(P_c), a pair has B_pq = sum_c r_c(p) r_c(q), and log B_pq is a term of p's and of q's logarithm.
@@ -173,7 +153,7 @@ def _soft_boundary_map_backward(
         grad_same += (grad_pair,)
         root_dot_grad += grad_pair * same[i] + _shift(grad_pair * same[i], RADIUS, i, -1)
     grad_full += n * full_n + (y - first).to(tl.int64) * full_y + x
-    owned = inside & _owned(RADIUS) & (y < first + rows)
+    owned = inside & in_tile(RADIUS) & (y < first + rows)
     for _ in range(channels):
         root = _root(logits, corners, share_y, share_x, largest, log_sum, RESIZED)
         grad_root = tl.zeros(y.shape, tl.float32)
@@ -182,51 +162,6 @@ def _soft_boundary_map_backward(
         tl.store(grad_full, root / 2 * (grad_root - root * root_dot_grad), owned)
         logits += logits_c
         grad_full += full_c
-
-
-@triton.jit(do_not_specialize=("first", "first_block", *VARYING))  # the former differ from band to band
-def _upsample_band_backward(
-    grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
-    grad,  # [N, C, h, w]: of the logits
-    channels, height, width, full_height, full_width, first, rows, first_block, blocks_y, blocks_x,
-    parts_y, parts_x, full_n, full_c, full_y, grad_n, grad_c, grad_y, grad_x,
-    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
-):  # fmt: skip
-    """Add to the gradient what this band of rows sends to it; the blocks are those that the band touches."""
-    program = tl.program_id(0)
-    cell_y, cell_x = cells(first_block + program // blocks_x % blocks_y, program % blocks_x)
-    c = (program // (blocks_y * blocks_x) % channels).to(tl.int64)
-    n = (program // (blocks_y * blocks_x) // channels).to(tl.int64)
-    grad_full += n * full_n + c * full_c
-    received = tl.zeros(cell_y.shape, tl.float32)
-    for part_y in range(parts_y):
-        y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
-        inside_y = inside_y & (y >= first) & (y < first + rows)
-        for part_x in range(parts_x):
-            x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
-            offsets = ((y - first) * full_y)[:, None, :] + x[None, :, :]
-            sent = gather(grad_full, offsets, inside_y[:, None, :] & inside_x[None, :, :])
-            received += upsample_backward(sent, share_y, share_x, RESIZED)
-    owned = owns_pixel(cell_y, cell_x, height, width)
-    grad += n * grad_n + c * grad_c + (cell_y * grad_y + cell_x * grad_x)
-    tl.store(grad, tl.load(grad, owned, 0) + received, owned)
-
-
-@triton.jit
-def _tile(first, blocks_y, blocks_x, RADIUS: tl.constexpr):
-    """This program's image (int64), and the pixels ``[EDGE * EDGE]`` of its tile and margin."""
-    program = tl.program_id(0)
-    place = tl.arange(0, EDGE * EDGE)
-    y = first + program // blocks_x % blocks_y * (EDGE - 2 * RADIUS) - RADIUS + place // EDGE
-    x = program % blocks_x * (EDGE - 2 * RADIUS) - RADIUS + place % EDGE
-    return (program // (blocks_y * blocks_x)).to(tl.int64), y, x
-
-
-@triton.jit
-def _owned(RADIUS: tl.constexpr):
-    """Which pixels belong to the tile, not to its margin."""
-    row, column = tl.arange(0, EDGE * EDGE) // EDGE, tl.arange(0, EDGE * EDGE) % EDGE
-    return (row >= RADIUS) & (row < EDGE - RADIUS) & (column >= RADIUS) & (column < EDGE - RADIUS)
 
 
 @triton.jit
@@ -239,52 +174,14 @@ def _have_neighbour(y, x, height, width, RADIUS: tl.constexpr, INDEX: tl.constex
 
 @triton.jit
 def _shift(values, RADIUS: tl.constexpr, INDEX: tl.constexpr, SIGN: tl.constexpr):
-    """``values`` at the INDEX-th offset of each pixel, or at the opposite one; those beyond the tile mean nothing."""
-    place = tl.arange(0, EDGE * EDGE) + SIGN * (half_disk(RADIUS)[INDEX][0] * EDGE + half_disk(RADIUS)[INDEX][1])
-    return tl.gather(values, tl.minimum(tl.maximum(place, 0), EDGE * EDGE - 1), 0)
-
-
-@triton.jit
-def _corners(y, x, height, width, full_height, full_width, stride_y, stride_x):
-    """Offsets of the four pixels between which a full pixel lies, and the shares of the lower and of the right ones."""
-    y0, y1, share_y = taps(tl.minimum(tl.maximum(y, 0), full_height - 1), height, full_height)
-    x0, x1, share_x = taps(tl.minimum(tl.maximum(x, 0), full_width - 1), width, full_width)
-    y0, y1, x0, x1 = y0 * stride_y, y1 * stride_y, x0 * stride_x, x1 * stride_x
-    return (y0 + x0, y0 + x1, y1 + x0, y1 + x1), share_y, share_x
-
-
-@triton.jit
-def _logit(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
-    """The upsampled logits of one class."""
-    top_left = load(plane + corners[0])
-    if not RESIZED:
-        return top_left
-    top = lerp(top_left, load(plane + corners[1]), share_x)
-    bottom = lerp(load(plane + corners[2]), load(plane + corners[3]), share_x)
-    return lerp(top, bottom, share_y)
-
-
-@triton.jit
-def _log_sum_exp(logits, logits_c, channels, corners, share_y, share_x, RESIZED: tl.constexpr):
-    """The largest logit of each pixel, and ``log sum_c e^(logit_c - largest)``."""
-    channel = logits
-    largest = tl.full(share_y.shape, float("-inf"), tl.float32)
-    for _ in range(channels):
-        largest = tl.maximum(largest, _logit(channel, corners, share_y, share_x, RESIZED))
-        channel += logits_c
-    largest = tl.where(largest == LOWEST, float("nan"), largest)  # all classes are impossible
-    channel = logits
-    total = tl.zeros(share_y.shape, tl.float32)
-    for _ in range(channels):
-        total += exp(_logit(channel, corners, share_y, share_x, RESIZED) - largest)
-        channel += logits_c
-    return largest, log(total)
+    """``values`` at the INDEX-th offset of each pixel, or at the opposite one."""
+    return shift(values, SIGN * (half_disk(RADIUS)[INDEX][0] * EDGE + half_disk(RADIUS)[INDEX][1]))
 
 
 @triton.jit
 def _root(plane, corners, share_y, share_x, largest, log_sum, RESIZED: tl.constexpr):
     """The square root of a class's probability."""
-    return exp((_logit(plane, corners, share_y, share_x, RESIZED) - largest - log_sum) / 2)
+    return exp((logit_at(plane, corners, share_y, share_x, RESIZED) - largest - log_sum) / 2)
 
 
 @triton.jit

@@ -6,14 +6,25 @@ pass over the classes, so they live in registers only.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .elementary import exp
-from .memory import gather
-from .resize import LOWEST, upsample
+from .memory import VARYING, gather
+from .resize import LOWEST, column_total, upsample
 
 VOID, UNKNOWN = tl.constexpr(-1), tl.constexpr(-2)  # stand for a void label, and for one that is no class
+
+
+def totals_of_classes(
+    sums: Tensor,  # [K, C, programs]
+) -> Tensor:
+    """``[K, C]``, float64: the sums of all programs."""
+    totals = sums.new_empty(sums.shape[:2], dtype=torch.float64)
+    _totals_of_classes[(totals.numel(),)](sums, totals, sums.shape[2])
+    return totals
 
 
 @triton.jit
@@ -48,3 +59,13 @@ def sum_of_exponentials(channel, stride, classes, largest, corners, share_y, sha
         added += exp(upsample(channel, corners, share_y, share_x, RESIZED) - largest)
         channel += stride
     return added
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _totals_of_classes(
+    sums,  # [K, C, programs]
+    totals,  # [K, C]
+    programs,
+):
+    row = tl.program_id(0)
+    tl.store(totals + row, column_total(sums + row.to(tl.int64) * programs, 0, 1, programs))

@@ -69,6 +69,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "sums": torch.ones(3, 3).double()},
     ),
     "dice_sums": (functional.dice_sums, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
+    "boundary_f1_loss": (
+        functional.boundary_f1_loss,
+        {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "tolerance": 2, "sums": torch.ones(4, 3).double()},
+    ),
+    "boundary_f1_sums": (
+        functional.boundary_f1_sums,
+        {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "tolerance": 2},
+    ),
     "boundary_loss": (
         functional.boundary_loss,
         {"boundary_logits": HEAD, "labels": LABELS, "radius": 1, "ignore_index": 255, "counts": torch.ones(2).double()},

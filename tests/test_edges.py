@@ -21,6 +21,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "segmentation_loss": functional.segmentation_loss,
     "weighted": lambda x, y: functional.segmentation_loss(x, y, torch.tensor([1.0, 0.0, 2.0, 1.0])),
     "dice_loss": functional.dice_loss,
+    "boundary_f1_loss": functional.boundary_f1_loss,
     "boundary_loss": lambda x, y: functional.boundary_loss(x[:, :1], y),
     "soft_boundary_map": lambda x, y: functional.soft_boundary_map(x, y.shape[1:]).mean(),
 }
@@ -53,7 +54,7 @@ def test_an_impossible_class_costs_nothing(name: str, size: tuple[int, int]) -> 
     value, gradient = assert_backends_agree(name, logits, labels)
     assert value.isfinite()
     assert gradient.isfinite().all()
-    if name in ("segmentation_loss", "dice_loss"):
+    if name in ("segmentation_loss", "dice_loss", "boundary_f1_loss"):
         three = LOSSES[name](logits[:, :3], labels)
         torch.testing.assert_close(value, three)
 

@@ -34,6 +34,7 @@ NET, SMALL = Align(16).requires_grad_(False).double(), Align(8).requires_grad_(F
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "segmentation_loss": lambda x: functional.segmentation_loss(x, LABELS),
     "dice_loss": lambda x: functional.dice_loss(x, LABELS),
+    "boundary_f1_loss": lambda x: functional.boundary_f1_loss(x, LABELS),
     "boundary_loss": lambda x: functional.boundary_loss(x[:, :1], LABELS),
     "soft_boundary_map": lambda x: functional.soft_boundary_map(x, (12, 16), as_logits=True),
     "extract_tiles": lambda x: functional.extract_tiles(x[:, :1], TARGET, (16, 16), 16)[0],

@@ -29,6 +29,7 @@ from benchmarks.common import paths
 from benchmarks.common.results import Json
 from inverseform_fast.files import write_atomically
 from inverseform_fast.kernels.align import align, align_backward
+from inverseform_fast.kernels.boundary_f1_loss import boundary_f1_loss, boundary_f1_loss_backward
 from inverseform_fast.kernels.boundary_loss import boundary_loss
 from inverseform_fast.kernels.boundary_map import boundary_map
 from inverseform_fast.kernels.channels_first import channels_first, channels_first_backward
@@ -130,6 +131,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
             boundary_loss(boundary_logits, labels, 2, 255, None, True)
             _, slopes = dice_loss(logits, labels, 255, None)
             dice_loss_backward(logits, labels, slopes, 255)
+            _, slopes = boundary_f1_loss(logits, labels, 255, 2, None)
+            boundary_f1_loss_backward(logits, labels, slopes, 255, 2)
             tiles, _, valid = extract_tiles(boundary_logits, target, TILED, 224, True)
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
             _, logarithm = soft_boundary_map(logits, FULL, 2)
@@ -150,6 +153,8 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         segmentation_loss(torch.empty(1, 19, *FULL), labels[:1], None, 255, True)
         _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255, None)
         dice_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255)
+        _, slopes = boundary_f1_loss(torch.empty(1, 19, *FULL), labels[:1], 255, 2, None)
+        boundary_f1_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255, 2)
     coefficients = torch.empty(IMAGES, 9, 17, 8)  # rows and columns of tiles
     with recorded("int64 labels", launches):
         move_labels(coefficients, labels, 255)

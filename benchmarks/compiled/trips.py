@@ -29,6 +29,10 @@ def _blocks_of(name: str, size: int) -> Count:
     return lambda arguments: -(-arguments[name] // size)
 
 
+def _window(arguments: dict[str, Any]) -> float:
+    return int(2 * arguments["reach"] + 1)
+
+
 def _norm_blocks(unrolled: int) -> Count:
     """The passes over a group of channels, of which the compiler makes ``unrolled`` in a trip."""
     return lambda arguments: -(-NORM_GROUP.value * arguments["cells"] // arguments["BLOCK"]) // unrolled
@@ -54,6 +58,10 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "sums_of_classes": (CLASSES, CLASSES, CLASSES),
     "totals_of_classes": (SUMS,),
     "dice_loss_backward": (CLASSES, CLASSES, CLASSES),
+    "near_along_x": (_window,),
+    "near_along_y": (_window,),
+    "sums_of_boundaries": (CLASSES, CLASSES, CLASSES),
+    "boundary_f1_loss_backward": (CLASSES, CLASSES, CLASSES, CLASSES),
     "soft_boundary_map": (CHANNELS, CHANNELS, CHANNELS),
     "soft_boundary_map_backward": (CHANNELS, CHANNELS, CHANNELS, CHANNELS),
     "extract_tiles": (_argument("ROWS"),),
@@ -86,6 +94,7 @@ def _rows_of(part: str, whole: str) -> Count:
 # How much of a tensor a launch reads or writes, where it is not the whole, once.
 TOUCHED: dict[str, dict[str, Count]] = {
     "soft_boundary_map_backward": {"logits": _band, "grad_log": _band},
+    "boundary_f1_loss_backward": dict.fromkeys(("logits", "kinds", "near"), _band) | {"grad_full": _fixed(3)},
     "upsample_band_backward": {"grad_logits": lambda arguments: 2 * _band(arguments)},  # adds to it
     "homography_warp_backward": {"grad_fixed": _fixed(2)},  # adds to it
     "group_norm_backward": dict.fromkeys(("raw", "second_linear", "statistics"), _rows_of("grad", "raw")),

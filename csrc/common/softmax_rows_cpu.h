@@ -14,6 +14,14 @@
 namespace softmax::SIMD_TARGET {
 
 constexpr int64_t BLOCK = 256;  // pixels of a row at a time: their logits stay in the first caches
+constexpr int64_t LANES = 16;   // partial sums, which the compiler keeps in vectors
+static_assert(BLOCK % LANES == 0);
+
+inline float total(float (&sums)[LANES]) {
+  for (int64_t half = LANES / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
 
 // Each logit is a mix (1 - share) first + share second of two rows, which get these shares of its gradient. Logits are
 // shifted by the largest, which changes no probability.
@@ -66,15 +74,16 @@ struct Block {
 
   // Adds the gradient `grad(x, exp(logit - largest))` of class c to those of the two rows. Void gets none.
   template <class F> void send_back(int64_t c, F grad) {
+    const float part = share;  // what is written below cannot change it, so that the compiler vectorizes
     float* __restrict channel = channels.data() + c * BLOCK;
     float* __restrict to_first = grad_first + c * width;
     float* __restrict to_second = grad_second + c * width;
     for (int64_t x = 0; x < count; ++x) {
       const float sent = grad(x, channel[x]);
       channel[x] = weight[x] == 0 ? 0 : sent;
-      to_first[x] += (1 - share) * channel[x];
+      to_first[x] += (1 - part) * channel[x];
     }
-    for (int64_t x = 0; share != 0 && x < count; ++x) to_second[x] += share * channel[x];
+    for (int64_t x = 0; part != 0 && x < count; ++x) to_second[x] += part * channel[x];
   }
 };
 

@@ -11,11 +11,20 @@ Kernels give the same bits on any number of CPU threads. They can be differentia
 
 from .geometry import align, geodesic_distance, homography_exp, homography_warp, local_correlation, project_to_so3
 from .labels import move_labels, register_labels
-from .losses import boundary_loss, dice_loss, dice_sums, segmentation_loss
+from .losses import (
+    boundary_f1_loss,
+    boundary_f1_sums,
+    boundary_loss,
+    dice_loss,
+    dice_sums,
+    segmentation_loss,
+)
 from .maps import boundary_map, channels_first, extract_tiles, soft_boundary_map
 
 __all__ = [
     "align",
+    "boundary_f1_loss",
+    "boundary_f1_sums",
     "boundary_loss",
     "boundary_map",
     "channels_first",

@@ -96,6 +96,81 @@ def dice_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
     return ops.dice_sums(ops.channels_first(logits), labels, ignore_index)
 
 
+def boundary_f1_loss(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2, sums: Tensor | None = None
+) -> Tensor:
+    """1 - F1 of each class's predicted boundary against its true one, mean over the classes that have a true one.
+
+    The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels. Windows
+    are squares, cut off at the image's border. A pixel is *known* if its 3x3 window has no void. There a class's
+    predicted boundary is ``b = p - min(p)``, with the minimum over this window, and its true boundary is t = 1 if the
+    label is the class and another class is in the window. Elsewhere both are 0. *Near* are pixels with a t of 1 at most
+    ``tolerance`` away in each direction. Precision is ``sum(b near) / sum(b)``, recall is ``sum(b t) / sum(t)``, and F1
+    is ``2 precision recall / (precision + recall)``, or 0 where both are 0. The sums are over the batch. The loss is 0
+    with zero gradients if there is no true boundary.
+
+    The F1 of boundaries by pooling is of Bokhovkin and Burnaev, "Boundary loss for remote sensing imagery semantic
+    segmentation", 2019. They sum over each image, and their recall pools the predicted boundary by the tolerance.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        labels: ``(N, H, W)`` class ids.
+        ignore_index: the id that marks void.
+        tolerance: pixels by which a predicted boundary may be off and still be precise, at least 0.
+        sums: :func:`boundary_f1_sums` of a larger batch, of which this is a part: the loss is then of that batch, and
+            the gradient that of this part. None takes the sums of this batch.
+
+    Returns:
+        Scalar in [0, 1], float32 (float64 for float64 logits). It is NaN, and so is its gradient, if the logits of a
+        pixel in the 3x3 window of a known one hold NaN or infinity; a class may have the logit minus infinity.
+
+    Raises:
+        ValueError: shapes, devices or the tolerance are wrong, or a class id lies outside [0, C), as in
+            :func:`segmentation_loss`.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
+        >>> sure = 50 * torch.nn.functional.one_hot(labels).movedim(-1, 1).float()
+        >>> iff.functional.boundary_f1_loss(sure, labels)
+        tensor(0.)
+        >>> iff.functional.boundary_f1_loss(sure.roll(8, -1), labels)  # nothing of it is near
+        tensor(1.)
+    """
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
+    if sums is not None:
+        sums = checks.check_sums(sums, "sums", (4, logits.shape[1]), "logits", logits)
+    return ops.boundary_f1_loss(ops.channels_first(logits), labels, ignore_index, tolerance, sums)
+
+
+def boundary_f1_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
+    """Each class's sums over the pixels that :func:`boundary_f1_loss` is made of.
+
+    They are ``sum b``, ``sum b near``, ``sum b t`` and ``sum t``. The sums of the parts of a batch add up to those of
+    the batch. They have no gradient.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        labels: ``(N, H, W)`` class ids.
+        ignore_index: the id that marks void.
+        tolerance: how far from the true boundary is near, in pixels.
+
+    Returns:
+        ``(4, C)`` float64.
+
+    Raises:
+        ValueError: as in :func:`boundary_f1_loss`.
+
+    Example:
+        >>> labels = torch.arange(2).repeat_interleave(4).expand(1, 8, 8)  # two halves
+        >>> iff.functional.boundary_f1_sums(torch.zeros(1, 2, 8, 8), labels)[:, 0]  # the map is flat: only t counts
+        tensor([0., 0., 0., 8.], dtype=torch.float64)
+    """
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
+    return ops.boundary_f1_sums(ops.channels_first(logits), labels, ignore_index, tolerance)
+
+
 def boundary_loss(
     boundary_logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, counts: Tensor | None = None
 ) -> Tensor:

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverseform_fast as iff
-from inverseform_fast.functional import channels_first, dice_loss, segmentation_loss, soft_boundary_map
+from inverseform_fast.functional import (
+    boundary_f1_loss,
+    channels_first,
+    dice_loss,
+    segmentation_loss,
+    soft_boundary_map,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -23,6 +29,7 @@ LABELS = random_labels(5, 1, 8, 12)
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "segmentation_loss": lambda logits: segmentation_loss(logits, LABELS),
     "dice_loss": lambda logits: dice_loss(logits, LABELS),
+    "boundary_f1_loss": lambda logits: boundary_f1_loss(logits, LABELS),
     "soft_boundary_map": lambda logits: soft_boundary_map(logits, LABELS.shape[1:]).mean(),
     "BoundaryAwareLoss": lambda logits: iff.BoundaryAwareLoss()(logits, LABELS).total,
 }

@@ -1,4 +1,4 @@
-"""The kernels of segmentation_loss and dice_loss are as accurate as the references."""
+"""The kernels of the losses of class logits and labels are as accurate as the references."""
 
 from __future__ import annotations
 

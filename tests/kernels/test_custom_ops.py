@@ -41,6 +41,8 @@ def calls(lay_out: Callable[[Tensor], Tensor]) -> dict[str, tuple[Any, ...]]:
         "channels_first": (logits,),
         "segmentation_loss": (logits, labels, None, 255, True),
         "boundary_loss": (boundary_logits, labels, 1, 255, None, True),
+        "boundary_f1_loss": (logits, labels, 255, 2, None),
+        "boundary_f1_sums": (logits, labels, 255, 2),
         "dice_loss": (logits, labels, 255, None),
         "dice_sums": (logits, labels, 255),
         "extract_tiles": (boundary_logits, target, [8, 16], 8, True),

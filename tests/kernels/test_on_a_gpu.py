@@ -58,6 +58,12 @@ def dice_loss() -> Callable[[], Tensor]:
 
 
 @step
+def boundary_f1_loss() -> Callable[[], Tensor]:
+    logits, labels = some_logits(C), some_labels()
+    return lambda: torch.autograd.grad(functional.boundary_f1_loss(logits, labels), logits)[0]
+
+
+@step
 def boundary_loss() -> Callable[[], Tensor]:
     logits, labels = some_logits(1), some_labels()
     return lambda: torch.autograd.grad(functional.boundary_loss(logits, labels), logits)[0]
@@ -164,7 +170,9 @@ def test_the_criterion_becomes_a_graphed_callable(gamma: float, has_head: bool) 
         torch.testing.assert_close(run(graphed, *inputs), run(eager, *inputs), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["segmentation_loss", "dice_loss", "boundary_loss", "soft_boundary_map"])
+@pytest.mark.parametrize(
+    "name", ["segmentation_loss", "dice_loss", "boundary_f1_loss", "boundary_loss", "soft_boundary_map"]
+)
 def test_memory_stays_far_below_the_full_resolution(name: str) -> None:
     run = STEPS[name]()
     run()
