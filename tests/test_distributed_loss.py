@@ -71,6 +71,8 @@ CASES = {
     "no InverseForm": Case(options={"gamma": 0}),
     "cross-entropy": Case(options={"beta": 0, "gamma": 0, "edge": 0, "dice": 0}),
     "the paper's": Case(options={"edge": 0, "dice": 0}, has_head=True),
+    "boundary F1": Case(options={"f1": 2}),
+    "boundary F1 without Dice": Case(options={"f1": 2, "dice": 0}),
     "class weights": Case(options=WEIGHTS),
     "class weights, head": Case(options=WEIGHTS, has_head=True),
     "weightless": Case(options={"class_weights": torch.zeros(CLASSES)}),
@@ -82,7 +84,7 @@ CASES = {
     "void on all but the last": Case(constant(IMAGES - 1, 255)),
     "no boundary": Case(constant(IMAGES, 1)),
     "void": Case(constant(IMAGES, 255), has_head=True),
-    "compiled": Case(compiled=True, options=WEIGHTS),
+    "compiled": Case(compiled=True, options={**WEIGHTS, "f1": 2}),
 }
 
 
