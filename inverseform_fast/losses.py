@@ -302,7 +302,7 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         is_part = self.process_group is not None or counts is not None
-        balance, sums = None, {}  # of a larger batch
+        balance, sums = None, dict[str, Tensor]()  # of a larger batch
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
             if self.edge or self.gamma or is_part:
@@ -316,7 +316,7 @@ class BoundaryAwareLoss(nn.Module):
                 edge = self._cross_entropy(segmentation_logits, pixels)
             if is_part:
                 whole = part.whole(counts)
-                balance, sums = whole.balance, whole.sums
+                balance, sums = whole.balance, dict(whole.sums)
             if self.dice:
                 dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, sums.get("dice"))
             if self.f1:

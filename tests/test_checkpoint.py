@@ -142,7 +142,7 @@ def test_a_task_must_be_registered_to_be_saved_and_to_be_read(path: Path, monkey
         save_checkpoint(path, checkpoint)
     assert load_checkpoint(path).step == 3
     monkeypatch.delitem(TASKS, "semantic")
-    with pytest.raises(ValueError, match="the type of a task must be one of .*depth, got 'semantic'"):
+    with pytest.raises(ValueError, match=r"the type of a task must be one of .*depth, got 'semantic'"):
         load_checkpoint(path)
 
 
