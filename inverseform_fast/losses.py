@@ -144,7 +144,7 @@ def _has_boundary(true: Tensor) -> Tensor:
 class LossTerms(NamedTuple):
     """Scalars. The terms are unweighted, and one whose weight is 0 is 0, since it is not computed.
 
-    ``total = segmentation + edge_weight edge + dice_weight dice + beta boundary + gamma inverseform``.
+    ``total = segmentation + edge_weight edge + dice_weight dice + f1_weight f1 + beta boundary + gamma inverseform``.
 
     Example:
         >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
@@ -159,15 +159,16 @@ class LossTerms(NamedTuple):
     inverseform: Tensor
     edge: Tensor
     dice: Tensor
+    f1: Tensor
 
 
 class BoundaryAwareLoss(nn.Module):
     """Cross-entropy, and terms that care for boundaries and for rare classes.
 
-    ``L = L_xe + edge L_edge + dice L_dice + beta L_bxe + gamma L_if``: cross-entropy, cross-entropy of the true
-    boundary's pixels alone, Dice averaged over the classes present, balanced boundary BCE and InverseForm. The default
-    weights had the highest score on held-out frames (docs/measured/headless.md). The paper's loss (section 3.5) is
-    ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
+    ``L = L_xe + edge L_edge + dice L_dice + f1 L_f1 + beta L_bxe + gamma L_if``: cross-entropy, cross-entropy of the
+    true boundary's pixels alone, Dice and boundary F1, averaged over classes, balanced boundary BCE and InverseForm.
+    The default weights had the highest score on held-out frames (docs/measured/headless.md). The paper's loss (section
+    3.5) is ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
 
     Args:
         beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 2 without one, where
@@ -181,6 +182,7 @@ class BoundaryAwareLoss(nn.Module):
         check_finite: raise ValueError if logits are not finite. This is off by default, because it waits for the GPU.
         edge: weight of the cross-entropy of the boundary's pixels.
         dice: weight of the Dice loss.
+        f1: weight of :func:`inverseform_fast.functional.boundary_f1_loss`, which is left out by default.
         process_group: the processes that share a batch, usually ``torch.distributed.group.WORLD``, once
             ``init_process_group`` has been called. Balances, counts and means are then of the whole batch: the *mean
             over the processes* of every term, and the gradients that ``DistributedDataParallel`` averages, are those
@@ -197,7 +199,7 @@ class BoundaryAwareLoss(nn.Module):
         >>> terms = criterion(logits, labels)
         >>> terms.total.backward()
         >>> terms._fields
-        ('total', 'segmentation', 'boundary', 'inverseform', 'edge', 'dice')
+        ('total', 'segmentation', 'boundary', 'inverseform', 'edge', 'dice', 'f1')
     """
 
     class_weights: Tensor | None
@@ -214,14 +216,14 @@ class BoundaryAwareLoss(nn.Module):
         *,
         edge: float = 1.0,
         dice: float = 1.0,
+        f1: float = 0.0,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.beta = None if beta is None else checks.check_weight(beta, "beta")
-        self.gamma = checks.check_weight(gamma, "gamma")
-        self.edge, self.dice = checks.check_weight(edge, "edge"), checks.check_weight(dice, "dice")
-        self.radius = checks.check_radius(radius)
-        self.ignore_index = checks.check_ignore_index(ignore_index)
+        self.gamma, self.edge = checks.check_weight(gamma, "gamma"), checks.check_weight(edge, "edge")
+        self.dice, self.f1 = checks.check_weight(dice, "dice"), checks.check_weight(f1, "f1")
+        self.radius, self.ignore_index = checks.check_radius(radius), checks.check_ignore_index(ignore_index)
         if class_weights is not None:
             checks.check_class_weights(class_weights)
             if class_weights.is_meta:
@@ -242,13 +244,11 @@ class BoundaryAwareLoss(nn.Module):
         super()._apply(keeping_values(fn), recurse)
         return self
 
-    @torch.no_grad()
     def count(self, micro_batches: Sequence[Tensor]) -> Tensor:
         """Count in all labels of a step whose gradients are accumulated, for ``counts`` of :meth:`forward`.
 
-        The micro-batches' mean of every term but Dice is then that of the whole batch, and so are the gradients of
-        ``total / len(micro_batches)``. Dice needs the predictions of all images at once: it is the mean of the Dice
-        losses of micro-batches.
+        The micro-batches' mean of every term but Dice and F1 is then that of the whole batch, and so are the gradients
+        of ``total / len(micro_batches)``. Dice and F1, which need all predictions at once, are the micro-batches' mean.
 
         Args:
             micro_batches: each one's labels ``(N, H, W)``. All processes of ``process_group`` must have equally many.
@@ -302,22 +302,25 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         is_part = self.process_group is not None or counts is not None
-        balance = dice_sums = None
+        balance, sums = None, {}  # of a larger batch
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
             if self.edge or self.gamma or is_part:
                 target = self._boundary_map(labels)
             if is_part:
-                part = Part(self._numbers(segmentation_logits, labels, target), self.process_group)
+                part = Part(self._count(labels, target), self.process_group, self._sums(segmentation_logits, labels))
             segmentation = self._cross_entropy(segmentation_logits, labels)
-            edge = dice = boundary = inverseform = torch.zeros_like(segmentation)
+            edge = dice = f1 = boundary = inverseform = torch.zeros_like(segmentation)
             if self.edge:
-                edge = self._cross_entropy(segmentation_logits, self._edge_labels(labels, target))
+                pixels = torch.where(target == 1, labels.long(), self.ignore_index)  # a narrow dtype may not hold void
+                edge = self._cross_entropy(segmentation_logits, pixels)
             if is_part:
                 whole = part.whole(counts)
-                balance, dice_sums = whole.balance, whole.dice_sums
+                balance, sums = whole.balance, whole.sums
             if self.dice:
-                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, dice_sums)
+                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, sums.get("dice"))
+            if self.f1:
+                f1 = functional.boundary_f1_loss(segmentation_logits, labels, self.ignore_index, sums=sums.get("f1"))
             if boundary_logits is None and (beta or self.gamma):
                 size = labels.shape[-2:]
                 boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)
@@ -325,19 +328,22 @@ class BoundaryAwareLoss(nn.Module):
                 boundary = functional.boundary_loss(boundary_logits, labels, self.radius, self.ignore_index, balance)
             if self.gamma and boundary_logits is not None:
                 inverseform = self.inverseform(boundary_logits, target[:, None])
-            terms = segmentation, boundary, inverseform, edge, dice
+            terms = segmentation, boundary, inverseform, edge, dice, f1
             if is_part:
-                segmentation, boundary, inverseform, edge, dice = terms = whole.terms(*terms)
+                segmentation, boundary, inverseform, edge, dice, f1 = terms = whole.terms(*terms)
             total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
+            if self.f1:
+                total = total + self.f1 * f1
         return LossTerms(total, *terms)
 
     @torch.no_grad()
-    def _numbers(self, logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
-        """What is added up over the processes: all that the terms of one part need to know of the others."""
-        counts = self._count(labels, target)
-        sums = (functional.dice_sums(logits, labels, self.ignore_index).flatten(),) if self.dice else ()
-        return torch.cat((counts, *sums))
+    def _sums(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the terms that depend on all predictions need to know of each part of a batch, by term."""
+        dice = {"dice": functional.dice_sums(logits, labels, self.ignore_index)} if self.dice else {}
+        f1 = {"f1": functional.boundary_f1_sums(logits, labels, self.ignore_index)} if self.f1 else {}
+        return dice | f1
 
+    @torch.no_grad()
     def _count(self, labels: Tensor, target: Tensor) -> Tensor:
         """What is counted in labels, in the order of :mod:`.whole_batch`: float64."""
         positive, negative = target == 1, target == 0
@@ -380,16 +386,10 @@ class BoundaryAwareLoss(nn.Module):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.segmentation_loss(logits, labels, self.class_weights, self.ignore_index)
 
-    def _edge_labels(self, labels: Tensor, target: Tensor) -> Tensor:
-        """The labels of the true boundary's pixels; all others are void, which not every dtype of labels can hold."""
-        return torch.where(target == 1, labels.long(), self.ignore_index)
-
     def extra_repr(self) -> str:
-        return (
-            f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}, "
-            f"edge={self.edge}, dice={self.dice}"
-            + (f", process_group={self.process_group!r}" if self.process_group is not None else "")
-        )
+        options = f"beta={self.beta}, gamma={self.gamma}, radius={self.radius}, ignore_index={self.ignore_index}"
+        group = "" if self.process_group is None else f", process_group={self.process_group!r}"
+        return f"{options}, edge={self.edge}, dice={self.dice}, f1={self.f1}{group}"
 
 
 def require_finite(logits: Tensor, name: str) -> None:

@@ -119,6 +119,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "check_finite": False,
             "edge": 1.0,
             "dice": 1.0,
+            "f1": 1.0,
             "process_group": None,
         },
     ),

@@ -71,6 +71,8 @@ CASES = {
     "no InverseForm": Case(options={"gamma": 0}),
     "cross-entropy": Case(options={"beta": 0, "gamma": 0, "edge": 0, "dice": 0}),
     "the paper's": Case(options={"edge": 0, "dice": 0}, has_head=True),
+    "boundary F1": Case(options={"f1": 2}),
+    "boundary F1 without Dice": Case(options={"f1": 2, "dice": 0}),
     "class weights": Case(options=WEIGHTS),
     "class weights, head": Case(options=WEIGHTS, has_head=True),
     "weightless": Case(options={"class_weights": torch.zeros(CLASSES)}),
@@ -82,11 +84,11 @@ CASES = {
     "void on all but the last": Case(constant(IMAGES - 1, 255)),
     "no boundary": Case(constant(IMAGES, 1)),
     "void": Case(constant(IMAGES, 255), has_head=True),
-    "compiled": Case(compiled=True, options=WEIGHTS),
+    "compiled": Case(compiled=True, options={**WEIGHTS, "f1": 2}),
 }
 
 
-ACCUMULATED, MICRO_BATCHES = Case(has_head=True), 2
+ACCUMULATED, MICRO_BATCHES = Case(options={"f1": 2}, has_head=True), 2
 
 
 class Model(nn.Module):
@@ -160,16 +162,20 @@ def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tens
     ]
 
 
-def with_dice_of_micro_batches(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The terms of the whole batch in one process, but for Dice, which is the mean of the micro-batches'."""
+def but_for_overlaps(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The terms of the whole batch in one process, but for Dice and F1, which are the mean of the micro-batches'."""
     model, criterion = Model(case), case.criterion(None)
-    criterion.dice = 0.0
+    overlaps = {"dice": (criterion.dice, iff.functional.dice_loss)}
+    if criterion.f1:
+        overlaps["f1"] = criterion.f1, iff.functional.boundary_f1_loss
+    criterion.dice = criterion.f1 = 0.0
 
     def step() -> LossTerms:
         logits, boundary = model(images(case))
         terms = criterion(logits, case.labels(), boundary)
-        dice = torch.stack([iff.functional.dice_loss(model(x)[0], labels) for x, labels in micro_batches]).mean()
-        terms = terms._replace(dice=dice, total=terms.total + dice)
+        for name, (weight, loss) in overlaps.items():
+            mean = torch.stack([loss(model(x)[0], labels) for x, labels in micro_batches]).mean()
+            terms = terms._replace(**{name: mean}, total=terms.total + weight * mean)
         terms.total.backward()
         return terms
 
@@ -259,7 +265,7 @@ def test_terms_and_gradients_are_those_of_one_process(found: dict[str, Any], nam
 
 def test_micro_batches_on_several_processes_are_the_whole_batch(found: dict[str, Any]) -> None:
     every = zip(*micro_batches_of(ACCUMULATED, found["processes"]), strict=True)  # each one's on all processes
-    expected = with_dice_of_micro_batches(
+    expected = but_for_overlaps(
         ACCUMULATED, [(torch.cat([x for x, _ in each]), torch.cat([labels for _, labels in each])) for each in every]
     )
     torch.testing.assert_close(found["accumulated"], expected, rtol=1e-5, atol=1e-6)
@@ -292,7 +298,7 @@ def test_a_group_without_init_process_group_is_an_error() -> None:
 
 def test_each_process_alone_would_be_another_loss() -> None:
     """So the other tests see whether processes are added up."""
-    case = CASES["one class on the first"]
+    case = replace(CASES["one class on the first"], options={"f1": 2})
     whole = in_one_process(case)
     parts = zip(images(case).split(SPLITS[2]), case.labels().split(SPLITS[2]), strict=True)
     alone = [one_step(Model(case), case.criterion(None), case, x, labels) for x, labels in parts]
@@ -302,12 +308,14 @@ def test_each_process_alone_would_be_another_loss() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1] * IMAGES, [4, 2], [IMAGES]], ids=str)
-@pytest.mark.parametrize("name", ["headless", "class weights, head", "one class on the first", "no boundary", "void"])
-def test_micro_batches_are_the_whole_batch_but_for_dice(name: str, sizes: list[int]) -> None:
+@pytest.mark.parametrize(
+    "name", ["headless", "boundary F1", "class weights, head", "one class on the first", "no boundary", "void"]
+)
+def test_micro_batches_are_the_whole_batch_but_for_overlaps(name: str, sizes: list[int]) -> None:
     case = CASES[name]
     micro_batches = list(zip(images(case).split(sizes), case.labels().split(sizes), strict=True))
     found = accumulated(Model(case), case.criterion(None), micro_batches)
-    torch.testing.assert_close(found, with_dice_of_micro_batches(case, micro_batches), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, but_for_overlaps(case, micro_batches), rtol=1e-5, atol=1e-6)
 
 
 def test_counts_without_inverseform_do_not_pass_for_counts_with_it() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import inverseform_fast as iff
 
-TERMS = ("total", "segmentation", "boundary", "inverseform", "edge", "dice")
+TERMS = ("total", "segmentation", "boundary", "inverseform", "edge", "dice", "f1")
 
 
 def scene(batch: int = 2, height: int = 96, width: int = 128) -> Tensor:
@@ -91,6 +91,14 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     assert boundary.grad.abs().max() > 0
 
 
+def test_f1_is_left_out_by_default() -> None:
+    logits, labels = random_logits(2, 3, 24, 32), scene()
+    without, terms = iff.BoundaryAwareLoss()(logits, labels), iff.BoundaryAwareLoss(f1=3)(logits, labels)
+    assert without.f1 == 0
+    torch.testing.assert_close(terms.f1, iff.functional.boundary_f1_loss(logits, labels))
+    torch.testing.assert_close(terms.total, without.total + 3 * terms.f1)
+
+
 def test_beta_is_another_without_a_boundary_head_unless_given() -> None:
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
     for beta, headless in ((None, 2.0), (3.0, 3.0)):
@@ -104,10 +112,10 @@ def test_beta_is_another_without_a_boundary_head_unless_given() -> None:
 def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = random_logits(2, 3, 24, 32), scene()
     expected = iff.functional.segmentation_loss(logits, labels)
-    for name in ("dice_loss", "boundary_loss", "soft_boundary_map", "boundary_map"):
+    for name in ("dice_loss", "boundary_f1_loss", "boundary_loss", "soft_boundary_map", "boundary_map"):
         monkeypatch.setattr(iff.functional, name, lambda *_: pytest.fail("computed"))
     terms = iff.BoundaryAwareLoss(beta=0, edge=0, dice=0)(logits, labels)
-    assert terms == (expected, expected, 0, 0, 0, 0)
+    assert terms == (expected, expected, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("ignore_index", [255, -100])
@@ -334,6 +342,7 @@ def test_bad_input_is_an_error_that_names_it(arguments: dict, error: type[Except
         (lambda: iff.BoundaryAwareLoss(beta=-1.0), "beta must be finite and at least 0, got -1.0"),
         (lambda: iff.BoundaryAwareLoss(edge=-1.0), "edge must be finite and at least 0, got -1.0"),
         (lambda: iff.BoundaryAwareLoss(dice=-1.0), "dice must be finite and at least 0, got -1.0"),
+        (lambda: iff.BoundaryAwareLoss(f1=-1.0), "f1 must be finite and at least 0, got -1.0"),
         (lambda: iff.BoundaryAwareLoss(gamma=float("nan")), "gamma must be finite and at least 0, got nan"),
         (lambda: iff.BoundaryAwareLoss(radius=0), "radius must be a whole number of pixels, at least 1, got 0"),
     ],

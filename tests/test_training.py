@@ -114,7 +114,7 @@ def test_every_loss_trains_and_logs_its_terms(config: TrainConfig, loss: Any, bo
     logs = scalars(config)
     terms = {"total", "semantic/total", "semantic/segmentation"}
     if loss != "ce":
-        terms |= {f"semantic/{name}" for name in ("edge", "dice", "boundary", "inverseform")}
+        terms |= {f"semantic/{name}" for name in ("edge", "dice", "f1", "boundary", "inverseform")}
     assert {tag.removeprefix("loss/") for tag in logs if tag.startswith("loss/")} == terms
     for tag in [*(f"loss/{term}" for term in terms), "train/lr", "train/images_per_second", "eval/miou", "eval/mba"]:
         assert list(logs[tag]) == [1, 2]

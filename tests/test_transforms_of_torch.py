@@ -45,7 +45,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "InverseFormLoss": lambda x: iff.InverseFormLoss(NET)(x[:, :1], TARGET),
     "geodesic": lambda x: iff.InverseFormLoss(NET, "geodesic")(x[:, :1], TARGET),
     "euclidean": lambda x: iff.InverseFormLoss(NET, "euclidean")(x[:, :1], TARGET),
-    "BoundaryAwareLoss": lambda x: iff.BoundaryAwareLoss(gamma=0.3, inverseform=iff.InverseFormLoss(NET))(x, LABELS)[0],
+    "BoundaryAwareLoss": lambda x: iff.BoundaryAwareLoss(gamma=0.3, inverseform=iff.InverseFormLoss(NET), f1=1)(
+        x, LABELS
+    )[0],
 }
 
 
@@ -84,7 +86,7 @@ def test_fake_tensors_have_shapes() -> None:
     with FakeTensorMode():
         terms = criterion(torch.zeros(2, 3, 6, 8), torch.zeros(2, 12, 16, dtype=torch.long))
         tiles, _ = functional.extract_tiles(torch.zeros(2, 1, 6, 8), torch.zeros(2, 1, 12, 16), (16, 16), 16)
-    assert [term.shape for term in terms] == [()] * 6
+    assert [term.shape for term in terms] == [()] * 7
     assert tiles.shape == (2, 1, 16, 16)
 
 

@@ -20,6 +20,7 @@ from benchmarks.studies.headless.rivals import (
 from benchmarks.studies.headless.terms import (
     boundary_cross_entropy,
     boundary_dice,
+    boundary_f1_classes,
     cross_entropy,
     dice,
     headless,
@@ -118,6 +119,10 @@ ARMS = {
     "dice-edge": Arm(
         "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2)),
         added(dice, boundary_cross_entropy), main=True,
+    ),
+    "dice-edge-f1": Arm(
+        "+ Dice + boundary CE + boundary F1", "CE + w1 Dice + w2 CE_b + w3 F1", ((1, 1, 4), (1, 1, 2), (1, 1, 8)),
+        added(dice, boundary_cross_entropy, boundary_f1_classes), ours=True, main=True,
     ),
     "with-inverseform": Arm(
         "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + 2 BCE + w IF", each(0.3, 0.1, 1),

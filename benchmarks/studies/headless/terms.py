@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inverseform_fast import InverseFormLoss
-from inverseform_fast.functional import boundary_loss, boundary_map, dice_loss, segmentation_loss, soft_boundary_map
+from inverseform_fast.functional import (
+    boundary_f1_loss,
+    boundary_loss,
+    boundary_map,
+    dice_loss,
+    segmentation_loss,
+    soft_boundary_map,
+)
 
 VOID = 255
 EPS = 1e-6  # probabilities keep so far away from 0 and 1 where their logit is taken
@@ -85,6 +92,11 @@ def headless_per_class(logits: Tensor, labels: Tensor) -> Tensor:
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - 2 sum p y / (sum p + sum y) over the batch's valid pixels, mean over the classes present."""
     return dice_loss(logits, labels, VOID)
+
+
+def boundary_f1_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - F1 of each class's boundary with sums over the batch, mean over the classes that have one."""
+    return boundary_f1_loss(logits, labels, VOID)
 
 
 def boundary_dice(logits: Tensor, labels: Tensor) -> Tensor:
