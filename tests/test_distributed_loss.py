@@ -165,7 +165,7 @@ def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tens
 def but_for_overlaps(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """The terms of the whole batch in one process, but for Dice and F1, which are the mean of the micro-batches'."""
     model, criterion = Model(case), case.criterion(None)
-    overlaps = {"dice": (criterion.dice, iff.functional.dice_loss)}
+    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {"dice": (criterion.dice, iff.functional.dice_loss)}
     if criterion.f1:
         overlaps["f1"] = criterion.f1, iff.functional.boundary_f1_loss
     criterion.dice = criterion.f1 = 0.0
