@@ -302,7 +302,7 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
         is_part = self.process_group is not None or counts is not None
-        balance, sums = None, dict[str, Tensor]()  # of a larger batch
+        balance = dice_sums = f1_sums = None
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
             if self.edge or self.gamma or is_part:
@@ -316,11 +316,11 @@ class BoundaryAwareLoss(nn.Module):
                 edge = self._cross_entropy(segmentation_logits, pixels)
             if is_part:
                 whole = part.whole(counts)
-                balance, sums = whole.balance, dict(whole.sums)
+                balance, dice_sums, f1_sums = whole.balance, whole.sums.get("dice"), whole.sums.get("f1")
             if self.dice:
-                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, sums.get("dice"))
+                dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, dice_sums)
             if self.f1:
-                f1 = functional.boundary_f1_loss(segmentation_logits, labels, self.ignore_index, sums=sums.get("f1"))
+                f1 = functional.boundary_f1_loss(segmentation_logits, labels, self.ignore_index, sums=f1_sums)
             if boundary_logits is None and (beta or self.gamma):
                 size = labels.shape[-2:]
                 boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)

@@ -37,7 +37,6 @@ from .tiles import (
 INNER, UNCLEAR, VOID, NO_CLASS = tl.constexpr(-1), tl.constexpr(-2), tl.constexpr(-3), tl.constexpr(-4)
 OUTSIDE = tl.constexpr(2.0)  # stands for the probability of a pixel that does not exist, and is never the least
 BLOCK = 512  # pixels of a program that makes a map
-BITS = 32  # classes of a word of the map of what is near
 
 
 def boundary_f1_loss(
@@ -108,10 +107,10 @@ def _maps_of_labels(
     ignore_index: int,
     tolerance: int,
 ) -> tuple[Tensor, Tensor]:
-    """Two int32 maps: the class ``[N, H, W]`` of true boundary, or what else a pixel is; and ``[N, words, H, W]``,
-    where bit c tells whether true boundary of class c lies within the tolerance."""
+    """Two int32 maps: the class ``[N, H, W]`` of true boundary, or what else a pixel is; and ``[N, words, H, W]``, of
+    which bit ``c % 32`` of word ``c // 32`` tells whether true boundary of class c lies within the tolerance."""
     n, height, width = labels.shape
-    words, blocks = triton.cdiv(classes, BITS), triton.cdiv(height * width, BLOCK)
+    words, blocks = triton.cdiv(classes, 32), triton.cdiv(height * width, BLOCK)
     kinds = labels.new_empty(n, height, width, dtype=torch.int32)
     along_x, near = (kinds.new_empty(n, words, height, width) for _ in range(2))
     if n:

@@ -30,6 +30,7 @@ RELEASES = [  # file, workload, pass
     ("segmentation_loss", "float32-int64", "both"),
     ("segmentation_loss", "bfloat16-uint8", "backward"),
     ("dice_loss", "float32-int64", "both"),
+    ("boundary_f1_loss", "float32-int64", "both"),
     ("boundary_loss", "float32-int64", "both"),
     ("boundary_loss", "bfloat16-uint8", "forward"),
     ("total_loss", "float32-int64-head", "both"),

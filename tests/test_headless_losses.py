@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import class_losses
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,11 @@ def test_probability_gradient_is_one_minus_the_cosine_of_sobels_gradients(logits
             cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     assert len(cosines) > 20
     assert rivals.probability_gradient(logits, labels).item() == pytest.approx(1 - np.mean(cosines), rel=1e-4)
+
+
+def test_boundary_f1_of_classes(logits: Tensor, labels: Tensor) -> None:
+    expected = class_losses.boundary_f1(logits, labels)
+    assert terms.boundary_f1_classes(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_dice(logits: Tensor, labels: Tensor) -> None:
