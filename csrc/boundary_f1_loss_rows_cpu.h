@@ -55,8 +55,8 @@ inline void mark_rows(const softmax::Maps& maps,
                       int64_t begin, int64_t end) {
   constexpr int32_t VOID = -1, FLAW = -2, LARGEST = std::numeric_limits<int32_t>::max();
   const int64_t height = maps.rows.full, width = maps.columns.full;
-  std::vector<int32_t> label(width), lowest(width + 2),
-      highest(width + 2);  // labels of three rows, from one column before
+  std::vector<int32_t> label(width);
+  std::vector<int32_t> lowest(width + 2), highest(width + 2);  // labels of three rows, from one column before
   for (int64_t i = begin; i < end; ++i) {
     std::fill(lowest.begin(), lowest.end(), LARGEST), std::fill(highest.begin(), highest.end(), -LARGEST);
     for (int64_t dy = i % height > 0 ? -1 : 0; dy <= (i % height < height - 1 ? 1 : 0); ++dy) {
