@@ -117,6 +117,7 @@ def test_the_boundary_head_is_used_if_there_is_one(config: TrainConfig, monkeypa
     predictions = {"semantic": torch.zeros(1, 11, 8, 8)}
     monkeypatch.setattr(aligner, "_SEEN", 0.1)
     module = TASK.aligner(config)
+    assert module
     assert not module(predictions, {"semantic": labels}).moved.any()
     boundary, net = torch.ones(1, 1, 8, 8), config.net or ""
     found = module(predictions | {"boundary": boundary}, {"semantic": labels})

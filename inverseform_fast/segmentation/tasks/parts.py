@@ -36,7 +36,7 @@ class PartsTask(SemanticTask):
     def loss(self, config: TrainConfig) -> nn.Module:
         return SemanticLoss(dataclasses.replace(config, loss="ce"), self.name, self.void)
 
-    def aligner(self, config: TrainConfig) -> None:  # type: ignore[override]
+    def aligner(self, config: TrainConfig) -> None:
         return None
 
     def metrics(self) -> RegionMetrics:

@@ -71,7 +71,7 @@ class SemanticTask(Task):
     def loss(self, config: TrainConfig) -> nn.Module:
         return SemanticLoss(config, self.name, self.void)
 
-    def aligner(self, config: TrainConfig) -> nn.Module:
+    def aligner(self, config: TrainConfig) -> nn.Module | None:
         return SemanticAligner(config, self.name, self.void)
 
     def decode(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
