@@ -106,7 +106,7 @@ ARMS = {
         "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 1, 2), (1, 2, 2)),
         added(dice, boundary_cross_entropy, headless), ours=True, main=True,
     ),
-    "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2), added(dice), main=True),
+    "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2, 4, 8), added(dice), main=True),
     "dice-headless": Arm(
         "+ Dice + headless BCE", "CE + w1 Dice + w2 BCE", ((1, 1), (1, 0.3), (1, 3)), added(dice, headless),
         ours=True, main=True,
@@ -115,9 +115,9 @@ ARMS = {
         "+ headless BCE per class", "CE + w BCE_c", each(3, 1, 6), added(headless_per_class), ours=True
     ),
     "headless": Arm("+ headless BCE", "CE + w BCE", each(1, 0.3, 3), added(headless), ours=True, main=True),
-    "edge": Arm("+ boundary CE", "CE + w CE_b", each(1, 0.5, 2), added(boundary_cross_entropy), main=True),
+    "edge": Arm("+ boundary CE", "CE + w CE_b", each(1, 0.5, 2, 4, 8), added(boundary_cross_entropy), main=True),
     "dice-edge": Arm(
-        "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2)),
+        "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2), (1, 4), (2, 4)),
         added(dice, boundary_cross_entropy), main=True,
     ),
     "dice-edge-f1": Arm(
@@ -149,7 +149,7 @@ ARMS = {
         "+ boundary head, BCE, InverseForm", "CE + w1 BCE of the head + w2 IF", ((10, 0.3), (10, 0.1), (10, 1)),
         with_head, main=True, boundary_head=True,
     ),
-    "lovasz": Arm("+ Lovász-softmax", "CE + w Lovász", each(1, 0.5, 2), added(lovasz_softmax), main=True),
+    "lovasz": Arm("+ Lovász-softmax", "CE + w Lovász", each(1, 0.5, 2, 4, 8), added(lovasz_softmax), main=True),
     "active": Arm(
         "+ Lovász-softmax + active boundary loss", "CE + w1 Lovász + w2 ABL", ((1, 1), (1, 0.5), (1, 2)),
         added(lovasz_softmax, active_boundary), main=True,
