@@ -23,7 +23,8 @@ struct Truth {
   Tensor edges, near;  // [N, H, W] and [N, H, words, W], as in Arguments
 };
 
-Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t tolerance) {
+Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t radius, int64_t tolerance) {
+  STD_TORCH_CHECK(radius > 0, "radius must be positive");
   STD_TORCH_CHECK(tolerance >= 0, "tolerance must not be negative");
   const int64_t n = labels.size(0), height = labels.size(1), width = labels.size(2);
   const Tensor edges = torch::stable::new_empty(labels, {n, height, width}, ScalarType::Int);
@@ -31,7 +32,7 @@ Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t tolera
   int32_t* edge = results<int32_t>(edges);
   uint32_t* bits = results<uint32_t>(near);
   torch::stable::parallel_for(0, n * height, GRAIN,
-                              [&](int64_t begin, int64_t end) { SIMD_BEST(mark_rows)(maps, edge, begin, end); });
+                              [&](int64_t begin, int64_t end) { SIMD_BEST(mark_rows)(maps, radius, edge, begin, end); });
   torch::stable::parallel_for(0, n * height, GRAIN, [&](int64_t begin, int64_t end) {
     SIMD_BEST(spread_rows)(maps, tolerance, edge, bits, begin, end);
   });
@@ -39,13 +40,14 @@ Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t tolera
 }
 
 // Returns each class's sums over the pixels, [4, C]: of b, b near, b t and t.
-Tensor sum_classes(const Tensor& logits, const Tensor& labels, int64_t ignore_index, int64_t tolerance) {
+Tensor sum_classes(const Tensor& logits, const Tensor& labels, int64_t radius, int64_t ignore_index,
+                   int64_t tolerance) {
   const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
   const softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
-  const auto [edges, near] = find_truth(maps, ids, tolerance);
+  const auto [edges, near] = find_truth(maps, ids, radius, tolerance);
   const int64_t rows = ids.size(0) * ids.size(1), classes = maps.classes;
   std::vector<double> parts(rows * classes * 4);
-  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), parts.data(), nullptr};
+  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), radius, parts.data(), nullptr};
   torch::stable::parallel_for(0, rows, GRAIN,
                               [&](int64_t begin, int64_t end) { SIMD_BEST(forward_rows)(args, begin, end); });
   const Tensor sums = torch::stable::new_zeros(dense_logits, {4, classes}, ScalarType::Double);
@@ -55,11 +57,11 @@ Tensor sum_classes(const Tensor& logits, const Tensor& labels, int64_t ignore_in
 }
 
 // Returns the loss, and its derivatives by the first three sums, [3, C]. The sums are the batch's own by default.
-std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, int64_t ignore_index, int64_t tolerance,
-                                   const std::optional<Tensor>& given) {
+std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, int64_t radius, int64_t ignore_index,
+                                   int64_t tolerance, const std::optional<Tensor>& given) {
   const int64_t classes = logits.size(1);
   STD_TORCH_CHECK(!given || given->numel() == 4 * classes, "sums must be (4, C)");
-  const Tensor all = given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, ignore_index, tolerance);
+  const Tensor all = given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, radius, ignore_index, tolerance);
   const double* sum = numbers<double>(all);
   // A class without a true boundary is left out, unless its sum is NaN, which must not pass in silence.
   const auto counts = [&](int64_t c) { return !(sum[3 * classes + c] == 0 && sum[c] >= 0); };
@@ -86,17 +88,17 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, i
 }
 
 // Returns the gradient of the logits, given the slopes times the gradient of the loss.
-Tensor backward(const Tensor& logits, const Tensor& labels, const Tensor& slopes, int64_t ignore_index,
+Tensor backward(const Tensor& logits, const Tensor& labels, const Tensor& slopes, int64_t radius, int64_t ignore_index,
                 int64_t tolerance) {
   const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
   softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
   const int64_t n = logits.size(0), classes = maps.classes, height = maps.rows.size;
   STD_TORCH_CHECK(slopes.numel() == 3 * classes, "slopes must be (3, C)");
   const Tensor dense_slopes = dense(slopes, ScalarType::Float);
-  const auto [edges, near] = find_truth(maps, ids, tolerance);
+  const auto [edges, near] = find_truth(maps, ids, radius, tolerance);
   const Tensor grad_logits = torch::stable::new_zeros(dense_logits, {n, classes, height, maps.columns.size});
   maps.grad_logits = results<float>(grad_logits);
-  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), nullptr,
+  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), radius, nullptr,
                           numbers<float>(dense_slopes)};
   const int64_t grain = 1 + GRAIN * height / maps.rows.full;
   torch::stable::parallel_for(0, n * height, grain,
@@ -108,8 +110,8 @@ Tensor backward(const Tensor& logits, const Tensor& labels, const Tensor& slopes
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
   m.def(
-      "boundary_f1_loss_backward_cpu(Tensor logits, Tensor labels, Tensor slopes, int ignore_index, int tolerance) -> "
-      "Tensor");
+      "boundary_f1_loss_backward_cpu(Tensor logits, Tensor labels, Tensor slopes, int radius, int ignore_index, "
+      "int tolerance) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {

@@ -1,17 +1,20 @@
 // Computes the full-resolution rows of an image, from top to bottom, in plain loops that the compiler vectorizes. Of
-// the C maps only three rows exist at a time. A row depends only on the rows around it, which are added in order, and
-// not on where a thread begins. It is included once per instruction set.
+// the C maps only the rows of a window exist at a time. A row depends only on the rows around it, which are added in
+// order, and not on where a thread begins. It is included once per instruction set.
 //
 // With p the softmax of a pixel's logits z, a class has the predicted boundary b = p - min p, where the minimum is that
-// of the 3x3 window. It is taken along rows first: the *low* of three neighbours, and then the lowest of three lows. So
+// of the window. It is taken along rows first: the *low* of a row of the window, and then the lowest of the lows. So
 // the first minimum, row by row, is the first place in the first row that has it, and the gradient g of b goes
 //   + to p at the pixel,
 //   - to the low of the first row that has the minimum, and from there to the first p that is this low.
+// A low is computed by taking the lowest of three neighbours, radius times. The first of three, radius times, is the
+// first of the row, too.
 // The gradient by z_c is p_c (g_c - sum_k p_k g_k), with g_c now that by p_c.
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "common/softmax_rows_cpu.h"
@@ -31,6 +34,7 @@ struct Arguments {
   softmax::Maps maps;
   const int32_t* edges;  // [N, H, W]: of the true boundary the class, otherwise INSIDE or UNKNOWN
   const uint32_t* near;  // [N, H, words, W]: the classes whose true boundary is near
+  int64_t radius;        // of the windows
   double* sums;          // forward: [N, H, C, 4], zero: sums of b, b near, b t and t
   const float* slopes;   // backward: [3, C], derivatives by the first three sums
 };
@@ -47,36 +51,43 @@ using softmax::SIMD_TARGET::LANES;
 using softmax::SIMD_TARGET::total;
 
 template <class T> inline T lower(T a, T b) { return a < b ? a : b; }
+template <class T> inline T higher(T a, T b) { return a > b ? a : b; }
+inline float nan_is_least(float value) { return value == value ? value : -1; }  // of probabilities
 
 // Finds the true boundary in the rows [begin, end) of all images. A label that is no class must not pass in silence:
 // the pixels around it are INSIDE, where its probabilities count, which are NaN.
-inline void mark_rows(const softmax::Maps& maps,
+inline void mark_rows(const softmax::Maps& maps, int64_t radius,
                       int32_t* edges,  // [N, H, W]
                       int64_t begin, int64_t end) {
   constexpr int32_t VOID = -1, FLAW = -2, LARGEST = std::numeric_limits<int32_t>::max();
-  const int64_t height = maps.rows.full, width = maps.columns.full;
-  std::vector<int32_t> label(width);
-  std::vector<int32_t> lowest(width + 2), highest(width + 2);  // labels of three rows, from one column before
+  const int64_t height = maps.rows.full, width = maps.columns.full, reach = std::min(radius, width - 1);
+  std::vector<int32_t> label(width), low(width), high(width);
+  std::vector<int32_t> lowest(width + 2 * reach), highest(lowest);  // of the window's rows, from the reach before on
   for (int64_t i = begin; i < end; ++i) {
+    const int64_t y = i % height;
     std::fill(lowest.begin(), lowest.end(), LARGEST), std::fill(highest.begin(), highest.end(), -LARGEST);
-    for (int64_t dy = i % height > 0 ? -1 : 0; dy <= (i % height < height - 1 ? 1 : 0); ++dy) {
+    for (int64_t dy = -std::min(radius, y); dy <= std::min(radius, height - 1 - y); ++dy) {
       const int64_t* ids = maps.labels + (i + dy) * width;
       for (int64_t x = 0; x < width; ++x) {
         const int64_t id = ids[x], known = id < 0 || id >= maps.classes ? FLAW : id;
         label[x] = static_cast<int32_t>(id == maps.ignore_index ? VOID : known);
       }
       for (int64_t x = 0; x < width; ++x) {
-        const int32_t high = highest[x + 1];
-        lowest[x + 1] = lower(lowest[x + 1], label[x]), highest[x + 1] = label[x] > high ? label[x] : high;
+        lowest[reach + x] = lower(lowest[reach + x], label[x]);
+        highest[reach + x] = higher(highest[reach + x], label[x]);
       }
     }
+    std::fill(low.begin(), low.end(), LARGEST), std::fill(high.begin(), high.end(), -LARGEST);
+    for (int64_t dx = 0; dx <= 2 * reach; ++dx)
+      for (int64_t x = 0; x < width; ++x) {
+        low[x] = lower(low[x], lowest[x + dx]);
+        high[x] = higher(high[x], highest[x + dx]);
+      }
     const int64_t* own = maps.labels + i * width;
     int32_t* __restrict edge = edges + i * width;
     for (int64_t x = 0; x < width; ++x) {
-      const int32_t low = lower(lower(lowest[x], lowest[x + 1]), lowest[x + 2]);
-      const bool differs = highest[x] > low || highest[x + 1] > low || highest[x + 2] > low;
-      const int32_t known = differs && low >= 0 ? static_cast<int32_t>(own[x]) : INSIDE;
-      edge[x] = low == VOID ? UNKNOWN : known;
+      const int32_t known = high[x] > low[x] && low[x] >= 0 ? static_cast<int32_t>(own[x]) : INSIDE;
+      edge[x] = low[x] == VOID ? UNKNOWN : known;
     }
   }
 }
@@ -106,47 +117,29 @@ inline void spread_rows(const softmax::Maps& maps, int64_t tolerance,
   }
 }
 
-// Sends the gradient of three rows' minima to the first row that has them.
-inline void send_to_rows(const float* __restrict above,  // [count], lows
-                         const float* __restrict here,   // [count]
-                         const float* __restrict below,  // [count]
-                         const float* __restrict grad,   // [count], to be subtracted
-                         int64_t count,
-                         float* grad_above,    // [count], which are equal where a row lies beyond the image
-                         float* grad_here,     // [count]
-                         float* grad_below) {  // [count]
+// Sends the gradient of three neighbours' lowest to the first that has it.
+inline void send_to_first(const float* __restrict values,    // [-2, count]
+                          const float* __restrict low,       // [-1, count + 1], the lowest of each and its neighbours
+                          const float* __restrict grad_low,  // [-1, count + 1]
+                          int64_t count,
+                          float* __restrict grad) {  // [count]
   for (int64_t x = 0; x < count; ++x) {
-    const float lowest = lower(lower(above[x], here[x]), below[x]);
-    const float first = above[x] == lowest ? grad[x] : 0, rest = above[x] == lowest ? 0 : grad[x];
-    const float second = here[x] == lowest ? rest : 0, third = here[x] == lowest ? 0 : rest;
-    grad_above[x] -= first;
-    grad_here[x] -= second;
-    grad_below[x] -= third;
+    // This one may be the first of the three whose lowest is at its right, at itself or at its left.
+    const float before = nan_is_least(values[x - 1]), here = nan_is_least(values[x]);
+    const float right = here == low[x + 1] ? grad_low[x + 1] : 0;
+    const float middle = here == low[x] && before != low[x] ? grad_low[x] : 0;
+    const float left = before != low[x - 1] && nan_is_least(values[x - 2]) != low[x - 1] ? grad_low[x - 1] : 0;
+    grad[x] = right + middle + left;
   }
 }
 
-// Adds the gradient of the lows of three neighbours to that of the first that has them.
-inline void send_to_columns(const float* __restrict p,         // [-2, count]
-                            const float* __restrict low,       // [-1, count + 1]
-                            const float* __restrict grad_low,  // [-1, count + 1]
-                            int64_t count,
-                            float* __restrict grad) {  // [count]
-  for (int64_t x = 0; x < count; ++x) {
-    // This pixel may be the first of the three whose low is at its right, at itself or at its left.
-    const float right = p[x] == low[x + 1] ? grad_low[x + 1] : 0;
-    const float middle = p[x] == low[x] && p[x - 1] != low[x] ? grad_low[x] : 0;
-    const float left = p[x - 1] != low[x - 1] && p[x - 2] != low[x - 1] ? grad_low[x - 1] : 0;
-    grad[x] += right + middle + left;
-  }
-}
-
-constexpr int64_t PAD = 2;  // columns beyond each border of a map's row, so that windows need no end
+constexpr int64_t PAD = 2;  // columns beyond each border of a map's row, so that three neighbours need no end
 
 struct Row {
-  std::vector<float> p;         // [C, PAD + W + PAD], probabilities, infinite beyond the border
-  std::vector<float> low;       // [C, PAD + W + PAD], the smallest of three neighbours
-  std::vector<float> grad_low;  // [C, PAD + W + PAD], backward
-  std::vector<float> flaw;      // [PAD + W + PAD], NaN where probabilities are, otherwise 0
+  std::vector<float> p;     // [C, PAD + W + PAD], probabilities, infinite beyond the border
+  std::vector<float> low;   // [C, PAD + W + PAD], the smallest of a row of the window, infinite beyond the border
+  std::vector<float> grad;  // [C, PAD + W + PAD], backward: of low and, later, of p by it; 0 beyond the border
+  std::vector<float> flaw;  // [W], NaN where a row of the window has a probability that is, otherwise 0
 };
 
 // Computes an image's rows and compares them with each other.
@@ -165,13 +158,18 @@ class Sweep {
         near(args.near + n * height * words * width),
         logits(args.maps.columns, args.maps.logits + n * classes * args.maps.rows.size * args.maps.columns.size,
                classes, args.maps.rows.size),
-        next(std::max<int64_t>(first - (args.slopes ? 2 : 1), 0)),
-        center(std::max<int64_t>(first - 1, 0)) {
+        radius(std::min(args.radius, std::max(height, width))),
+        next(std::max<int64_t>(first - (args.slopes ? 2 : 1) * radius, 0)),
+        center(std::max<int64_t>(first - radius, 0)),
+        ring(std::min(2 * radius + 1, height)),
+        lows(radius + 1),
+        levels(radius * stride, std::numeric_limits<float>::infinity()),
+        sent(2 * stride),
+        flaws(width) {
     for (Row& row : ring) {
-      row.p.resize(classes * stride, std::numeric_limits<float>::infinity());
-      row.low.resize(classes * stride);
-      row.grad_low.resize(args.slopes ? classes * stride : 0);
-      row.flaw.resize(stride);
+      row.p.resize(classes * stride, std::numeric_limits<float>::infinity()), row.low = row.p;
+      row.grad.resize(args.slopes ? classes * stride : 0);
+      row.flaw.resize(width);
     }
     block.classes = classes, block.width = width;
     block.channels.resize(classes * BLOCK);
@@ -180,7 +178,6 @@ class Sweep {
   // Adds the sums of row y to `sums`, [C, 4]. Rows must be asked for one after the other, from the first on.
   void add_sums(int64_t y, double* sums) {
     make_rows(y);
-    const Row &above = row(y - 1), &here = row(y), &below = row(y + 1);
     for (int64_t x0 = 0; x0 < width; x0 += BLOCK) {
       const int64_t count = std::min(BLOCK, width - x0);
       alignas(64) float b[BLOCK] = {}, weight[BLOCK];  // weight: 0 where the pixel is not known, otherwise 1, or NaN
@@ -188,21 +185,15 @@ class Sweep {
       alignas(64) uint32_t bits[BLOCK] = {};
       std::copy_n(edges + y * width + x0, count, edge);
       std::fill(edge + count, edge + BLOCK, INSIDE);
-      for (int64_t x = 0; x < count; ++x) {
-        float flaws = 0;
-        for (const Row* row : {&above, &here, &below})
-          for (int64_t dx = -1; dx <= 1; ++dx) flaws += row->flaw[PAD + x0 + x + dx];
-        weight[x] = edge[x] == UNKNOWN ? 0 : 1 + flaws;
-      }
+      std::fill_n(weight, count, 1.0f);
+      for (int64_t other = top(y); other < bottom(y); ++other)
+        for (int64_t x = 0; x < count; ++x) weight[x] += row(other).flaw[x0 + x];
+      for (int64_t x = 0; x < count; ++x) weight[x] = edge[x] == UNKNOWN ? 0 : weight[x];
       for (int64_t c = 0; c < classes; ++c) {
         if (c % 32 == 0) std::copy_n(near_row(y, c) + x0, count, bits);
-        const int64_t start = c * stride + PAD + x0;
-        const float *p = here.p.data() + start, *low_above = above.low.data() + start,
-                    *low_here = here.low.data() + start, *low_below = below.low.data() + start;
-        for (int64_t x = 0; x < count; ++x) {
-          const float lowest = lower(lower(low_above[x], low_here[x]), low_below[x]);
-          b[x] = weight[x] == 0 ? 0 : (p[x] - lowest) * weight[x];
-        }
+        const float* p = row(y).p.data() + c * stride + PAD + x0;
+        find_lowest(y, c, x0, count, b);
+        for (int64_t x = 0; x < count; ++x) b[x] = weight[x] == 0 ? 0 : (p[x] - b[x]) * weight[x];
         float predicted[LANES] = {}, precise[LANES] = {}, recalled[LANES] = {}, truth[LANES] = {};
         for (int64_t x = 0; x < count; x += LANES)
           for (int64_t i = 0; i < LANES; ++i) {
@@ -221,10 +212,11 @@ class Sweep {
   // Adds the gradient of row y to those of the two rows of logits that it lies between, [C, W]. Rows must be asked for
   // one after the other, from the first on.
   void send_back(int64_t y, float* grad_above, float* grad_below) {
-    for (; center < std::min(y + 2, height); ++center) {
+    for (; center < bottom(y); ++center) {
       make_rows(center);
       send_to_lows(center);
     }
+    send_to_probabilities(row(y));
     for (int64_t x0 = 0; x0 < width; x0 += BLOCK) {
       alignas(64) float dot[BLOCK] = {};  // sum_k p_k g_k
       block.count = std::min(BLOCK, width - x0), block.share = args.maps.rows.share[y];
@@ -232,11 +224,13 @@ class Sweep {
       block.read_labels(labels + y * width + x0, args.maps.ignore_index);
       for (int64_t c = 0; c < classes; ++c) {
         const int64_t start = c * stride + PAD + x0;
-        const float* p = row(y).p.data() + start;
+        const float *p = row(y).p.data() + start, *by_low = row(y).grad.data() + start;
         float* __restrict grad = block.channels.data() + c * BLOCK;
         differentiate(y, c, x0, block.count, grad);
-        send_to_columns(p, row(y).low.data() + start, row(y).grad_low.data() + start, block.count, grad);
-        for (int64_t x = 0; x < block.count; ++x) dot[x] += p[x] * grad[x];
+        for (int64_t x = 0; x < block.count; ++x) {
+          grad[x] += by_low[x];
+          dot[x] += p[x] * grad[x];
+        }
       }
       for (int64_t c = 0; c < classes; ++c)
         block.send_back(c, [&, p = row(y).p.data() + c * stride + PAD + x0](int64_t x, float grad) {
@@ -259,11 +253,14 @@ class Sweep {
 
   const uint32_t* near_row(int64_t y, int64_t c) const { return near + (y * words + c / 32) * width; }
 
-  // Beyond the image are the rows at its border, which do not change a minimum, nor which row has it first.
-  Row& row(int64_t y) { return ring[std::clamp<int64_t>(y, 0, height - 1) % 3]; }
+  // The rows [top, bottom) of the window of row y.
+  int64_t top(int64_t y) const { return std::max<int64_t>(y - radius, 0); }
+  int64_t bottom(int64_t y) const { return std::min(y + radius + 1, height); }
+
+  Row& row(int64_t y) { return ring[y % static_cast<int64_t>(ring.size())]; }
 
   void make_rows(int64_t y) {
-    for (; next < std::min(y + 2, height); ++next) make(row(next), next);
+    for (; next < bottom(y); ++next) make(row(next), next);
   }
 
   void make(Row& row, int64_t y) {
@@ -278,7 +275,7 @@ class Sweep {
       alignas(64) float scale[BLOCK];
       for (int64_t x = 0; x < block.count; ++x) {
         scale[x] = block.weight[x] / block.total[x];
-        row.flaw[PAD + x0 + x] = block.weight[x] == 0 ? 0 : 0 * scale[x];
+        flaws[x0 + x] = block.weight[x] == 0 ? 0 : 0 * scale[x];
       }
       for (int64_t c = 0; c < classes; ++c) {
         const float* exp = block.channels.data() + c * BLOCK;
@@ -286,25 +283,67 @@ class Sweep {
         for (int64_t x = 0; x < block.count; ++x) p[x] = block.weight[x] == 0 ? 0 : exp[x] * scale[x];
       }
     }
-    for (int64_t c = 0; c < classes; ++c) {
-      const float* p = row.p.data() + c * stride + PAD;
-      float* __restrict low = row.low.data() + c * stride + PAD;
-      for (int64_t x = 0; x < width; ++x) low[x] = lower(lower(p[x - 1], p[x]), p[x + 1]);
-    }
-    std::fill(row.grad_low.begin(), row.grad_low.end(), 0.0f);
+    std::fill(row.flaw.begin(), row.flaw.end(), 0.0f);
+    for (int64_t dx = -std::min(radius, width - 1); dx <= std::min(radius, width - 1); ++dx)
+      for (int64_t x = std::max<int64_t>(-dx, 0); x < width - std::max<int64_t>(dx, 0); ++x)
+        row.flaw[x] += flaws[x + dx];
+    for (int64_t c = 0; c < classes; ++c) find_lows(row, c, radius);
+    std::fill(row.grad.begin(), row.grad.end(), 0.0f);
   }
 
-  // Sends the gradient of row y's minima to the lows that they are.
+  // Computes `lows` of a class up to a level: from its probabilities, level 0, to its low, that of the radius.
+  void find_lows(Row& row, int64_t c, int64_t last) {
+    for (int64_t level = 0; level <= radius; ++level) lows[level] = levels.data() + level * stride + PAD;
+    lows[0] = row.p.data() + c * stride + PAD, lows[radius] = row.low.data() + c * stride + PAD;
+    for (int64_t level = 1; level <= last; ++level) {
+      const float* values = lows[level - 1];
+      float* __restrict low = lows[level];
+      for (int64_t x = 0; x < width; ++x)
+        low[x] = lower(lower(nan_is_least(values[x - 1]), nan_is_least(values[x])), nan_is_least(values[x + 1]));
+    }
+  }
+
+  // Finds the minima of the windows of `count` pixels of row y.
+  void find_lowest(int64_t y, int64_t c, int64_t x0, int64_t count, float* __restrict lowest) {
+    std::fill_n(lowest, count, std::numeric_limits<float>::infinity());
+    for (int64_t other = top(y); other < bottom(y); ++other) {
+      const float* low = row(other).low.data() + c * stride + PAD + x0;
+      for (int64_t x = 0; x < count; ++x) lowest[x] = lower(lowest[x], low[x]);
+    }
+  }
+
+  // Sends the gradient of row y's minima to the lows that they are, in the first row that has them.
   void send_to_lows(int64_t y) {
-    Row &above = row(y - 1), &here = row(y), &below = row(y + 1);
     for (int64_t c = 0; c < classes; ++c)
       for (int64_t x0 = 0; x0 < width; x0 += BLOCK) {
-        alignas(64) float grad[BLOCK];
+        alignas(64) float grad[BLOCK], lowest[BLOCK];
         const int64_t count = std::min(BLOCK, width - x0), start = c * stride + PAD + x0;
         differentiate(y, c, x0, count, grad);
-        send_to_rows(above.low.data() + start, here.low.data() + start, below.low.data() + start, grad, count,
-                     above.grad_low.data() + start, here.grad_low.data() + start, below.grad_low.data() + start);
+        find_lowest(y, c, x0, count, lowest);
+        for (int64_t other = top(y); other < bottom(y); ++other) {
+          const float* low = row(other).low.data() + start;
+          float* __restrict grad_low = row(other).grad.data() + start;
+          for (int64_t x = 0; x < count; ++x) {
+            grad_low[x] -= low[x] == lowest[x] ? grad[x] : 0;
+            grad[x] = low[x] == lowest[x] ? 0 : grad[x];
+          }
+        }
       }
+  }
+
+  // Sends the gradient of a row's lows to the probabilities that they are.
+  void send_to_probabilities(Row& row) {
+    for (int64_t c = 0; c < classes; ++c) {
+      find_lows(row, c, radius - 1);
+      float *grad = row.grad.data() + c * stride + PAD, *to = sent.data() + PAD, *next_to = to + stride;
+      const float* from = grad;
+      for (int64_t level = radius; level > 0; --level) {
+        send_to_first(lows[level - 1], lows[level], from, width, to);
+        from = to;
+        std::swap(to, next_to);
+      }
+      std::copy_n(from, width, grad);
+    }
   }
 
   const Arguments& args;
@@ -313,8 +352,13 @@ class Sweep {
   const int32_t* const edges;   // [H, W]
   const uint32_t* const near;   // [H, words, W]
   resize::SIMD_TARGET::Stretched logits;
+  const int64_t radius;
   int64_t next, center;  // rows: the next to make, and the next whose minima send their gradient back
-  Row ring[3];
+  std::vector<Row> ring;
+  std::vector<float*> lows;   // [radius + 1]: see find_lows
+  std::vector<float> levels;  // [radius, PAD + W + PAD], the lows between
+  std::vector<float> sent;    // [2, PAD + W + PAD], their gradients, 0 beyond the border
+  std::vector<float> flaws;   // [W], NaN where probabilities are, otherwise 0
   Block block;
 };
 

@@ -320,7 +320,9 @@ class BoundaryAwareLoss(nn.Module):
             if self.dice:
                 dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, dice_sums)
             if self.f1:
-                f1 = functional.boundary_f1_loss(segmentation_logits, labels, self.ignore_index, sums=f1_sums)
+                f1 = functional.boundary_f1_loss(
+                    segmentation_logits, labels, self.radius, self.ignore_index, sums=f1_sums
+                )
             if boundary_logits is None and (beta or self.gamma):
                 size = labels.shape[-2:]
                 boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)
@@ -340,7 +342,7 @@ class BoundaryAwareLoss(nn.Module):
     def _sums(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What the terms that depend on all predictions need to know of each part of a batch, by term."""
         dice = {"dice": functional.dice_sums(logits, labels, self.ignore_index)} if self.dice else {}
-        f1 = {"f1": functional.boundary_f1_sums(logits, labels, self.ignore_index)} if self.f1 else {}
+        f1 = {"f1": functional.boundary_f1_sums(logits, labels, self.radius, self.ignore_index)} if self.f1 else {}
         return dice | f1
 
     @torch.no_grad()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -30,9 +32,11 @@ def dice(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def boundary_f1(logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
+def boundary_f1(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
     """One class after the other, of sums over one pixel after the other."""
-    predicted, precise, recalled, true = boundary_sums(logits, labels, ignore_index, tolerance)
+    predicted, precise, recalled, true = boundary_sums(logits, labels, radius, ignore_index, tolerance)
     terms = []
     for c in true.nonzero()[:, 0].tolist():
         precision, recall = precise[c] / predicted[c].clamp(min=1e-300), recalled[c] / true[c]
@@ -40,18 +44,20 @@ def boundary_f1(logits: Tensor, labels: Tensor, ignore_index: int = 255, toleran
     return torch.stack(terms).mean() if terms else 0 * logits.sum()
 
 
-def boundary_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
+def boundary_sums(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
     """(4, C): predicted boundary, how much of it is near the true one and how much on it, and the true one."""
     p, labels, classes = _upsampled(logits.double(), labels).softmax(1), labels.long(), torch.arange(logits.shape[1])
     true, known = torch.full_like(labels, -1), torch.zeros_like(labels, dtype=torch.bool)
     for n, y, x in np.ndindex(*labels.shape):
-        ids = _window(labels[n], y, x, 1)
+        ids = _window(labels[n], y, x, radius)
         known[n, y, x] = not (ids == ignore_index).any()
         if known[n, y, x] and (ids != labels[n, y, x]).any():
             true[n, y, x] = labels[n, y, x]
     sums = p.new_zeros(4, len(classes))
     for n, y, x in known.nonzero().tolist():
-        window = _window(p[n], y, x, 1).flatten(1)
+        window = _window(p[n], y, x, radius).flatten(1)
         first = [values.index(min(values)) for values in window.tolist()]
         b = p[n, :, y, x] - window[classes, first]
         near = (classes[:, None] == _window(true[n], y, x, tolerance).flatten()).any(1)
@@ -70,6 +76,9 @@ def _upsampled(logits: Tensor, labels: Tensor) -> Tensor:
 
 FORMULAS: dict[Loss, Loss] = {segmentation_loss: cross_entropy, dice_loss: dice, boundary_f1_loss: boundary_f1}
 losses = pytest.mark.parametrize("loss", FORMULAS, ids=lambda loss: loss.__name__)
+
+
+some_labels = partial(helpers.some_labels, share=0.02)  # so little void that many windows of 5 x 5 have none
 
 
 def some_logits(n: int = 2, c: int = 5, h: int = 8, w: int = 10, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -66,15 +66,17 @@ def results_and_gradients(op: Callable[..., Any], *inputs: Any, **options: Any) 
     return [result.detach() for result in results] + [g for g in gradients if g is not None]
 
 
-def some_labels(shape: tuple[int, ...], classes: int, seed: int = 0, void: int | None = 255) -> Tensor:
-    """Draws labels: areas of 3x3 pixels, with specks of noise and of void."""
+def some_labels(
+    shape: tuple[int, ...], classes: int, seed: int = 0, void: int | None = 255, share: float = 0.1
+) -> Tensor:
+    """Draws labels: areas of 3x3 pixels, with specks of noise and, in a share of the pixels, of void."""
     g = torch.Generator().manual_seed(seed)
     n, h, w = shape
     areas = torch.randint(classes, (n, h // 3 + 1, w // 3 + 1), generator=g)
     labels = areas.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :h, :w]
     noise = torch.rand(shape, generator=g)
     labels = torch.where(noise < 0.05, torch.randint(classes, shape, generator=g), labels)
-    return labels if void is None else labels.masked_fill(noise > 0.9, void)
+    return labels if void is None else labels.masked_fill(noise > 1 - share, void)
 
 
 def boundary_map_by_definition(labels: Tensor, radius: int, ignore_index: int = 255) -> Tensor:

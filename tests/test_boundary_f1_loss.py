@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from class_losses import assert_same, boundary_f1, boundary_sums, some_logits, value_and_gradient
-from helpers import some_labels
+from class_losses import assert_same, boundary_f1, boundary_sums, some_labels, some_logits, value_and_gradient
 from torch import Tensor
 
 import inverseform_fast as iff
@@ -21,21 +20,24 @@ def sure(labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tolerance", [0, 1, 3, 9, 10**9])
-def test_the_sums_are_those_of_the_definition(tolerance: int) -> None:
+@pytest.mark.parametrize("radius", [1, 2, 3, 8, 10**9])
+def test_the_sums_are_those_of_the_definition(radius: int, tolerance: int) -> None:
     logits, labels = some_logits(2, 5, 4, 5), some_labels((2, 8, 10), 5)
-    expected = boundary_sums(logits, labels, tolerance=tolerance)
+    expected = boundary_sums(logits, labels, radius, tolerance=tolerance)
     for each in (logits, logits.float()):
-        sums = boundary_f1_sums(each, labels, tolerance=tolerance)
+        sums = boundary_f1_sums(each, labels, radius, tolerance=tolerance)
         torch.testing.assert_close(sums, expected.detach(), rtol=1e-6, atol=1e-6)
         assert not sums.requires_grad
 
 
 @dtypes
-@pytest.mark.parametrize("tolerance", [0, 1, 3])
-def test_any_tolerance_has_the_value_and_gradient_of_the_formula(tolerance: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("radius", "tolerance"), [(1, 0), (1, 3), (2, 1), (3, 2), (5, 2), (40, 2)])
+def test_windows_of_any_size_have_the_value_and_gradient_of_the_formula(
+    radius: int, tolerance: int, dtype: torch.dtype
+) -> None:
     logits, labels = some_logits(2, 5, 4, 5, dtype), some_labels((2, 8, 10), 5)
-    loss = boundary_f1_loss(logits, labels, tolerance=tolerance)
-    assert_same(logits, loss, boundary_f1(logits, labels, tolerance=tolerance))
+    loss = boundary_f1_loss(logits, labels, radius, tolerance=tolerance)
+    assert_same(logits, loss, boundary_f1(logits, labels, radius, tolerance=tolerance))
 
 
 @dtypes
@@ -46,10 +48,11 @@ def test_classes_without_a_boundary_are_left_out(dtype: torch.dtype) -> None:
 
 
 @dtypes
-def test_of_equal_minima_the_first_gets_the_gradient(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("radius", [1, 2, 3, 5])
+def test_of_equal_minima_the_first_gets_the_gradient(radius: int, dtype: torch.dtype) -> None:
     labels = some_labels((2, 8, 16), 3)
     logits = some_logits(2, 3, 8, 16, dtype).detach().sign().requires_grad_()  # so few values that most minima tie
-    assert_same(logits, boundary_f1_loss(logits, labels), boundary_f1(logits, labels))
+    assert_same(logits, boundary_f1_loss(logits, labels, radius), boundary_f1(logits, labels, radius))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -78,7 +81,7 @@ def test_a_prediction_is_as_good_as_its_boundary(shift: int, tolerance: int, exp
 
 def test_precision_has_the_tolerance_and_recall_has_none() -> None:
     moved = torch.cat((STRIPES[..., :1], STRIPES), -1)[..., :24]
-    predicted, precise, recalled, true = boundary_f1_sums(sure(moved), STRIPES, tolerance=1)
+    predicted, precise, recalled, true = boundary_f1_sums(sure(moved), STRIPES, 1, tolerance=1)
     assert predicted.tolist() == precise.tolist() == [12, 24, 12]
     assert recalled.tolist() == [0, 0, 0]
     assert true.tolist() == [12, 24, 12]

@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from class_losses import FORMULAS, Loss, assert_same, losses, resolutions, some_logits, value_and_gradient
-from helpers import assert_same_when_called, some_labels, ways
+from class_losses import (
+    FORMULAS,
+    Loss,
+    assert_same,
+    losses,
+    resolutions,
+    some_labels,
+    some_logits,
+    value_and_gradient,
+)
+from helpers import assert_same_when_called, ways
 
 from inverseform_fast.checks import LABEL_DTYPES
 
@@ -26,25 +35,25 @@ def test_the_formula(loss: Loss, resolution: tuple[int, int]) -> None:
 def test_labels_of_every_integer_type_and_any_void_id(loss: Loss, dtype: torch.dtype, ignore_index: int) -> None:
     logits, labels = some_logits(), some_labels((2, 8, 10), 5, void=ignore_index).to(dtype)
     actual = loss(logits, labels, ignore_index=ignore_index)
-    assert_same(logits, actual, FORMULAS[loss](logits, labels, ignore_index))
+    assert_same(logits, actual, FORMULAS[loss](logits, labels, ignore_index=ignore_index))
 
 
 @pytest.mark.parametrize("ignore_index", [-1, -100, 7, 70000])
 def test_void_ids_outside_the_classes(loss: Loss, ignore_index: int) -> None:
     logits, labels = some_logits(), some_labels((2, 8, 10), 5, void=ignore_index)
     actual = loss(logits, labels, ignore_index=ignore_index)
-    assert_same(logits, actual, FORMULAS[loss](logits, labels, ignore_index))
+    assert_same(logits, actual, FORMULAS[loss](logits, labels, ignore_index=ignore_index))
 
 
 @pytest.mark.parametrize(("dtype", "classes"), [(torch.uint8, 256), (torch.uint8, 300), (torch.int8, 200)])
 def test_more_classes_than_the_labels_type_can_count(loss: Loss, dtype: torch.dtype, classes: int) -> None:
     logits, labels = some_logits(1, classes, 3, 4), some_labels((1, 3, 4), 128, void=None).to(dtype)
-    assert_same(logits, loss(logits, labels, ignore_index=-1), FORMULAS[loss](logits, labels, -1))
+    assert_same(logits, loss(logits, labels, ignore_index=-1), FORMULAS[loss](logits, labels, ignore_index=-1))
 
 
 def test_a_void_id_that_the_type_cannot_hold_marks_nothing(loss: Loss) -> None:
     logits, labels = some_logits(1, 256, 3, 4), torch.full((1, 3, 4), 156, dtype=torch.uint8)  # -100 + 256
-    assert_same(logits, loss(logits, labels, ignore_index=-100), FORMULAS[loss](logits, labels, -100))
+    assert_same(logits, loss(logits, labels, ignore_index=-100), FORMULAS[loss](logits, labels, ignore_index=-100))
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 10), (2, 4, 5)], ids=str)

@@ -97,17 +97,22 @@ def dice_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
 
 
 def boundary_f1_loss(
-    logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2, sums: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    radius: int = 2,
+    ignore_index: int = 255,
+    tolerance: int = 2,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """1 - F1 of each class's predicted boundary against its true one, mean over the classes that have a true one.
 
-    The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels. Windows
-    are squares, cut off at the image's border. A pixel is *known* if its 3x3 window has no void. There a class's
-    predicted boundary is ``b = p - min(p)``, with the minimum over this window, and its true boundary is t = 1 if the
-    label is the class and another class is in the window. Elsewhere both are 0. *Near* are pixels with a t of 1 at most
-    ``tolerance`` away in each direction. Precision is ``sum(b near) / sum(b)``, recall is ``sum(b t) / sum(t)``, and F1
-    is ``2 precision recall / (precision + recall)``, or 0 where both are 0. The sums are over the batch. The loss is 0
-    with zero gradients if there is no true boundary.
+    The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels. A pixel's
+    *window* is the square of the pixels within ``radius``, cut off at the image's border. A pixel is *known* if its
+    window has no void. There a class's predicted boundary is ``b = p - min(p)``, with the minimum over the window, and
+    its true boundary is t = 1 if the label is the class and another class is in the window. Elsewhere both are 0.
+    *Near* are pixels with a t of 1 at most ``tolerance`` away in each direction. Precision is ``sum(b near) / sum(b)``,
+    recall is ``sum(b t) / sum(t)``, and F1 is ``2 precision recall / (precision + recall)``, or 0 where both are 0. The
+    sums are over the batch. The loss is 0 with zero gradients if there is no true boundary.
 
     The F1 of boundaries by pooling is of Bokhovkin and Burnaev, "Boundary loss for remote sensing imagery semantic
     segmentation", 2019. They sum over each image, and their recall pools the predicted boundary by the tolerance.
@@ -115,6 +120,7 @@ def boundary_f1_loss(
     Args:
         logits: ``(N, C, h, w)`` class logits.
         labels: ``(N, H, W)`` class ids.
+        radius: pixels from a pixel to the edge of its window, at least 1.
         ignore_index: the id that marks void.
         tolerance: pixels by which a predicted boundary may be off and still be precise, at least 0.
         sums: :func:`boundary_f1_sums` of a larger batch, of which this is a part: the loss is then of that batch, and
@@ -122,10 +128,10 @@ def boundary_f1_loss(
 
     Returns:
         Scalar in [0, 1], float32 (float64 for float64 logits). It is NaN, and so is its gradient, if the logits of a
-        pixel in the 3x3 window of a known one hold NaN or infinity; a class may have the logit minus infinity.
+        pixel in the window of a known one hold NaN or infinity; a class may have the logit minus infinity.
 
     Raises:
-        ValueError: shapes, devices or the tolerance are wrong, or a class id lies outside [0, C), as in
+        ValueError: shapes, devices, radius or tolerance are wrong, or a class id lies outside [0, C), as in
             :func:`segmentation_loss`.
 
     Example:
@@ -137,13 +143,16 @@ def boundary_f1_loss(
         tensor(1.)
     """
     ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    radius = checks.check_radius(radius)
     tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
     if sums is not None:
         sums = checks.check_sums(sums, "sums", (4, logits.shape[1]), "logits", logits)
-    return ops.boundary_f1_loss(ops.channels_first(logits), labels, ignore_index, tolerance, sums)
+    return ops.boundary_f1_loss(ops.channels_first(logits), labels, radius, ignore_index, tolerance, sums)
 
 
-def boundary_f1_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
+def boundary_f1_sums(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
     """Each class's sums over the pixels that :func:`boundary_f1_loss` is made of.
 
     They are ``sum b``, ``sum b near``, ``sum b t`` and ``sum t``. The sums of the parts of a batch add up to those of
@@ -152,6 +161,7 @@ def boundary_f1_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, to
     Args:
         logits: ``(N, C, h, w)`` class logits.
         labels: ``(N, H, W)`` class ids.
+        radius: of the windows in which boundary is sought, in pixels.
         ignore_index: the id that marks void.
         tolerance: how far from the true boundary is near, in pixels.
 
@@ -164,11 +174,12 @@ def boundary_f1_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, to
     Example:
         >>> labels = torch.arange(2).repeat_interleave(4).expand(1, 8, 8)  # two halves
         >>> iff.functional.boundary_f1_sums(torch.zeros(1, 2, 8, 8), labels)[:, 0]  # the map is flat: only t counts
-        tensor([0., 0., 0., 8.], dtype=torch.float64)
+        tensor([ 0.,  0.,  0., 16.], dtype=torch.float64)
     """
     ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    radius = checks.check_radius(radius)
     tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
-    return ops.boundary_f1_sums(ops.channels_first(logits), labels, ignore_index, tolerance)
+    return ops.boundary_f1_sums(ops.channels_first(logits), labels, radius, ignore_index, tolerance)
 
 
 def boundary_loss(

@@ -17,6 +17,7 @@ from .library import EXTENSION, backward_op, differentiate, kernel, kernel_op
 def _boundary_f1_loss(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
+    radius: int,
     ignore_index: int,
     tolerance: int,
     sums: Tensor | None,  # [4, C], float64
@@ -29,6 +30,7 @@ def _boundary_f1_loss(
 def _boundary_f1_sums(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
+    radius: int,
     ignore_index: int,
     tolerance: int,
 ) -> Tensor:  # [4, C]
@@ -39,7 +41,7 @@ def _constant(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.mark_non_differentiable(output)
 
 
-differentiate(_boundary_f1_sums, lambda ctx, grad: (None, None, None, None), _constant)
+differentiate(_boundary_f1_sums, lambda ctx, grad: (None,) * 5, _constant)
 
 
 @backward_op
@@ -47,6 +49,7 @@ def _boundary_f1_loss_backward(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
     slopes: Tensor,  # [3, C], times the gradient of the loss
+    radius: int,
     ignore_index: int,
     tolerance: int,
 ) -> Tensor:  # [N, C, h, w]
@@ -54,29 +57,48 @@ def _boundary_f1_loss_backward(
 
 
 @kernel(_boundary_f1_loss_backward, "CPU")
-def _(logits: Tensor, labels: Tensor, slopes: Tensor, ignore_index: int, tolerance: int) -> Tensor:
-    gradient = EXTENSION.boundary_f1_loss_backward_cpu.default(logits, labels, slopes, ignore_index, tolerance)
+def _(logits: Tensor, labels: Tensor, slopes: Tensor, radius: int, ignore_index: int, tolerance: int) -> Tensor:
+    gradient = EXTENSION.boundary_f1_loss_backward_cpu.default(logits, labels, slopes, radius, ignore_index, tolerance)
     return gradient.to(logits.dtype, memory_format=layout(logits))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, labels, ctx.ignore_index, ctx.tolerance, _ = inputs
+    logits, labels, *ctx.options, _ = inputs
     ctx.save_for_backward(logits, labels, output[1])
     ctx.set_materialize_grads(False)  # the slopes have no gradient: make no zeros for it
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     logits, labels, slopes = ctx.saved_tensors
-    gradient = _boundary_f1_loss_backward(logits, labels, slopes * grad, ctx.ignore_index, ctx.tolerance)
-    return gradient, None, None, None, None
+    return _boundary_f1_loss_backward(logits, labels, slopes * grad, *ctx.options), *(None,) * 5
 
 
 differentiate(_boundary_f1_loss, _backward, _save)
 
 
-def _loss(logits: Tensor, labels: Tensor, ignore_index: int, tolerance: int, sums: Tensor | None = None) -> Tensor:
-    return _boundary_f1_loss(logits, labels, ignore_index, tolerance, sums)[0]
+def _loss(
+    logits: Tensor, labels: Tensor, radius: int, ignore_index: int, tolerance: int, sums: Tensor | None = None
+) -> Tensor:
+    return _boundary_f1_loss(logits, labels, radius, ignore_index, tolerance, sums)[0]
 
 
-boundary_f1_loss = Op(reference.boundary_f1_loss, cpu=_loss, triton=_loss)
-boundary_f1_sums = Op(reference.boundary_f1_sums, cpu=_boundary_f1_sums, triton=_boundary_f1_sums)
+def _triton_loss(
+    logits: Tensor, labels: Tensor, radius: int, ignore_index: int, tolerance: int, sums: Tensor | None = None
+) -> Tensor:
+    loss = _loss if _has_kernel(radius) else reference.boundary_f1_loss
+    return loss(logits, labels, radius, ignore_index, tolerance, sums)
+
+
+def _triton_sums(logits: Tensor, labels: Tensor, radius: int, ignore_index: int, tolerance: int) -> Tensor:
+    sums = _boundary_f1_sums if _has_kernel(radius) else reference.boundary_f1_sums
+    return sums(logits, labels, radius, ignore_index, tolerance)
+
+
+def _has_kernel(radius: int) -> bool:
+    from ..kernels.boundary_f1_loss import LARGEST_RADIUS
+
+    return radius <= LARGEST_RADIUS
+
+
+boundary_f1_loss = Op(reference.boundary_f1_loss, cpu=_loss, triton=_triton_loss)
+boundary_f1_sums = Op(reference.boundary_f1_sums, cpu=_boundary_f1_sums, triton=_triton_sums)

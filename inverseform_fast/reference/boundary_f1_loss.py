@@ -10,20 +10,22 @@ from .boundary_map import is_valid
 from .segmentation_loss import upsample
 
 
-def boundary_f1_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
+def boundary_f1_sums(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
     """See :func:`inverseform_fast.functional.boundary_f1_sums`."""
-    return _sums(logits, labels, ignore_index, tolerance).detach().double()
+    return _sums(logits, labels, radius, ignore_index, tolerance).detach().double()
 
 
-def _sums(logits: Tensor, labels: Tensor, ignore_index: int, tolerance: int) -> Tensor:
+def _sums(logits: Tensor, labels: Tensor, radius: int, ignore_index: int, tolerance: int) -> Tensor:
     valid = is_valid(labels, ignore_index)[:, None]
     upsampled = torch.where(valid, upsample(logits, labels.shape[-2:]), 0)  # void counts for nothing, even if NaN
     probability = upsampled.softmax(1)
-    known = _largest((~valid).to(probability.dtype), 1) == 0
-    predicted = torch.where(known, probability + _largest(-probability, 1), 0)
+    known = _largest((~valid).to(probability.dtype), radius) == 0
+    predicted = torch.where(known, probability + _largest(-probability, radius), 0)
     target = torch.where(valid, labels[:, None], 0).long()
     ids = target.to(probability.dtype)
-    edge = known & (_largest(ids, 1) != -_largest(-ids, 1))
+    edge = known & (_largest(ids, radius) != -_largest(-ids, radius))
     true = torch.zeros_like(probability).scatter(1, target, edge.to(probability.dtype))
     near = _largest(true, tolerance)
     return torch.stack([maps.sum((0, 2, 3)) for maps in (predicted, predicted * near, predicted * true, true)])
@@ -36,10 +38,15 @@ def _largest(maps: Tensor, reach: int) -> Tensor:
 
 
 def boundary_f1_loss(
-    logits: Tensor, labels: Tensor, ignore_index: int = 255, tolerance: int = 2, sums: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    radius: int = 2,
+    ignore_index: int = 255,
+    tolerance: int = 2,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """See :func:`inverseform_fast.functional.boundary_f1_loss`."""
-    own = _sums(logits, labels, ignore_index, tolerance)
+    own = _sums(logits, labels, radius, ignore_index, tolerance)
     predicted, precise, recalled, true = own if sums is None else sums.to(own.dtype) + (own - own.detach())
     total = precise * true + recalled * predicted
     f1 = 2 * precise * recalled / torch.where(total == 0, 1, total)

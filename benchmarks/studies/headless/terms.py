@@ -96,7 +96,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 def boundary_f1_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - F1 of each class's boundary with sums over the batch, mean over the classes that have one."""
-    return boundary_f1_loss(logits, labels, VOID)
+    return boundary_f1_loss(logits, labels, ignore_index=VOID)
 
 
 def boundary_dice(logits: Tensor, labels: Tensor) -> Tensor:
