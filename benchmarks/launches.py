@@ -43,7 +43,7 @@ from inverseform_fast.ops import library
 RESULTS = paths.RESULTS / "launches.json"
 COMMAND = "python -m benchmarks.launches"
 CAPABILITY = 90
-PAPER = {"beta": 10, "gamma": 0.3, "edge": 0, "dice": 0}
+PAPER = {"beta": 10, "gamma": 0.3, "edge": 0, "dice": 0, "f1": 0}
 
 
 class Case(NamedTuple):

@@ -17,8 +17,6 @@ from .whole_batch import COUNTS, Part
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_BETA, _HEADLESS_BETA = 10.0, 2.0
-
 
 class InverseFormLoss(WithFrozenNet):
     """How far a predicted boundary is from the true one: the distance from the identity of the homography between them.
@@ -148,8 +146,8 @@ class LossTerms(NamedTuple):
 
     Example:
         >>> labels = torch.arange(4).repeat_interleave(8).expand(2, 32, 32)  # four stripes
-        >>> terms = iff.BoundaryAwareLoss(beta=2, edge=0, dice=3)(torch.zeros(2, 4, 8, 8), labels)
-        >>> torch.allclose(terms.total, terms.segmentation + 2 * terms.boundary + 3 * terms.dice)
+        >>> terms = iff.BoundaryAwareLoss(edge=0, dice=3, f1=2)(torch.zeros(2, 4, 8, 8), labels)
+        >>> torch.allclose(terms.total, terms.segmentation + 3 * terms.dice + 2 * terms.f1)
         True
     """
 
@@ -168,21 +166,21 @@ class BoundaryAwareLoss(nn.Module):
     ``L = L_xe + edge L_edge + dice L_dice + f1 L_f1 + beta L_bxe + gamma L_if``: cross-entropy, cross-entropy of the
     true boundary's pixels alone, Dice and boundary F1, averaged over classes, balanced boundary BCE and InverseForm.
     The default weights had the highest score on held-out frames (docs/measured/headless.md). The paper's loss (section
-    3.5) is ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)`` with a boundary head.
+    3.5) is ``BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0, f1=0)`` with a boundary head.
 
     Args:
-        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 2 without one, where
+        beta: weight of the class-balanced boundary BCE. None means 10 with a boundary head, and 0 without one, where
             this term acts on the class logits themselves.
         gamma: weight of InverseForm. The default leaves it out, because it did not sharpen boundaries where labels are
             exact (docs/measured/results.md).
-        radius: radius of the boundary target in pixels.
+        radius: of all terms' true boundaries, in pixels.
         ignore_index: the label that marks void.
         class_weights: ``(C,)`` weights of the classes in both cross-entropies.
         inverseform: the InverseForm term; None makes ``InverseFormLoss()``.
         check_finite: raise ValueError if logits are not finite. This is off by default, because it waits for the GPU.
         edge: weight of the cross-entropy of the boundary's pixels.
         dice: weight of the Dice loss.
-        f1: weight of :func:`inverseform_fast.functional.boundary_f1_loss`, which is left out by default.
+        f1: weight of :func:`inverseform_fast.functional.boundary_f1_loss`.
         process_group: the processes that share a batch, usually ``torch.distributed.group.WORLD``, once
             ``init_process_group`` has been called. Balances, counts and means are then of the whole batch: the *mean
             over the processes* of every term, and the gradients that ``DistributedDataParallel`` averages, are those
@@ -214,9 +212,9 @@ class BoundaryAwareLoss(nn.Module):
         inverseform: InverseFormLoss | None = None,
         check_finite: bool = False,
         *,
-        edge: float = 1.0,
+        edge: float = 4.0,
         dice: float = 1.0,
-        f1: float = 0.0,
+        f1: float = 16.0,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -261,7 +259,7 @@ class BoundaryAwareLoss(nn.Module):
             TypeError, ValueError: wrong dtype or shape, or no labels.
 
         Example:
-            >>> criterion = iff.BoundaryAwareLoss(dice=0)
+            >>> criterion = iff.BoundaryAwareLoss(dice=0, f1=0)
             >>> logits, labels = torch.randn(4, 3, 8, 8), torch.arange(32).expand(4, 32, 32) // 11
             >>> whole = criterion(logits, labels).total
             >>> parts = logits.split(2), labels.split(2)
@@ -300,7 +298,7 @@ class BoundaryAwareLoss(nn.Module):
             require_finite(segmentation_logits, "segmentation_logits")
             if boundary_logits is not None:
                 require_finite(boundary_logits, "boundary_logits")
-        beta = self.beta if self.beta is not None else _HEADLESS_BETA if boundary_logits is None else _BETA
+        beta = self.beta if self.beta is not None else 0.0 if boundary_logits is None else 10.0
         is_part = self.process_group is not None or counts is not None
         balance = dice_sums = f1_sums = None
         with in_full_precision(segmentation_logits):
@@ -333,9 +331,8 @@ class BoundaryAwareLoss(nn.Module):
             terms = segmentation, boundary, inverseform, edge, dice, f1
             if is_part:
                 segmentation, boundary, inverseform, edge, dice, f1 = terms = whole.terms(*terms)
-            total = segmentation + self.edge * edge + self.dice * dice + beta * boundary + self.gamma * inverseform
-            if self.f1:
-                total = total + self.f1 * f1
+            total = segmentation + self.edge * edge + self.dice * dice + self.f1 * f1
+            total = total + beta * boundary + self.gamma * inverseform
         return LossTerms(total, *terms)
 
     @torch.no_grad()

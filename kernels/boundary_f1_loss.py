@@ -1,8 +1,8 @@
 """boundary_f1_loss: maps of the labels, a pass over the pixels for each class's sums, and one for the gradient.
 
 The maps say of each pixel whether it is true boundary, and near which classes' boundaries it lies. A program then owns
-a tile of full pixels (see :mod:`.tiles`). For each class it makes the probabilities, and takes their least in windows
-of 3 x 3 pixels: of three along x, and of three of these along y. The gradient goes the same way back.
+a tile of full pixels (see :mod:`.tiles`). For each class it makes the probabilities, and takes their least in windows:
+of three along x, radius times, and of three of these along y, radius times. The gradient goes the same way back.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ from .tiles import (
 INNER, UNCLEAR, VOID, NO_CLASS = tl.constexpr(-1), tl.constexpr(-2), tl.constexpr(-3), tl.constexpr(-4)
 OUTSIDE = tl.constexpr(2.0)  # stands for the probability of a pixel that does not exist, and is never the least
 BLOCK = 512  # pixels of a program that makes a map
+LARGEST_RADIUS = 3  # The margin of a larger one would leave little of a tile.
 
 
 def boundary_f1_loss(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
+    radius: int,
     ignore_index: int,
     tolerance: int,
     sums: Tensor | None,  # [4, C], float64; None: their own
 ) -> tuple[Tensor, Tensor]:
     """The loss, and its slopes ``[3, C]``: see :func:`_mean_f1`."""
-    totals = boundary_f1_sums(logits, labels, ignore_index, tolerance) if sums is None else sums
+    totals = boundary_f1_sums(logits, labels, radius, ignore_index, tolerance) if sums is None else sums
     classes = logits.shape[1]
     loss, slopes = (logits.new_empty(shape, dtype=torch.float32) for shape in ((), (3, classes)))
     _mean_f1[(1,)](totals, loss, slopes, classes, CLASSES=triton.next_power_of_2(classes))
@@ -57,6 +59,7 @@ def boundary_f1_loss(
 def boundary_f1_sums(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
+    radius: int,
     ignore_index: int,
     tolerance: int,
 ) -> Tensor:
@@ -64,14 +67,14 @@ def boundary_f1_sums(
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     check_edges(*size, *full)
-    blocks = tiles(full[0], 1), tiles(full[1], 1)
+    blocks = tiles(full[0], radius), tiles(full[1], radius)
     programs = n * blocks[0] * blocks[1]
     sums = logits.new_empty(4, classes, programs, dtype=torch.float32)
     if n:
-        kinds, near = _maps_of_labels(labels, classes, ignore_index, tolerance)
+        kinds, near = _maps_of_labels(labels, classes, radius, ignore_index, tolerance)
         _sums_of_boundaries[(programs,)](
             logits, kinds, near, sums, programs, classes, *size, *full, *blocks,
-            *logits.stride()[:2], *plane_strides(logits), RESIZED=tuple(size) != full, num_warps=WARPS,
+            *logits.stride()[:2], *plane_strides(logits), RADIUS=radius, RESIZED=tuple(size) != full, num_warps=WARPS,
         )  # fmt: skip
     return totals_of_classes(sums)
 
@@ -80,6 +83,7 @@ def boundary_f1_loss_backward(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
     slopes: Tensor,  # [3, C], times the gradient of the loss
+    radius: int,
     ignore_index: int,
     tolerance: int,
 ) -> Tensor:
@@ -87,15 +91,16 @@ def boundary_f1_loss_backward(
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
-    kinds, near = _maps_of_labels(labels, classes, ignore_index, tolerance)
+    kinds, near = _maps_of_labels(labels, classes, radius, ignore_index, tolerance)
     grad_full = logits.new_empty(n, classes, band_of(full[0]), full[1], dtype=torch.float32)
     grad_logits = empty_gradient(logits).zero_()
     for first, rows in bands(full[0]) if n else ():
-        blocks = tiles(rows, 2), tiles(full[1], 2)
+        blocks = tiles(rows, 2 * radius), tiles(full[1], 2 * radius)
         _boundary_f1_loss_backward[(n * blocks[0] * blocks[1],)](
             logits, kinds, near, slopes, grad_full, classes, *size, *full, first, rows, *blocks,
             *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
-            RESIZED=cut.resized, num_warps=WARPS, maxnreg=128,  # so that two programs fit on a multiprocessor
+            RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
+            maxnreg=128,  # so that two programs fit on a multiprocessor
         )  # fmt: skip
         add_band(grad_full, grad_logits, full, first, rows, cut)
     return grad_logits.to(logits.dtype)
@@ -104,6 +109,7 @@ def boundary_f1_loss_backward(
 def _maps_of_labels(
     labels: Tensor,  # [N, H, W]
     classes: int,
+    radius: int,
     ignore_index: int,
     tolerance: int,
 ) -> tuple[Tensor, Tensor]:
@@ -116,7 +122,7 @@ def _maps_of_labels(
     if n:
         _kinds_of_pixels[(n * blocks,)](
             labels, kinds, classes, height, width, blocks, labels.stride(0), *plane_strides(labels), ignore_index,
-            BLOCK=BLOCK,
+            RADIUS=radius, BLOCK=BLOCK,
         )  # fmt: skip
         reach = min(tolerance, max(height, width))
         _near_along_x[(n * words * blocks,)](kinds, along_x, words, height, width, blocks, reach, BLOCK=BLOCK)
@@ -128,20 +134,21 @@ def _maps_of_labels(
 def _kinds_of_pixels(
     labels,  # [N, H, W]
     kinds,  # [N, H, W]
-    classes, full_height, full_width, blocks, labels_n, labels_y, labels_x, ignore_index, BLOCK: tl.constexpr,
+    classes, full_height, full_width, blocks, labels_n, labels_y, labels_x, ignore_index,
+    RADIUS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n, pixel, y, x = _pixels(full_width, blocks, BLOCK)
     labels += n * labels_n
     y = tl.minimum(y, full_height - 1)
-    # Clamping to the image moves a pixel of the window to another one of the window.
-    rows = tl.maximum(y - 1, 0), y, tl.minimum(y + 1, full_height - 1)
-    columns = tl.maximum(x - 1, 0), x, tl.minimum(x + 1, full_width - 1)
     label = tl.load(labels + (y * labels_y + x * labels_x)).to(tl.int64)
     known, differs = label != ignore_index, label != label
-    for i in tl.static_range(9):
-        other = tl.load(labels + (rows[i // 3] * labels_y + columns[i % 3] * labels_x)).to(tl.int64)
-        known &= other != ignore_index
-        differs |= other != label
+    # Clamping to the image moves a pixel of the window to another one of the window.
+    for dy in range(-RADIUS, RADIUS + 1):
+        row = labels + tl.minimum(tl.maximum(y + dy, 0), full_height - 1) * labels_y
+        for dx in range(-RADIUS, RADIUS + 1):
+            other = tl.load(row + tl.minimum(tl.maximum(x + dx, 0), full_width - 1) * labels_x).to(tl.int64)
+            known &= other != ignore_index
+            differs |= other != label
     kind = tl.where(known, tl.where(differs, label, INNER), UNCLEAR)
     kind = tl.where((label >= 0) & (label < classes), kind, NO_CLASS)
     kind = tl.where(label == ignore_index, VOID, kind)
@@ -198,15 +205,15 @@ def _sums_of_boundaries(
     near,  # [N, words, H, W]
     sums,  # [4, C, programs]
     programs, classes, height, width, full_height, full_width, blocks_y, blocks_x,
-    logits_n, logits_c, logits_y, logits_x, RESIZED: tl.constexpr,
+    logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = tile_of_image(0, blocks_y, blocks_x, 1)
+    n, y, x = tile_of_image(0, blocks_y, blocks_x, RADIUS)
     inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
     corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
     logits += n * logits_n
     largest, sum_exp = largest_and_sum(logits, logits_c, classes, corners, share_y, share_x, RESIZED)
     scale = divide(1.0, sum_exp)
-    pixel, counted = y * full_width + x, inside & in_tile(1)
+    pixel, counted = y * full_width + x, inside & in_tile(RADIUS)
     size = tl.cast(full_height, tl.int64) * full_width
     kind = tl.load(kinds + n * size + pixel, counted, VOID)
     near += n * ((classes + 31) // 32) * size + pixel  # added once, it spares registers here
@@ -215,8 +222,7 @@ def _sums_of_boundaries(
     for c in range(classes):
         chance = exp(logit_at(logits, corners, share_y, share_x, RESIZED) - largest) * scale
         chance = tl.where(inside, chance, OUTSIDE)
-        least, _, _ = _least_of_three(chance, 1)
-        least, _, _ = _least_of_three(least, EDGE)
+        least, _, _ = _least_of_window(_least_of_window(chance, 1, RADIUS)[0], EDGE, RADIUS)
         boundary = tl.where(kind >= INNER, chance - least, 0.0)
         boundary = tl.where(kind == NO_CLASS, float("nan"), boundary)  # it must not pass in silence
         true = kind == c
@@ -271,9 +277,9 @@ def _boundary_f1_loss_backward(
     slopes,  # [3, C]
     grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
     classes, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
-    logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RESIZED: tl.constexpr,
+    logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = tile_of_image(first, blocks_y, blocks_x, 2)
+    n, y, x = tile_of_image(first, blocks_y, blocks_x, 2 * RADIUS)
     inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
     corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
     logits += n * logits_n
@@ -282,7 +288,7 @@ def _boundary_f1_loss_backward(
     size, pixel = tl.cast(full_height, tl.int64) * full_width, y * full_width + x
     kind = tl.load(kinds + n * size + pixel, inside, VOID)
     near += n * ((classes + 31) // 32) * size
-    owned = inside & in_tile(2) & (y < first + rows)
+    owned = inside & in_tile(2 * RADIUS) & (y < first + rows)
     grad_full += n * full_n
     place = (y - first) * full_y + x
 
@@ -295,9 +301,9 @@ def _boundary_f1_loss_backward(
         slope += tl.where(_is_near(near + c // 32 * size + pixel, c, inside), tl.load(slopes + classes + c), 0.0)
         slope += tl.where(kind == c, tl.load(slopes + 2 * classes + c), 0.0)
         slope = tl.where(kind >= INNER, slope, 0.0)
-        least, before, here = _least_of_three(tl.where(chance == chance, chance, -1.0), 1)  # NaN is the least
-        _, above, beside = _least_of_three(least, EDGE)
-        grad_chance = slope - _sent(_sent(slope, above, beside, EDGE), before, here, 1)
+        least, before, here = _least_of_window(tl.where(chance == chance, chance, -1.0), 1, RADIUS)  # NaN is the least
+        _, above, beside = _least_of_window(least, EDGE, RADIUS)
+        grad_chance = slope - _sent(_sent(slope, above, beside, EDGE, RADIUS), before, here, 1, RADIUS)
         tl.store(grad + place, grad_chance, owned)
         dot += chance * grad_chance
         channel += logits_c
@@ -319,17 +325,27 @@ def _is_near(words, c, exists):
 
 
 @triton.jit
-def _least_of_three(values, STEP: tl.constexpr):
-    """The least of each value and those a step before and behind it, and whether it is first met before it, or here."""
-    before, behind = shift(values, -STEP), shift(values, STEP)
-    least = tl.minimum(before, values, propagate_nan=tl.PropagateNan.ALL)
-    least = tl.minimum(least, behind, propagate_nan=tl.PropagateNan.ALL)
-    is_before = before == least
-    return least, is_before, (values == least) & (is_before == 0)
+def _least_of_window(values, STEP: tl.constexpr, RADIUS: tl.constexpr):
+    """The least of each value and those up to RADIUS steps before and behind it, by taking that of three RADIUS times.
+
+    Each time it is first met a step before a place, or here, or behind it: returns also which, from the first time on.
+    """
+    least, before, here = values, (), ()
+    for _ in tl.static_range(RADIUS):
+        previous, following = shift(least, -STEP), shift(least, STEP)
+        of_two = tl.minimum(previous, least, propagate_nan=tl.PropagateNan.ALL)
+        of_three = tl.minimum(of_two, following, propagate_nan=tl.PropagateNan.ALL)
+        is_before = previous == of_three
+        before += (is_before,)
+        here += ((least == of_three) & (is_before == 0),)
+        least = of_three
+    return least, before, here
 
 
 @triton.jit
-def _sent(grad, is_before, is_here, STEP: tl.constexpr):
-    """What each place is sent, if every place sends its gradient a step before it, or here, or a step behind it."""
-    to_before, to_behind = tl.where(is_before, grad, 0.0), tl.where(is_before | is_here, 0.0, grad)
-    return tl.where(is_here, grad, 0.0) + shift(to_before, STEP) + shift(to_behind, -STEP)
+def _sent(grad, before, here, STEP: tl.constexpr, RADIUS: tl.constexpr):
+    """What each place is sent if every place sends its gradient where the least of its window is first met."""
+    for i in tl.static_range(RADIUS - 1, -1, -1):
+        to_before, to_behind = tl.where(before[i], grad, 0.0), tl.where(before[i] | here[i], 0.0, grad)
+        grad = tl.where(here[i], grad, 0.0) + shift(to_before, STEP) + shift(to_behind, -STEP)
+    return grad

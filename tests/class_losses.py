@@ -32,9 +32,7 @@ def dice(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def boundary_f1(
-    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
-) -> Tensor:
+def boundary_f1(logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
     """One class after the other, of sums over one pixel after the other."""
     predicted, precise, recalled, true = boundary_sums(logits, labels, radius, ignore_index, tolerance)
     terms = []

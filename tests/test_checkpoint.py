@@ -120,19 +120,21 @@ def test_a_checkpoint_of_the_old_format_is_refused(path: Path) -> None:
     model = {"segmentation.weight": torch.zeros(2, 64, 1, 1), "segmentation.bias": torch.zeros(2)}
     old = {"config": config, "classes": ["sky", "road"], "step": 20, "model": model, "optimizer": {}, "scaler": {}}
     torch.save(old | {"format": 1}, path)
-    with pytest.raises(ValueError, match=r"last.pt must be a checkpoint of format 3, got format 1 of another version"):
+    with pytest.raises(ValueError, match=r"last.pt must be a checkpoint of format 4, got format 1 of another version"):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize(("head", "beta", "now"), [(False, None, 0.3), (True, None, None), (False, 2.0, 2.0)])
-def test_a_checkpoint_of_format_2_keeps_its_loss(path: Path, head: bool, beta: float | None, now: float | None) -> None:
-    """It knew no edge and no Dice, and its headless beta was another."""
+@pytest.mark.parametrize(("head", "beta"), [(False, None), (True, None), (False, 3.0)])
+@pytest.mark.parametrize(("found", "unknown", "headless"), [(2, ("edge", "dice", "f1"), 0.3), (3, ("f1",), 2.0)])
+def test_a_checkpoint_of_an_older_format_keeps_its_loss(
+    path: Path, found: int, unknown: tuple[str, ...], headless: float, head: bool, beta: float | None
+) -> None:
     values = torch.load(path, weights_only=True)
     config = values["config"] | {"boundary_head": head, "beta": beta}
-    del config["edge"], config["dice"]
-    torch.save(values | {"format": 2, "config": config}, path)
-    expected = TrainConfig(boundary_head=head, edge=0, dice=0, beta=now)
-    assert load_checkpoint(path).config == expected
+    known = {name: value for name, value in config.items() if name not in unknown}
+    torch.save(values | {"format": found, "config": known}, path)
+    expected = dict.fromkeys(unknown, 0.0) | {"beta": headless if beta is None and not head else beta}
+    assert load_checkpoint(path).config.to_dict() == config | expected
 
 
 def test_a_task_must_be_registered_to_be_saved_and_to_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,13 +66,13 @@ class Case:
 
 WEIGHTS = {"class_weights": torch.tensor([0.2, 5.0, 1.0])}
 CASES = {
-    "headless": Case(),
+    "headless": Case(options={"beta": 2}),
     "head": Case(has_head=True),
     "no InverseForm": Case(options={"gamma": 0}),
-    "cross-entropy": Case(options={"beta": 0, "gamma": 0, "edge": 0, "dice": 0}),
-    "the paper's": Case(options={"edge": 0, "dice": 0}, has_head=True),
-    "boundary F1": Case(options={"f1": 2}),
-    "boundary F1 without Dice": Case(options={"f1": 2, "dice": 0}),
+    "cross-entropy": Case(options={"beta": 0, "gamma": 0, "edge": 0, "dice": 0, "f1": 0}),
+    "the paper's": Case(options={"edge": 0, "dice": 0, "f1": 0}, has_head=True),
+    "boundary F1 without Dice": Case(options={"dice": 0}),
+    "Dice without boundary F1": Case(options={"f1": 0}),
     "class weights": Case(options=WEIGHTS),
     "class weights, head": Case(options=WEIGHTS, has_head=True),
     "weightless": Case(options={"class_weights": torch.zeros(CLASSES)}),
@@ -84,11 +84,11 @@ CASES = {
     "void on all but the last": Case(constant(IMAGES - 1, 255)),
     "no boundary": Case(constant(IMAGES, 1)),
     "void": Case(constant(IMAGES, 255), has_head=True),
-    "compiled": Case(compiled=True, options={**WEIGHTS, "f1": 2}),
+    "compiled": Case(compiled=True, options={**WEIGHTS, "beta": 2}),
 }
 
 
-ACCUMULATED, MICRO_BATCHES = Case(options={"f1": 2}, has_head=True), 2
+ACCUMULATED, MICRO_BATCHES = Case(has_head=True), 2
 
 
 class Model(nn.Module):
@@ -165,9 +165,10 @@ def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tens
 def but_for_overlaps(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """The terms of the whole batch in one process, but for Dice and F1, which are the mean of the micro-batches'."""
     model, criterion = Model(case), case.criterion(None)
-    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {"dice": (criterion.dice, iff.functional.dice_loss)}
-    if criterion.f1:
-        overlaps["f1"] = criterion.f1, iff.functional.boundary_f1_loss
+    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {
+        "dice": (criterion.dice, iff.functional.dice_loss),
+        "f1": (criterion.f1, iff.functional.boundary_f1_loss),
+    }
     criterion.dice = criterion.f1 = 0.0
 
     def step() -> LossTerms:
@@ -309,7 +310,7 @@ def test_each_process_alone_would_be_another_loss() -> None:
 
 @pytest.mark.parametrize("sizes", [[1] * IMAGES, [4, 2], [IMAGES]], ids=str)
 @pytest.mark.parametrize(
-    "name", ["headless", "boundary F1", "class weights, head", "one class on the first", "no boundary", "void"]
+    "name", ["headless", "Dice without boundary F1", "class weights, head", "one class on the first", "no boundary", "void"]
 )
 def test_micro_batches_are_the_whole_batch_but_for_overlaps(name: str, sizes: list[int]) -> None:
     case = CASES[name]

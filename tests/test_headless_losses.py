@@ -270,7 +270,7 @@ def test_active_boundary_moves_predicted_boundary_pixels_only(logits: Tensor, la
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_prefers_the_truth_and_has_a_finite_gradient(name: str, labels: Tensor) -> None:
     arm, known = ARMS[name], labels.masked_fill(labels == VOID, 0)
-    assert len(arm.weights) == {"ce": 1, "boundary-f1": 5}.get(name, 3)
+    assert len(arm.weights) == len(set(arm.weights)) >= (1 if name == "ce" else 3)
     loss = arm.make(arm.weights[0])
     boundary = boundary_map_by_definition(labels, 2)[:, None] == 1
     right = {"semantic": sure_of(known), "boundary": 9.0 * boundary.float() - 4.5}

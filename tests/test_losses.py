@@ -77,11 +77,12 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
     terms = criterion(logits, labels, boundary)
     assert terms._fields == TERMS
-    expected = terms.segmentation + terms.edge + terms.dice + 10 * terms.boundary + 0.3 * terms.inverseform
+    expected = of_classes(terms) + 10 * terms.boundary + 0.3 * terms.inverseform
     torch.testing.assert_close(terms.total, expected)
     edge = torch.where(target_of(labels)[:, 0] == 1, labels, 255)
     torch.testing.assert_close(terms.edge, iff.functional.segmentation_loss(logits, edge))
     torch.testing.assert_close(terms.dice, iff.functional.dice_loss(logits, labels))
+    torch.testing.assert_close(terms.f1, iff.functional.boundary_f1_loss(logits, labels))
     torch.testing.assert_close(terms.segmentation, iff.functional.segmentation_loss(logits, labels))
     torch.testing.assert_close(terms.boundary, iff.functional.boundary_loss(boundary, labels))
     torch.testing.assert_close(terms.inverseform, criterion.inverseform(boundary, target_of(labels)))
@@ -91,22 +92,29 @@ def test_total_is_the_weighted_sum_of_its_terms(criterion: iff.BoundaryAwareLoss
     assert boundary.grad.abs().max() > 0
 
 
-def test_f1_is_left_out_by_default() -> None:
+def of_classes(terms: iff.LossTerms) -> Tensor:
+    """The terms of the class logits, with their default weights."""
+    return terms.segmentation + 4 * terms.edge + terms.dice + 16 * terms.f1
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_the_radius_is_that_of_all_terms(radius: int) -> None:
     logits, labels = random_logits(2, 3, 24, 32), scene()
-    without, terms = iff.BoundaryAwareLoss()(logits, labels), iff.BoundaryAwareLoss(f1=3)(logits, labels)
-    assert without.f1 == 0
-    torch.testing.assert_close(terms.f1, iff.functional.boundary_f1_loss(logits, labels))
-    torch.testing.assert_close(terms.total, without.total + 3 * terms.f1)
+    terms = iff.BoundaryAwareLoss(beta=2, radius=radius)(logits, labels)
+    edge = torch.where(iff.functional.boundary_map(labels, radius) == 1, labels, 255)
+    soft = iff.functional.soft_boundary_map(logits, labels.shape[-2:], radius, as_logits=True)
+    torch.testing.assert_close(terms.edge, iff.functional.segmentation_loss(logits, edge))
+    torch.testing.assert_close(terms.f1, iff.functional.boundary_f1_loss(logits, labels, radius))
+    torch.testing.assert_close(terms.boundary, iff.functional.boundary_loss(soft, labels, radius))
 
 
 def test_beta_is_another_without_a_boundary_head_unless_given() -> None:
     logits, boundary = random_logits(2, 3, 24, 32), random_logits(2, 1, 24, 32, seed=1)
-    for beta, headless in ((None, 2.0), (3.0, 3.0)):
+    for beta, headless in ((None, 0.0), (3.0, 3.0)):
         criterion = iff.BoundaryAwareLoss(beta)
         for arguments, weight in (((), headless), ((boundary,), beta or 10.0)):
             terms = criterion(logits, scene(), *arguments)
-            rest = terms.segmentation + terms.edge + terms.dice
-            torch.testing.assert_close(terms.total, rest + weight * terms.boundary)
+            torch.testing.assert_close(terms.total, of_classes(terms) + weight * terms.boundary)
 
 
 def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +122,7 @@ def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     expected = iff.functional.segmentation_loss(logits, labels)
     for name in ("dice_loss", "boundary_f1_loss", "boundary_loss", "soft_boundary_map", "boundary_map"):
         monkeypatch.setattr(iff.functional, name, lambda *_: pytest.fail("computed"))
-    terms = iff.BoundaryAwareLoss(beta=0, edge=0, dice=0)(logits, labels)
+    terms = iff.BoundaryAwareLoss(beta=0, edge=0, dice=0, f1=0)(logits, labels)
     assert terms == (expected, expected, 0, 0, 0, 0, 0)
 
 
@@ -135,20 +143,21 @@ def test_without_a_boundary_there_is_no_edge() -> None:
     assert leaf_grad(logits).isfinite().all()
 
 
-def test_headless_boundary_terms_reach_the_segmentation(criterion: iff.BoundaryAwareLoss) -> None:
+def test_headless_boundary_terms_reach_the_segmentation() -> None:
     logits = random_logits(2, 3, 24, 32, scale=3)
-    terms = criterion(logits, scene())
+    terms = iff.BoundaryAwareLoss(beta=2, gamma=0.3)(logits, scene())
     (gradient,) = torch.autograd.grad(terms.boundary + terms.inverseform, logits)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
 
 
-def test_headless_perfect_segmentation_costs_almost_nothing(criterion: iff.BoundaryAwareLoss) -> None:
+def test_headless_perfect_segmentation_costs_almost_nothing() -> None:
     labels = scene(height=224, width=224)
     labels[labels == 255] = 0
     logits = 40 * F.one_hot(labels, 3).permute(0, 3, 1, 2).float()
-    terms = criterion(logits, labels)
+    terms = iff.BoundaryAwareLoss(beta=2, gamma=0.3)(logits, labels)
     assert terms.segmentation < 1e-6
+    assert terms.f1 < 1e-6
     assert terms.boundary < 1e-3
     assert terms.inverseform < 0.02
 

@@ -35,7 +35,7 @@ def _default() -> Criterion:
 
 
 def _paper() -> Criterion:
-    loss = iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0)
+    loss = iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0, f1=0)
     return lambda *maps: loss(*maps).total
 
 

@@ -17,7 +17,7 @@ def workload(name: str) -> Workload:
     dtype, label_dtype = (getattr(torch, part) for part in dtypes)
     maps = [inputs.logits(dtype), *([inputs.boundary_logits(dtype)] if mode == "head" else [])]
     labels = inputs.street_labels(label_dtype)
-    criterion = iff.BoundaryAwareLoss(gamma=0.3, edge=0, dice=0).to(inputs.DEVICE)
+    criterion = iff.BoundaryAwareLoss(beta=10, gamma=0.3, edge=0, dice=0, f1=0).to(inputs.DEVICE)
 
     def total(logits: torch.Tensor, labels: torch.Tensor, *boundary_logits: torch.Tensor) -> torch.Tensor:
         return criterion(logits, labels, *boundary_logits).total

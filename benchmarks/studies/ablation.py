@@ -48,7 +48,7 @@ RECIPES: dict[str, Json] = {
 }
 SHORT: Json = {
     "steps": 300, "batch_size": 4, "crop": (224, 448), "device": "cpu",
-    "boundary_head": True, "gamma": 0.3, "edge": 0.0, "dice": 0.0,
+    "boundary_head": True, "gamma": 0.3, "edge": 0.0, "dice": 0.0, "f1": 0.0,
 }  # fmt: skip
 RESULT = "result.json"
 SHIPPED, WHOLE, SEGMENTATION = "shipped", "align-whole", "segmentation"

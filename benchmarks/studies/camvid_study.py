@@ -47,7 +47,11 @@ CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "head": {"beta": (1.0, 3.0, 10.0, 30.0), "radius": (1, 2, 3), "gamma": (0.3, 1.0)},
     "headless": {"beta": (0.3, 1.0, 3.0), "gamma": (0.3, 1.0)},
 }
-ALONE: Json = {"edge": 0.0, "dice": 0.0}  # the terms that this study is not about; its first runs did not know them
+ALONE: Json = {
+    "edge": 0.0,
+    "dice": 0.0,
+    "f1": 0.0,
+}  # the terms that this study is not about; its first runs did not know them
 START = {"beta": 10.0, "radius": 2, "gamma": 0.0}
 
 

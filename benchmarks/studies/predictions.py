@@ -115,7 +115,7 @@ def frozen(steps: int, boundary_head: bool, root: Path, features: Path) -> Predi
     frames: dict[str, Frames] = {
         split: frames_of(config, split, features / f"{split}.pt") for split in ("train", "test")
     }
-    loss = BoundaryAwareLoss(10 if boundary_head else 0.3, edge=0, dice=0)
+    loss = BoundaryAwareLoss(10 if boundary_head else 0.3, edge=0, dice=0, f1=0)
     model, _ = train_head(
         config,
         open_dataset(config, "train").tasks,
@@ -135,7 +135,7 @@ def from_scratch(model: str, backbone: str, root: Path, out: Path) -> Prediction
     """Those of a small model that has learned from CamVid alone."""
     config = TrainConfig(
         data="camvid", root=str(root), model=model, backbone=backbone, loss="boundary", boundary_head=True, edge=0,
-        dice=0, crop=SIZE, eval_size=SIZE, scale=(0.6, 1.2), steps=300, batch_size=2, out=str(out),
+        dice=0, f1=0, crop=SIZE, eval_size=SIZE, scale=(0.6, 1.2), steps=300, batch_size=2, out=str(out),
     )  # fmt: skip
     train(config, overwrite=True)
     frames = predict_run(out, "test")

@@ -58,7 +58,7 @@ class Loss:
         if self.provider == "release":
             return release.Release().to(device)
         inverseform = iff.InverseFormLoss(resize=self.setting.resize)
-        criterion = iff.BoundaryAwareLoss(gamma=0.3, inverseform=inverseform, edge=0, dice=0).to(device)
+        criterion = iff.BoundaryAwareLoss(10, 0.3, inverseform=inverseform, edge=0, dice=0, f1=0).to(device)
 
         def total(logits: Tensor, labels: Tensor, *boundary_logits: Tensor) -> Tensor:
             return criterion(logits, labels, *boundary_logits).total

@@ -12,8 +12,8 @@ from .config import TrainConfig
 from .tasks import Task, task_from_dict, task_to_dict
 
 CHECKPOINT = "last.pt"
-_FORMAT = 3
-_READ = (2, 3)  # format 1 held class names in place of tasks
+_FORMAT = 4
+_READ = (2, 3, 4)  # format 1 held class names in place of tasks
 _SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
 _YOUNGER: dict[str, Any] = {  # options that came without a new format, as they were before
     "align_labels": False,
@@ -118,8 +118,9 @@ def _task(values: Any) -> Task:
 
 
 def _upgraded(config: dict[str, Any], found: int) -> dict[str, Any]:
-    """Returns a configuration of format 2, which knew no edge and no Dice and had another headless beta, in today's."""
+    """Returns an older format's configuration in today's: it knew fewer terms, and had another headless beta."""
     if found == _FORMAT:
         return config
-    beta = 0.3 if config.get("beta") is None and not config.get("boundary_head") else config.get("beta")
-    return config | {"edge": 0.0, "dice": 0.0, "beta": beta}
+    unknown = {"f1": 0.0} if found == 3 else {"edge": 0.0, "dice": 0.0, "f1": 0.0}
+    headless = config.get("beta") is None and not config.get("boundary_head")
+    return config | unknown | ({"beta": 2.0 if found == 3 else 0.3} if headless else {})

@@ -63,12 +63,13 @@ class TrainConfig:
 
     loss: Annotated[
         Literal["ce", "boundary", "inverseform"],
-        "ce: cross-entropy; boundary: cross-entropy, that of boundary pixels alone, Dice and boundary BCE; "
+        "ce: cross-entropy; boundary: cross-entropy, that of boundary pixels alone, Dice and boundary F1; "
         "inverseform: all these and InverseForm.",
     ] = "boundary"
-    edge: Annotated[float, "Weight of the cross-entropy of boundary pixels alone."] = 1.0
+    edge: Annotated[float, "Weight of the cross-entropy of boundary pixels alone."] = 4.0
     dice: Annotated[float, "Weight of the Dice loss."] = 1.0
-    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 2 headless if not given."] = (
+    f1: Annotated[float, "Weight of the boundary F1 loss."] = 16.0
+    beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 0 headless if not given."] = (
         None
     )
     gamma: Annotated[float | None, "Weight of InverseForm; 0.3 if not given."] = None
@@ -138,7 +139,7 @@ class TrainConfig:
         check_positive(self, "timeout", "log_every", "checkpoint_every")
         check_positive(self, "crop", "resize", "eval_size")
         check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
-        check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
+        check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "f1", "beta", "gamma")
         check_range(self, 0.01, "scale", highest=100)
         check_range(self, 0, "seed", highest=MOST_SEED)
         check_range(self, 1, "threads", highest=MOST_THREADS)

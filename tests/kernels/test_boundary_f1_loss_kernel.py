@@ -12,11 +12,10 @@ from inverseform_fast.functional import boundary_f1_loss, boundary_f1_sums
 pytestmark = pytest.mark.kernel
 
 
-@pytest.mark.parametrize("tolerance", [1, 3, 40])
-def test_every_tolerance(tolerance: int) -> None:
-    assert_three_way(
-        "boundary_f1_loss", random(2, 3, 9, 6), random_labels(3, 2, 18, 12, void=0.01), tolerance=tolerance
-    )
+@pytest.mark.parametrize(("radius", "tolerance"), [(1, 1), (1, 40), (2, 3), (3, 1), (4, 2)])
+def test_windows_of_every_size(radius: int, tolerance: int) -> None:
+    logits, labels = random(2, 3, 9, 6), random_labels(3, 2, 18, 12, void=0.01)
+    assert_three_way("boundary_f1_loss", logits, labels, radius=radius, tolerance=tolerance)
 
 
 def test_several_tiles_and_bands() -> None:
@@ -28,12 +27,12 @@ def test_classes_of_several_words() -> None:
     assert_three_way("boundary_f1_loss", random(1, 65, 6, 7), labels)
 
 
-def test_of_equal_probabilities_the_first_one_of_the_window_receives_the_gradient() -> None:
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_of_equal_probabilities_the_first_one_of_the_window_receives_the_gradient(radius: int) -> None:
     patches = torch.randn(1, 3, 4, 5).repeat_interleave(3, 2).repeat_interleave(3, 3).to(DEVICE)
-    assert_three_way("boundary_f1_loss", patches, random_labels(3, 1, 12, 15, void=0))
+    assert_three_way("boundary_f1_loss", patches, random_labels(3, 1, 12, 15, void=0), radius=radius)
 
 
-@pytest.mark.triton
 @pytest.mark.parametrize("size", [(4, 5), (8, 10)], ids=str)
 def test_nan_reaches_no_more_gradients_than_in_the_reference(size: tuple[int, int]) -> None:
     logits, labels = random(1, 3, 4, 5), random_labels(3, 1, *size)

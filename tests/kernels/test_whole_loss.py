@@ -87,7 +87,7 @@ def test_after_the_first_step_nothing_comes_from_the_host(backend: str, runs: st
 
 
 @pytest.mark.parametrize("headless", [False, True])
-@pytest.mark.parametrize(("weights", "most"), [({}, 60), ({"gamma": 0.3, "edge": 0, "dice": 0}, 100)])
+@pytest.mark.parametrize(("weights", "most"), [({}, 60), ({"gamma": 0.3, "edge": 0, "dice": 0, "f1": 0}, 100)])
 def test_a_step_is_few_ops(weights: dict[str, Any], most: int, headless: bool) -> None:
     """A fast GPU waits for the host to dispatch a step's ops, so there must be few of them."""
     names = names_of_the_second_step("auto", headless, **weights)

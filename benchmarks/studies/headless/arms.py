@@ -106,7 +106,7 @@ ARMS = {
         "+ Dice + boundary CE + headless BCE", "CE + w1 Dice + w2 CE_b + w3 BCE", ((1, 1, 1), (1, 1, 2), (1, 2, 2)),
         added(dice, boundary_cross_entropy, headless), ours=True, main=True,
     ),
-    "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2, 4, 8), added(dice), main=True),
+    "dice": Arm("+ Dice", "CE + w Dice", each(1, 0.5, 2, 4, 8, 16), added(dice), main=True),
     "dice-headless": Arm(
         "+ Dice + headless BCE", "CE + w1 Dice + w2 BCE", ((1, 1), (1, 0.3), (1, 3)), added(dice, headless),
         ours=True, main=True,
@@ -117,12 +117,12 @@ ARMS = {
     "headless": Arm("+ headless BCE", "CE + w BCE", each(1, 0.3, 3), added(headless), ours=True, main=True),
     "edge": Arm("+ boundary CE", "CE + w CE_b", each(1, 0.5, 2, 4, 8), added(boundary_cross_entropy), main=True),
     "dice-edge": Arm(
-        "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2), (1, 4), (2, 4)),
+        "+ Dice + boundary CE", "CE + w1 Dice + w2 CE_b", ((1, 1), (1, 0.5), (1, 2), (1, 4), (2, 4), (4, 8)),
         added(dice, boundary_cross_entropy), main=True,
     ),
     "dice-edge-f1": Arm(
-        "+ Dice + boundary CE + boundary F1", "CE + w1 Dice + w2 CE_b + w3 F1", 
-        ((1, 1, 8), (1, 1, 4), (1, 2, 8), (1, 2, 16), (1, 4, 8)),
+        "+ Dice + boundary CE + boundary F1", "CE + w1 Dice + w2 CE_b + w3 F1",
+        ((1, 1, 8), (1, 1, 4), (1, 2, 8), (1, 2, 16), (1, 4, 8), (1, 4, 16)),
         added(dice, boundary_cross_entropy, boundary_f1_classes), ours=True, main=True,
     ),
     "with-inverseform": Arm(
@@ -164,7 +164,7 @@ ARMS = {
         main=True,
     ),
     "boundary-f1": Arm(
-        "+ differentiable boundary F1", "CE + w (1 - F1)", each(1, 0.5, 2, 4, 8), added(boundary_f1), main=True
+        "+ differentiable boundary F1", "CE + w (1 - F1)", each(1, 0.5, 2, 4, 8, 16), added(boundary_f1), main=True
     ),
     "hausdorff": Arm(
         "+ Hausdorff-DT", "CE + w (p - y)^2 (d_p^2 + d_y^2)", each(1e-3, 1e-4, 1e-2), added(hausdorff), main=True

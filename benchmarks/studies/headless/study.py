@@ -97,7 +97,7 @@ class Study:
     def _config(self, name: str, seed: int, train_split: str, eval_split: str) -> TrainConfig:
         return TrainConfig(
             data=self.data, data_options=self.data_options, root=str(self.root) if self.root else None, seed=seed,
-            threads=self.threads, loss="ce", net="compact", boundary_head=self.arms[name].boundary_head,
+            threads=self.threads, loss="ce", edge=1.0, net="compact", boundary_head=self.arms[name].boundary_head,
             train_split=train_split, eval_split=eval_split, **self.schedule,
         )  # fmt: skip
 

@@ -138,15 +138,15 @@ class SemanticLoss(nn.Module):
 def _boundary_aware_loss(config: TrainConfig, void: int) -> iff.BoundaryAwareLoss:
     group = dist.group.WORLD  # None if there is one process
     if config.loss == "ce":
-        return iff.BoundaryAwareLoss(0, ignore_index=void, edge=0, dice=0, process_group=group)
+        return iff.BoundaryAwareLoss(0, ignore_index=void, edge=0, dice=0, f1=0, process_group=group)
     term = iff.InverseFormLoss(net=config.net or "compact", distance=config.distance, resize=config.resize)
     gamma = GAMMA if config.gamma is None else config.gamma
     if config.loss == "boundary":
         gamma = 0.0
-    edge, dice = config.edge, config.dice
     return iff.BoundaryAwareLoss(
-        config.beta, gamma, config.radius, void, inverseform=term, edge=edge, dice=dice, process_group=group
-    )
+        config.beta, gamma, config.radius, void, inverseform=term,
+        edge=config.edge, dice=config.dice, f1=config.f1, process_group=group,
+    )  # fmt: skip
 
 
 class SemanticAligner(nn.Module):

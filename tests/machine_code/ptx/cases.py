@@ -39,8 +39,13 @@ def logits(channels: int = CLASSES, size: tuple[int, int] = LOW, dtype: torch.dt
     return random(2, channels, *size, dtype=dtype, scale=2.0)
 
 
-def labels(size: tuple[int, int] = FULL, dtype: torch.dtype = torch.int64) -> Tensor:
-    return random_labels(CLASSES, 2, *size, dtype=dtype)
+def labels(size: tuple[int, int] = FULL, dtype: torch.dtype = torch.int64, void: float = 0.1) -> Tensor:
+    return random_labels(CLASSES, 2, *size, void=void, dtype=dtype)
+
+
+def hardly_void(size: tuple[int, int] = FULL) -> Tensor:
+    """Labels of which many windows of 5 x 5 have no void."""
+    return labels(size, void=0.02)
 
 
 def target() -> Tensor:
@@ -98,7 +103,7 @@ CASES = {  # every kernel, once
     "boundary_map, radius 8": Case("boundary_map", lambda: (labels(),), ("boundary_map_stencil",), {"radius": 8}),
     "segmentation_loss": Case("segmentation_loss", lambda: (logits(), labels()), SEGMENTATION),
     "dice_loss": Case("dice_loss", lambda: (logits(), labels()), DICE),
-    "boundary_f1_loss": Case("boundary_f1_loss", lambda: (logits(), labels()), F1),
+    "boundary_f1_loss": Case("boundary_f1_loss", lambda: (logits(), hardly_void()), F1),
     "boundary_loss": Case("boundary_loss", lambda: (logits(1), labels()), BOUNDARY),
     "soft_boundary_map": Case("soft_boundary_map", lambda: (logits(3),), SOFT, {"size": FULL}, factor=6),
     "channels_first": Case(
@@ -132,12 +137,13 @@ VARIANTS = {  # other dtypes and options
     "dice_loss, float16": Case("dice_loss", lambda: (logits(dtype=torch.float16), labels()), DICE),
     "dice_loss, same size": Case("dice_loss", lambda: (logits(), labels(LOW)), DICE),
     "boundary_f1_loss, sums": Case(
-        "boundary_f1_loss", lambda: (logits(), labels()), F1_OF_SUMS,
+        "boundary_f1_loss", lambda: (logits(), hardly_void()), F1_OF_SUMS,
         {"sums": 2e4 * (1 + torch.rand(4, CLASSES).double())},
     ),
-    "boundary_f1_sums": Case("boundary_f1_sums", lambda: (logits(), labels()), (*F1_MAPS, *F1_SUMS)),
-    "boundary_f1_loss, bfloat16": Case("boundary_f1_loss", lambda: (logits(dtype=HALF), labels()), F1),
-    "boundary_f1_loss, same size": Case("boundary_f1_loss", lambda: (logits(), labels(LOW)), F1),
+    "boundary_f1_sums": Case("boundary_f1_sums", lambda: (logits(), hardly_void()), (*F1_MAPS, *F1_SUMS)),
+    "boundary_f1_loss, bfloat16": Case("boundary_f1_loss", lambda: (logits(dtype=HALF), hardly_void()), F1),
+    "boundary_f1_loss, radius 3": Case("boundary_f1_loss", lambda: (logits(), hardly_void()), F1, {"radius": 3}),
+    "boundary_f1_loss, same size": Case("boundary_f1_loss", lambda: (logits(), hardly_void(LOW)), F1),
     "boundary_loss, bfloat16": Case("boundary_loss", lambda: (logits(1, dtype=HALF), labels()), BOUNDARY),
     "boundary_loss, counts": Case(
         "boundary_loss", lambda: (logits(1), labels()), BOUNDARY, {"counts": torch.tensor([3e4, 2.0**25]).double()}
