@@ -32,7 +32,7 @@ TERMS = LossTerms._fields
 
 
 def random_labels() -> Tensor:
-    return some_labels((IMAGES, 64, 96), CLASSES)
+    return some_labels((IMAGES, 64, 96), CLASSES, share=0.01)
 
 
 def constant(images: int, value: int) -> Callable[[], Tensor]:
@@ -165,10 +165,9 @@ def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tens
 def but_for_overlaps(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """The terms of the whole batch in one process, but for Dice and F1, which are the mean of the micro-batches'."""
     model, criterion = Model(case), case.criterion(None)
-    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {
-        "dice": (criterion.dice, iff.functional.dice_loss),
-        "f1": (criterion.f1, iff.functional.boundary_f1_loss),
-    }
+    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {"dice": (criterion.dice, iff.functional.dice_loss)}
+    if criterion.f1:
+        overlaps["f1"] = criterion.f1, iff.functional.boundary_f1_loss
     criterion.dice = criterion.f1 = 0.0
 
     def step() -> LossTerms:
@@ -269,7 +268,7 @@ def test_micro_batches_on_several_processes_are_the_whole_batch(found: dict[str,
     expected = but_for_overlaps(
         ACCUMULATED, [(torch.cat([x for x, _ in each]), torch.cat([labels for _, labels in each])) for each in every]
     )
-    torch.testing.assert_close(found["accumulated"], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["accumulated"], expected, rtol=1e-5, atol=5e-6)  # F1's gradients are long
 
 
 def test_a_call_is_one_all_reduce_and_none_without_a_group(found: dict[str, Any]) -> None:
@@ -299,7 +298,7 @@ def test_a_group_without_init_process_group_is_an_error() -> None:
 
 def test_each_process_alone_would_be_another_loss() -> None:
     """So the other tests see whether processes are added up."""
-    case = replace(CASES["one class on the first"], options={"f1": 2})
+    case = replace(CASES["one class on the first"], options={"beta": 2})
     whole = in_one_process(case)
     parts = zip(images(case).split(SPLITS[2]), case.labels().split(SPLITS[2]), strict=True)
     alone = [one_step(Model(case), case.criterion(None), case, x, labels) for x, labels in parts]

@@ -304,7 +304,7 @@ def test_without_a_terminal_each_log_entry_is_a_line(config: TrainConfig) -> Non
         "step 4",
         "writing the report",
     ]
-    assert lines[0].split()[4::2] == ["L", "xe", "bxe", "edge", "dice"]  # no InverseForm, which this loss has not
+    assert lines[0].split()[4::2] == ["L", "xe", "bxe", "edge", "dice", "f1"]  # no InverseForm, which this loss has not
 
 
 def test_a_resumed_run_removes_what_it_had_logged_beyond_its_checkpoint(config: TrainConfig) -> None:

@@ -15,11 +15,11 @@ def stock(logits: Tensor, labels: Tensor) -> Tensor:
     """Upsample, then take the sums of boundaries by max-pooling, as autocast would run it."""
     upsampled = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False).float()
     valid = (labels != 255)[:, None]
-    known = F.max_pool2d((~valid).float(), 3, 1, 1) == 0
+    known = F.max_pool2d((~valid).float(), 5, 1, 2) == 0
     probability = upsampled.softmax(1)
-    predicted = (probability + F.max_pool2d(-probability, 3, 1, 1)) * known
+    predicted = (probability + F.max_pool2d(-probability, 5, 1, 2)) * known
     mask = F.one_hot(labels.long() * valid[:, 0], logits.shape[1]).movedim(-1, 1).float() * valid
-    true = (mask + F.max_pool2d(-mask, 3, 1, 1)) * known
+    true = (mask + F.max_pool2d(-mask, 5, 1, 2)) * known
     near = F.max_pool2d(true, 5, 1, 2)
     sums = [maps.sum((0, 2, 3)) for maps in (predicted, predicted * near, predicted * true, true)]
     f1 = 2 * sums[1] * sums[2] / (sums[1] * sums[3] + sums[2] * sums[0]).clamp(min=torch.finfo(torch.float32).tiny)
