@@ -309,7 +309,8 @@ def test_each_process_alone_would_be_another_loss() -> None:
 
 @pytest.mark.parametrize("sizes", [[1] * IMAGES, [4, 2], [IMAGES]], ids=str)
 @pytest.mark.parametrize(
-    "name", ["headless", "Dice without boundary F1", "class weights, head", "one class on the first", "no boundary", "void"]
+    "name",
+    ["headless", "Dice without boundary F1", "class weights, head", "one class on the first", "no boundary", "void"],
 )
 def test_micro_batches_are_the_whole_batch_but_for_overlaps(name: str, sizes: list[int]) -> None:
     case = CASES[name]

@@ -20,8 +20,8 @@ from benchmarks.studies.headless.whole import ARMS as WHOLE
 ENDPOINTS = ("boundary_f_1px", "boundary_f_3px", "boundary_iou", "miou", "mba")
 TITLES = [COLUMNS[name] for name in ENDPOINTS]
 NOTHING = "No training of this table is finished.\n"
-README_ARMS = ("ce", "dice", "lovasz", "boundary-f1", "headless", "dice-edge-headless")
-DEFAULT = "dice-edge-headless"  # the arm that BoundaryAwareLoss() is
+README_ARMS = ("ce", "dice", "lovasz", "active", "boundary-f1", "dice-edge-f1")
+DEFAULT = "dice-edge-f1"  # the arm that BoundaryAwareLoss() is
 STUDIES = ("study", "whole", "variants")
 Runs = list[Json]
 Arms = Mapping[str, Arm]

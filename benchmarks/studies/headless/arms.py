@@ -79,16 +79,16 @@ def relaxed(weights: Weights) -> Loss:
     return lambda predictions, labels: term(predictions["semantic"], labels)
 
 
-def with_head(weights: Weights, edge: float = 0, dice: float = 0) -> Loss:
+def with_head(weights: Weights, edge: float = 0, dice: float = 0, f1: float = 0) -> Loss:
     """The package's loss; without a second weight it has no InverseForm."""
     beta, gamma = weights if len(weights) == 2 else (*weights, 0.0)
-    whole = BoundaryAwareLoss(beta=beta, gamma=gamma, edge=edge, dice=dice)
+    whole = BoundaryAwareLoss(beta=beta, gamma=gamma, edge=edge, dice=dice, f1=f1)
     return lambda predictions, labels: whole(predictions["semantic"], labels, predictions["boundary"]).total
 
 
 def beside(term: Term) -> Callable[[Weights], Loss]:
     """The package's default without a head, and a weighted term."""
-    return lambda weights: added(dice, boundary_cross_entropy, headless, term)((1, 1, 2, *weights))
+    return lambda weights: added(dice, boundary_cross_entropy, boundary_f1_classes, term)((1, 4, 16, *weights))
 
 
 def each(*values: float) -> tuple[Weights, ...]:
@@ -126,15 +126,15 @@ ARMS = {
         added(dice, boundary_cross_entropy, boundary_f1_classes), ours=True, main=True,
     ),
     "with-inverseform": Arm(
-        "+ Dice + boundary CE + headless BCE + InverseForm", "CE + Dice + CE_b + 2 BCE + w IF", each(0.3, 0.1, 1),
+        "+ Dice + boundary CE + boundary F1 + InverseForm", "CE + Dice + 4 CE_b + 16 F1 + w IF", each(0.3, 0.1, 1),
         beside(inverseform), ours=True, main=True,
     ),
     "with-predictions": Arm(
-        "+ Dice + boundary CE + headless BCE + InverseForm, *predictions*", "CE + Dice + CE_b + 2 BCE + w IF_p",
+        "+ Dice + boundary CE + boundary F1 + InverseForm, *predictions*", "CE + Dice + 4 CE_b + 16 F1 + w IF_p",
         each(0.3, 0.1, 1), beside(partial(inverseform, net="predictions")), ours=True, main=True,
     ),
     "with-random": Arm(
-        "+ Dice + boundary CE + headless BCE + random direction", "CE + Dice + CE_b + 2 BCE + w random",
+        "+ Dice + boundary CE + boundary F1 + random direction", "CE + Dice + 4 CE_b + 16 F1 + w random",
         each(0.3, 0.1, 1), beside(random_direction), main=True,
     ),
     "relaxed": Arm("boundary label relaxation", "relaxed CE, w px", each(1, 2, 3), relaxed, main=True),
@@ -142,8 +142,9 @@ ARMS = {
         "+ boundary head, BCE", "CE + w BCE of the head", each(10, 3, 30), with_head, main=True, boundary_head=True
     ),
     "dice-edge-head": Arm(
-        "+ Dice + boundary CE + boundary head, BCE", "CE + Dice + CE_b + w BCE of the head", each(10, 3, 30),
-        partial(with_head, edge=1, dice=1), ours=True, boundary_head=True,
+        "+ Dice + boundary CE + boundary F1 + boundary head, BCE", "CE + Dice + 4 CE_b + 16 F1 + w BCE of the head",
+        each(10, 3, 30),
+        partial(with_head, edge=4, dice=1, f1=16), ours=True, boundary_head=True,
     ),
     "boundary-dice": Arm("+ Dice of the soft boundary", "CE + w Dice_b", each(0.5, 0.25, 1), added(boundary_dice)),
     "paper": Arm(
