@@ -70,7 +70,7 @@ def test_a_prediction_is_as_good_as_its_boundary(shift: int, tolerance: int, exp
 
 @pytest.mark.parametrize(("tolerance", "middle"), [(0, 1 / 2), (1, 2 / 3)])
 def test_precision_has_the_tolerance_and_recall_has_none(tolerance: int, middle: float) -> None:
-    """One of two edges is off by a pixel: the first class is right, of the second half is found, and of the third none."""
+    """One of two edges is off by a pixel: all of the first class is found, half of the second and none of the third."""
     moved = STRIPES.clone()
     moved[..., 16] = 1
     loss = boundary_f1_loss(sure(moved), STRIPES, 1, tolerance=tolerance)
