@@ -33,6 +33,10 @@ def _window(arguments: dict[str, Any]) -> float:
     return int(2 * arguments["reach"] + 1)
 
 
+def _square(arguments: dict[str, Any]) -> float:
+    return int(2 * arguments["RADIUS"] + 1)
+
+
 def _norm_blocks(unrolled: int) -> Count:
     """The passes over a group of channels, of which the compiler makes ``unrolled`` in a trip."""
     return lambda arguments: -(-NORM_GROUP.value * arguments["cells"] // arguments["BLOCK"]) // unrolled
@@ -58,8 +62,10 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "sums_of_classes": (CLASSES, CLASSES, CLASSES),
     "totals_of_classes": (SUMS,),
     "dice_loss_backward": (CLASSES, CLASSES, CLASSES),
+    "kinds_of_pixels": (_square, _square),
     "near_along_x": (_window,),
     "near_along_y": (_window,),
+    "mean_f1": (_argument("images"),),
     "sums_of_boundaries": (CLASSES, CLASSES, CLASSES),
     "boundary_f1_loss_backward": (CLASSES, CLASSES, CLASSES, CLASSES),
     "soft_boundary_map": (CHANNELS, CHANNELS, CHANNELS),

@@ -26,14 +26,12 @@ ARMS = {
     name: replace(frozen.ARMS[name], weights=weights, main=True)
     for name, weights in {
         "ce": ((),),
-        "dice-edge-headless": ((1, 1, 1), (1, 1, 2), (1, 0.5, 0.3)),
-        "headless": each(0.3, 1),
-        "dice": each(1, 0.5),
-        "dice-headless": ((1, 0.3), (1, 1)),
-        "dice-edge": ((1, 1), (1, 0.5)),
-        "dice-per-class": ((1, 1), (1, 3)),
-        "lovasz": each(1, 0.5),
-        "boundary-f1": each(1, 0.5),
+        "dice-edge-f1": ((1, 4, 16), (1, 1, 4)),
+        "dice-edge-headless": ((1, 1, 1),),
+        "dice": each(8, 1),
+        "dice-edge": ((2, 4), (1, 1)),
+        "lovasz": each(4, 1),
+        "boundary-f1": each(16, 4),
         "with-inverseform": each(0.3, 0.1),
     }.items()
 }
