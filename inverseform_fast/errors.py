@@ -28,6 +28,13 @@ class Interrupted(Exception):
     """A KeyboardInterrupt on its way through a library that would swallow its message."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in any library: PyTorch on a CPU, cuBLAS and Triton have errors of their own for it."""
+    text = str(error).lower()
+    said = any(words in text for words in ("out of memory", "alloc_failed", "can't allocate memory"))
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
     """Ends the program with one line on stderr for an error that the user can mend: exit code 1, or 130 for Ctrl-C."""
@@ -58,9 +65,10 @@ def _line(error: BaseException) -> str | None:
             f"error: this needs the training programs ({error.name} is missing): in a clone of the repository, "
             'pip install --no-build-isolation ".[train]"'
         )
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return f"error: there is too little memory for images or batches of this size: {text}"
-    return f"error: {text}" if isinstance(error, ValueError | OSError | FloatingPointError) else None
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return f"error: {text}"
+    too_little = f"error: there is too little memory for images or batches of this size: {text}"
+    return too_little if is_out_of_memory(error) else None
 
 
 def _without_traceback(text: str) -> str:
