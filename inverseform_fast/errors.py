@@ -7,8 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 DEBUG = "INVERSEFORM_FAST_DEBUG"  # the environment variable that asks for tracebacks
 EXTRA_MODULES = {
@@ -24,8 +26,32 @@ EXTRA_MODULES = {
 }
 
 
+_MEETING = timedelta(seconds=20)  # within which a process that failed finds the store of torchrun
+
+
 class Interrupted(Exception):
     """A KeyboardInterrupt on its way through a library that would swallow its message."""
+
+
+def failure_key() -> str:
+    """Under which the first process to fail leaves its rank in the store of ``torchrun``."""
+    return f"failure of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+
+
+def said_by_another(store: dist.Store | None = None) -> bool:
+    """Whether another process that ``torchrun`` started says what went wrong; if none does, it is for this one to say.
+
+    Args:
+        store: that of ``torchrun``, which is looked for if this process has not joined the others yet.
+    """
+    if not dist.is_torchelastic_launched():
+        return False
+    try:
+        store = store or next(dist.rendezvous("env://", timeout=_MEETING))[0]
+        rank = os.environ["RANK"]
+        return store.compare_set(failure_key(), "", rank).decode() != rank
+    except (dist.DistError, ValueError):  # its machine has gone, or the environment is not torchrun's
+        return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -47,6 +73,8 @@ def one_line() -> Iterator[None]:
         line = _line(error)
         if line is None or os.environ.get(DEBUG):
             raise
+        if said_by_another():
+            sys.exit(1)
         if isinstance(error, KeyboardInterrupt | Interrupted):
             print(line, file=sys.stderr)
             sys.exit(130)
