@@ -136,6 +136,18 @@ def locked(folder: Path, argument: str = "out") -> Iterator[None]:
                 each.rmdir()
 
 
+def check_is_shared(folder: Path, argument: str = "out") -> None:
+    """Checks that this process can write into the very folder that another process of the run has locked.
+
+    Raises:
+        ValueError: it is another folder, such as one of that name on another machine.
+        OSError: nothing can be written there.
+    """
+    if not (folder / LOCK).exists():
+        raise ValueError(f"{argument} must be one folder that all processes share, got {folder} on {platform.node()}")
+    check_new_file(folder / LOCK, argument)
+
+
 def _open_lock(folder: Path, argument: str) -> TextIO:
     """Makes the folder and its lock file; returns the file, open and locked."""
     path = folder.resolve() / LOCK

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .errors import is_out_of_memory
 from .files import write_atomically
 
 
@@ -163,7 +164,9 @@ def stop_explained(path: Path, training: Training) -> Iterator[None]:
     """Lets an error that stops a training say where it stopped, what is safe in ``path``, and how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, FloatingPointError, OSError) as error:
+    except (KeyboardInterrupt, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         where = f"stopped at step {training.step}"
         kept = f"{path} holds step {training.saved}" if training.saved is not None else f"{path} is not written yet"
         if isinstance(error, FloatingPointError):
@@ -173,5 +176,6 @@ def stop_explained(path: Path, training: Training) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"{where}; {kept}") from error
         explained = type(error)(f"{error}; {where}; {kept}")
-        explained.errno = error.errno
+        if isinstance(error, OSError) and isinstance(explained, OSError):
+            explained.errno = error.errno
         raise explained from error

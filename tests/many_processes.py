@@ -17,7 +17,7 @@ import torch.distributed as dist
 from inverseform_fast.errors import one_line
 
 _SPAWN = multiprocessing.get_context("forkserver")
-_SPAWN.set_forkserver_preload(["inverseform_fast.segmentation.training.run", "many_processes", "training_runs"])
+_SPAWN.set_forkserver_preload(["inverseform_fast.segmentation.training.run", "many_processes", "uneven_runs"])
 
 
 class Ended(NamedTuple):

@@ -22,6 +22,7 @@ from inverseform_fast.segmentation.demo import main as demo_main
             "error: a: bad",
         ),
         (MemoryError(), "error: there is too little memory for images or batches of this size: "),
+        (ConnectionError("process 1 was killed (out of memory?)"), "error: process 1 was killed (out of memory?)"),
     ],
 )
 def test_an_error_of_many_lines_becomes_one(error: Exception, line: str) -> None:

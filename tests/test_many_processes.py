@@ -5,109 +5,47 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from many_processes import Ended, launch
-from torch import Tensor, nn
-from training_runs import run, tiny_config
+from many_processes import launch
+from torch import Tensor
+from training_runs import run
+from uneven_runs import (
+    COUNT,
+    MISSING,
+    Plain,
+    assert_equal_to_rounding,
+    elsewhere,
+    learn,
+    only,
+    resume,
+    succeed,
+    uneven_config,
+)
 
 from inverseform_fast.files import locked
 from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
-from inverseform_fast.segmentation.datasets import Sample, Scenes
+from inverseform_fast.segmentation.datasets import Scenes
 from inverseform_fast.segmentation.evaluation import evaluate_checkpoint
-from inverseform_fast.segmentation.models import MODELS, SegmentationModel, build_model
-from inverseform_fast.segmentation.models.heads import Heads
-from inverseform_fast.segmentation.training import sharing
-from inverseform_fast.segmentation.training.sampling import StepBatches
+from inverseform_fast.segmentation.models import MODELS, build_model
 
-COUNT = 6  # images
-MISSING = (
-    "error: process 1 of 3 (counted from 0) ended, was killed (out of memory?), or did nothing for 3 s (--timeout)"
-)
-
-
-class Uneven(Scenes):
-    """Scenes of which, in the first step, two have no valid pixel, and the next two have no boundary."""
-
-    def read(self, index: int) -> Sample:
-        sample = super().read(index)
-        place = FIRST_ORDER.index(index)
-        if place < 2:
-            sample["semantic"] = torch.full_like(sample["semantic"], 255)
-        elif place < 4:
-            sample["semantic"] = torch.full_like(sample["semantic"], place)
-        return sample
-
-
-class Plain(SegmentationModel):
-    """A model without BatchNorm, and with dropout."""
-
-    def __init__(self, backbone: str, tasks: Any, *, boundary_head: bool = True, pretrained: bool = False) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 8, 5, stride=4, padding=2)
-        self.heads = Heads(8, tasks, boundary_head)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.heads(F.dropout(self.layer(inputs["image"]).relu(), 0.3, self.training), inputs["image"])
-
-
-FIRST_ORDER = [index for index, _ in next(iter(StepBatches(COUNT, TrainConfig(batch_size=COUNT))))]
-
-
-def learn(config: TrainConfig, stop: int | None = None, **options: Any) -> dict[str, float]:
-    """Trains on uneven scenes, up to ``stop`` steps; pictures take too long."""
-    MODELS["plain"] = Plain
-    report.draw_rows = lambda *_: None
-    sharing._BLOCK = 1000  # weights: the model is small
-    train_set, eval_set = Uneven("train", (48, 64), COUNT), Scenes("val", (48, 64), 2)
-    if stop is not None:
-        several = int(os.environ.get("WORLD_SIZE", 1))
-        left = [stop * config.batch_size // several + 2 * (several > 1)]  # two images are compared at the start
-        read = train_set.read
-
-        def interrupted(index: int) -> Sample:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return read(index)
-
-        train_set.read = interrupted  # type: ignore[method-assign]
-    return run(config, datasets=(train_set, eval_set), **options)
+TOO_LITTLE = "error: there is too little memory for images or batches of this size:"
 
 
 @pytest.fixture
 def config(tmp_path: Path, net: str) -> TrainConfig:
-    config = tiny_config(tmp_path, net, steps=3, batch_size=COUNT, optimizer="sgd", lr=0.002, scale=(1.0, 1.0))
-    return dataclasses.replace(config, checkpoint_every=1, beta=2.0, gamma=1.0)
-
-
-def elsewhere(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """The same run in another folder."""
-    return dataclasses.replace(config, out=f"{config.out}-{len(list(Path(config.out).parent.iterdir()))}", **changes)
-
-
-def succeed(count: int, config: TrainConfig) -> None:
-    ended = launch(count, learn, config, logs=Path(f"{config.out}.logs"))
-    assert [process.code for process in ended] == [0] * count, ended
-
-
-def assert_equal_to_rounding(first: TrainConfig, second: TrainConfig, atol: float = 1e-5) -> None:
-    """Asserts that weights and momenta of both runs are the same but for the order of sums."""
-    ends = [load_checkpoint(Path(config.out)) for config in (first, second)]
-    assert [end.step for end in ends] == [first.steps] * 2
-    torch.testing.assert_close(ends[0].model, ends[1].model, rtol=1e-4, atol=atol)
-    torch.testing.assert_close(ends[0].optimizer["state"], ends[1].optimizer["state"], rtol=1e-3, atol=1e-3)
+    return uneven_config(tmp_path, net)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +77,24 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(config: TrainConfig, c
     assert_equal_to_rounding(config, several)
 
 
+def _learn_all_tasks(config: TrainConfig) -> None:
+    MODELS["plain"] = Plain
+    report.draw_rows = lambda *_: None
+    run(config)
+
+
+def test_all_tasks_train_as_in_one_process(config: TrainConfig) -> None:
+    names = ["semantic", "parts", "edges", "saliency", "normals", "depth"]
+    data = {"size": [48, 64], "length": COUNT, "tasks": names}
+    config = dataclasses.replace(config, model="plain", loss="ce", data_options=data, batch_size=4, steps=2)
+    config = dataclasses.replace(config, tasks=dict.fromkeys(names, 5.0))
+    _learn_all_tasks(config)
+    several = elsewhere(config, accumulate=2)
+    ended = launch(2, _learn_all_tasks, several, logs=Path(f"{config.out}.logs"))
+    assert [process.code for process in ended] == [0, 0], ended
+    assert_equal_to_rounding(config, several)
+
+
 def test_a_run_resumes_on_any_number_of_processes(config: TrainConfig) -> None:
     learn(config)
     resumed = elsewhere(config)
@@ -147,32 +103,10 @@ def test_a_run_resumes_on_any_number_of_processes(config: TrainConfig) -> None:
     assert "".join(process.error for process in ended) == (
         f"interrupted: stopped at step 1; {resumed.out}/last.pt holds step 1: go on with --resume\n"
     )
-    launch(3, _resume, resumed, 1, logs=Path(f"{config.out}.logs"))
+    launch(3, resume, resumed, 1, logs=Path(f"{config.out}.logs"))
     assert load_checkpoint(Path(resumed.out)).step == 2
-    _resume(resumed)
+    resume(resumed)
     assert_equal_to_rounding(config, resumed)
-
-
-def _resume(config: TrainConfig, stop: int | None = None) -> None:
-    learn(config, stop, resume=True)
-
-
-def test_a_sharded_model_trains_and_resumes_as_a_whole_one(config: TrainConfig) -> None:
-    config = dataclasses.replace(config, optimizer="adamw", clip=1.0)
-    learn(config)
-    sharded = elsewhere(config, shard=True, eval_every=1)
-    launch(2, learn, sharded, 1, logs=Path(f"{config.out}.logs"))
-    assert load_checkpoint(Path(sharded.out)).step == 1
-    ended = launch(3, _resume, sharded, 1, logs=Path(f"{config.out}.logs"))
-    assert load_checkpoint(Path(sharded.out)).step == 2, ended
-    _resume(dataclasses.replace(sharded, shard=False))
-    # AdamW makes much of tiny gradients: a step is 2e-3, however small the gradient is.
-    assert_equal_to_rounding(config, sharded, atol=1e-4)
-
-
-def test_one_process_cannot_shard(config: TrainConfig) -> None:
-    with pytest.raises(ValueError, match="shard must be off in a training that torchrun did not start"):
-        learn(dataclasses.replace(config, shard=True))
 
 
 def test_without_sync_bn_every_process_has_its_own_statistics_and_the_first_one_keeps_them(config: TrainConfig) -> None:
@@ -181,14 +115,6 @@ def test_without_sync_bn_every_process_has_its_own_statistics_and_the_first_one_
     succeed(2, several)
     whole, own = (load_checkpoint(Path(each.out)).model for each in (config, several))
     assert not torch.allclose(whole["fuse.0.running_mean"], own["fuse.0.running_mean"], rtol=0.01)
-
-
-def only(ended: Sequence[Ended]) -> str:
-    """The one message of processes that all failed."""
-    assert all(process.code for process in ended), ended
-    messages = [process.error for process in ended if process.error]
-    assert len(messages) == 1, ended
-    return messages[0]
 
 
 def _fault(config: TrainConfig, kind: str) -> None:
@@ -203,7 +129,9 @@ def _fault(config: TrainConfig, kind: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "hangs":
                 time.sleep(100)
-            raise MemoryError("no room")
+            if kind == "memory":
+                torch.empty(2**60, dtype=torch.uint8)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, inputs)
 
     forward = Plain.forward
@@ -214,31 +142,25 @@ def _fault(config: TrainConfig, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (
-            "killed",
-            MISSING,
-        ),
-        (
-            "hangs",
-            MISSING,
-        ),
-        ("raises", "error: there is too little memory for images or batches of this size: no room"),
+        ("killed", re.escape(MISSING)),
+        ("hangs", re.escape(MISSING)),
+        ("memory", f"{TOO_LITTLE} .*can't allocate memory: you tried to allocate 1152921504606846976 bytes.*"),
+        ("memory of a GPU", f"{TOO_LITTLE} CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )
 def test_a_process_that_fails_ends_the_run_with_one_message(config: TrainConfig, kind: str, message: str) -> None:
     config = dataclasses.replace(config, model="plain", timeout=3)
     started = time.monotonic()
     ended = launch(3, _fault, config, kind, logs=Path(f"{config.out}.logs"))
-    if kind != "raises":
-        message += f"; stopped at step 1; {config.out}/last.pt holds step 1: go on with --resume"
-    assert only(ended) == f"{message}\n"
+    kept = f"; stopped at step 1; {config.out}/last.pt holds step 1: go on with --resume\n"
+    assert re.fullmatch(message + kept, only(ended))
     assert time.monotonic() - started < 60
     assert load_checkpoint(Path(config.out)).step == 1
 
 
 _KILLED_ONCE = """
 import os, signal, sys
-from test_many_processes import Plain, learn
+from uneven_runs import Plain, learn
 from inverseform_fast.segmentation.config import TrainConfig
 
 steps = 0

@@ -130,7 +130,17 @@ class Training:
     saved: int | None = 5
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), FloatingPointError("nan"), OSError(28, "No space", "x")])
+ERRORS = [
+    KeyboardInterrupt(),
+    FloatingPointError("nan"),
+    OSError(28, "No space", "x"),
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_what_stops_a_training_says_what_is_safe(error: BaseException) -> None:
     training, message = Training(), r"stopped at step 7[;,] last\.pt holds step 5: (go on|train anew)"
     with pytest.raises(type(error), match=message) as raised, stop_explained(Path("last.pt"), training):

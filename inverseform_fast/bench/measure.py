@@ -11,6 +11,7 @@ from typing import TypedDict, TypeVar
 
 import torch
 
+from ..errors import is_out_of_memory
 from .memory import largest_batch, peak_bytes
 from .setting import Setting
 from .steps import PHASES, Loss, Step, Unavailable
@@ -172,12 +173,6 @@ def _prepared(
             ready.pop(provider, None)
             free_memory()
     return ready, statuses
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, in any library: cuBLAS and Triton have errors of their own for it."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
 
 
 def free_memory() -> None:

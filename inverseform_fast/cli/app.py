@@ -8,11 +8,12 @@ import os
 import sys
 from typing import Annotated, Any
 
+import torch.distributed as dist
 import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import DEBUG, Interrupted
+from ..errors import DEBUG, Interrupted, said_by_another
 from .bench import bench
 from .doctor import doctor
 from .labels import align
@@ -21,13 +22,17 @@ from .segmentation import evaluate, train
 
 
 class Commands(TyperGroup):
-    """The commands; typer would end the program in silence at Ctrl-C."""
+    """The commands; typer would end the program in silence at Ctrl-C, and show a wrong command line once a process."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(str(error)) from error
+        except Exception as error:
+            if getattr(error, "exit_code", None) == 2 and said_by_another():
+                raise typer.Exit(2) from error
+            raise
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -41,6 +46,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
@@ -54,6 +60,9 @@ def options(
             stream.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     if debug:
         os.environ[DEBUG] = "1"
+    command = context.invoked_subcommand
+    if dist.is_torchelastic_launched() and os.environ.get("WORLD_SIZE") != "1" and command not in ("train", "evaluate"):
+        raise ValueError(f"on several processes, torchrun must start train or evaluate, got {command}")
 
 
 for command in (train, evaluate, align, train_net, tune_net, train_stn, convert, calibrate, bench, doctor):

@@ -22,7 +22,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:
     """Train a segmentation model, evaluate it and write a report. --resume needs no other option than --out."""
-    from ..segmentation.checkpoint import CHECKPOINT, load_checkpoint
+    from ..segmentation.checkpoint import CHECKPOINT, read_checkpoint
     from ..segmentation.processes import own_device, speaks
     from ..segmentation.training.run import train as run_training
 
@@ -30,7 +30,7 @@ def train(
     if config:
         base = TrainConfig.from_file(config)
     elif resume:
-        base = load_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
+        base = read_checkpoint(Path(given.get("out", base.out)) / CHECKPOINT).config
     settings = dataclasses.replace(base, **given)
     own_device(settings.device)  # before any work
     run_training(settings, resume=resume, overwrite=overwrite)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ CHECKPOINT = "last.pt"
 _FORMAT = 4
 _READ = (2, 3, 4)  # format 1 held class names in place of tasks
 _SAVED = ("config", "tasks", "step", "model", "optimizer", "scaler")
+_SHARD = re.compile(r"shards-\d+/[\w-]+\.safetensors")
 _YOUNGER: dict[str, Any] = {  # options that came without a new format, as they were before
     "align_labels": False,
     "align_start": None,
@@ -35,7 +37,9 @@ class Checkpoint:
         tasks: the tasks that the model predicts, by name and in order.
         step: the number of steps taken.
         model, optimizer, scaler: their state dicts.
-        path: the file that it was read from, for error messages.
+        shards: the files beside ``path`` that hold the tensors of model and optimizer, which are empty then, and the
+            digests of these files; none if all is in one file.
+        path: the file that it was read from.
     """
 
     config: TrainConfig
@@ -44,11 +48,12 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    shards: dict[str, str] = field(default_factory=dict)
     path: Path = Path(CHECKPOINT)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes ``checkpoint`` to ``path`` atomically.
+    """Writes ``checkpoint`` to ``path`` atomically; its shards, if it has any, are there already.
 
     Raises:
         ValueError: the class of a task is not in ``TASKS``.
@@ -59,11 +64,28 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config.to_dict(),
         "tasks": [task_to_dict(task) for task in checkpoint.tasks.values()],
     }
-    write_state(path, {name: getattr(checkpoint, name) for name in _SAVED} | plain)
+    shards = {"shards": checkpoint.shards} if checkpoint.shards else {}
+    write_state(path, {name: getattr(checkpoint, name) for name in _SAVED} | plain | shards)
+
+
+def write_tensors(out: Path, checkpoint: Checkpoint) -> Checkpoint:
+    """Writes the tensors of a sharded model and of its optimizer into files in ``out``; all processes must call this.
+
+    Returns:
+        The checkpoint without its tensors, which is still to be saved in ``out``.
+
+    Raises:
+        FloatingPointError: a number is not finite.
+        OSError: a process cannot write its file.
+    """
+    from .shards import flattened, write_shards
+
+    shards = write_shards(out, checkpoint.step, flattened(checkpoint.model, checkpoint.optimizer["state"]))
+    return replace(checkpoint, model={}, optimizer=checkpoint.optimizer | {"state": {}}, shards=shards)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU; only tensors and plain values are unpickled.
+    """Reads a checkpoint with whole tensors onto the CPU; only tensors and plain values are unpickled.
 
     Args:
         path: the file, or the folder of a run.
@@ -72,6 +94,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, of another format or no checkpoint of this program; the message names it.
     """
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.shards:
+        return checkpoint
+    from .shards import read_whole, unflattened
+
+    model, moments = unflattened(read_whole(checkpoint.path.parent, checkpoint.shards))
+    return replace(checkpoint, model=model, optimizer=checkpoint.optimizer | {"state": moments}, shards={})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint as :func:`load_checkpoint` does, but leaves tensors in shards where they are."""
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -91,7 +124,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _parsed(values: dict[str, Any], found: int) -> dict[str, Any]:
     """Returns the values in a file of format ``found`` as a checkpoint has them; an error says what is wrong."""
-    check_keys(values, _SAVED, "the file")
+    values = {"shards": {}} | values
+    check_keys(values, (*_SAVED, "shards"), "the file")
     if not isinstance(values["config"], dict):
         raise ValueError(f"config must be a dict, got {type(values['config']).__name__}")
     options = _upgraded(_YOUNGER | values["config"], found)
@@ -99,9 +133,11 @@ def _parsed(values: dict[str, Any], found: int) -> dict[str, Any]:
     config = TrainConfig.from_dict(options)
     check_step(values["step"], config.steps)
     check_tensors(values["model"], "model")
-    for name, kind in (("tasks", list), ("optimizer", dict), ("scaler", dict)):
+    for name, kind in (("tasks", list), ("optimizer", dict), ("scaler", dict), ("shards", dict)):
         if not isinstance(values[name], kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(values[name]).__name__}")
+    if unknown := [name for name in values["shards"] if not _SHARD.fullmatch(str(name))]:
+        raise ValueError(f"shards must be files beside it, got {unknown[0]!r}")
     tasks = list(map(_task, values["tasks"]))
     if not tasks or len({task.name for task in tasks}) < len(tasks):
         raise ValueError(f"tasks must have names of their own, got {[task.name for task in tasks]}")

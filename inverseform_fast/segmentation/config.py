@@ -108,7 +108,9 @@ class TrainConfig:
     steps: Annotated[int, "Training steps."] = 2000
     batch_size: Annotated[int, "Images per step, of all processes together."] = 8
     accumulate: Annotated[
-        int, "Parts in which each process takes its share of a step's images one after another, to save memory."
+        int,
+        "Parts in which each process takes its share of a step's images one after another, to save memory. The result "
+        "is that of one part, except that BatchNorm sees a part at a time, and Dice is the mean over the parts.",
     ] = 1
     sync_bn: Annotated[bool, "Let BatchNorm see the images of all processes, or those of each process alone."] = True
     optimizer: Annotated[Literal["adamw", "sgd"], "AdamW, or SGD with momentum 0.9."] = "adamw"

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..devices import choose_device
-from ..errors import DEBUG
+from ..errors import DEBUG, failure_key, said_by_another
 
 T = TypeVar("T")
 _MEETING = timedelta(minutes=10)  # within which the processes start; imports from a network disk take long
@@ -125,13 +125,14 @@ class Processes:
     def _missing(self) -> list[int]:
         """Calls the roll; returns the processes that do not answer, and none if one has said what went wrong."""
         assert self.store is not None
+        assert self.launch is not None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would end this process, which is ending
         missing = list(range(self.size))
         deadline = time.monotonic() + _ROLL_CALL
         try:
             self.store.set(f"alive {self.rank}", "")
             while missing and time.monotonic() < deadline:
-                if self.store.check(["failures"]):
+                if self.launch.check([failure_key()]):
                     return []
                 missing = [rank for rank in missing if not self.store.check([f"alive {rank}"])]
                 time.sleep(0.05)
@@ -186,10 +187,12 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
         timeout: seconds for which a process waits for another one.
 
     Raises:
-        ValueError: the device is wrong.
+        ValueError: the device is wrong, or another program than ``torchrun`` started several processes.
         ConnectionError: another process was killed, or hangs.
     """
     if not dist.is_torchelastic_launched():
+        if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise ValueError(f"several processes must be started by torchrun, but it did not set WORLD_SIZE={size}")
         yield Processes(own_device(device))
         return
     launch, rank, size = next(dist.rendezvous("env://", timeout=_MEETING))
@@ -207,19 +210,11 @@ def joined(device: str | None, timeout: int) -> Iterator[Processes]:
         with processes.watched(timeout):
             yield processes
     except BaseException as error:
-        if _is_known(store) and not os.environ.get(DEBUG):
+        if said_by_another(launch) and not os.environ.get(DEBUG):
             raise SystemExit(1) from error
         raise
     dist.destroy_process_group()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _is_known(store: dist.Store) -> bool:
-    """Whether another process has said what went wrong."""
-    try:
-        return store.add("failures", 1) > 1
-    except dist.DistError:  # the machine on which the store is has gone
-        return False
 
 
 def _interrupt(*_: object) -> NoReturn:

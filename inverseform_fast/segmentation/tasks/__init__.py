@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .base import RGB, Headline, Task, choose_tasks, metric_prefixes
+from .counted import CountedLoss, divided
 from .depth import DepthTask
 from .edges import EdgeTask
 from .normals import NormalsTask
@@ -16,6 +17,7 @@ from .semantic import SemanticTask
 __all__ = [
     "RGB",
     "TASKS",
+    "CountedLoss",
     "DepthTask",
     "EdgeTask",
     "Headline",
@@ -25,6 +27,7 @@ __all__ = [
     "SemanticTask",
     "Task",
     "choose_tasks",
+    "divided",
     "metric_prefixes",
     "task_from_dict",
     "task_to_dict",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import inverseform_fast as iff
 
 from ...checks import VOID, readable
 from .base import Kind, Task
+from .counted import CountedLoss, divided
 from .maps import checked, resized
 
 
@@ -37,7 +38,7 @@ class BinaryTask(Task):
         return grey
 
 
-class BalancedBCE(nn.Module):
+class BalancedBCE(CountedLoss):
     """Computes the class-balanced binary cross-entropy ``(w L_1 + (1 - w) L_0) / pixels`` of a task.
 
     ``L_1`` and ``L_0`` are the sums over the pixels whose target is 1 or 0, of the logits upsampled to the target. Void
@@ -52,7 +53,14 @@ class BalancedBCE(nn.Module):
         super().__init__()
         self.name, self.void, self.balance = task.name, task.void, balance
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def own_counts(self, targets: Mapping[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        """Counts the pixels whose target is 1, and those whose target is 0."""
+        target = targets[self.name]
+        return (target == 1).sum(), (target == 0).sum()
+
+    def terms(
+        self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int, *counts: Tensor
+    ) -> dict[str, Tensor]:
         """Computes the term ``"total"``.
 
         Raises:
@@ -64,12 +72,12 @@ class BalancedBCE(nn.Module):
         if readable(target) and not bool((known := one | zero | (target == self.void)).all()):
             other = float(target[~known][0])
             raise ValueError(f"target of {self.name} must hold 0, 1 and {self.void:g} (void), got {other:g}")
-        share = one.sum() / (one.sum() + zero.sum()).clamp(min=1)
-        weight = 1 - share if self.balance is None else torch.full_like(share, self.balance)
+        ones, zeros = counts
+        weight = divided(zeros, ones + zeros) if self.balance is None else torch.full_like(ones, self.balance)
         weights = torch.stack((1 - weight, weight))
         # The op's cross-entropy of the two logits 0 and z is the binary one of z. Its mean is divided by the sum of the
-        # weights; times their mean, it is divided by the number of pixels.
+        # weights.
         logits = torch.cat((torch.zeros_like(logits), logits), 1)
         labels = torch.where(one | zero, target, VOID).to(torch.uint8)
         mean = iff.functional.segmentation_loss(logits, labels, weights, VOID)
-        return {"total": mean * torch.lerp(weights[0], weights[1], share)}
+        return {"total": divided(mean * (weights * torch.stack((zero.sum(), one.sum()))).sum(), ones + zeros)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..metrics import DepthMetrics
 from .base import RGB, Headline, Kind, Task
-from .maps import checked, mean_error, resized
+from .maps import MeanError, resized
 
 _NEAREST, _FARTHEST = 0.5, 100.0  # of the pictures' colours, which are even in the logarithm
 
@@ -67,13 +67,8 @@ def _colors(depth: Tensor) -> Tensor:
     return table[(255 * nearness).clamp(0, 255).round().long()]
 
 
-class DepthLoss(nn.Module):
+class DepthLoss(MeanError):
     """Computes the L1 distance of depth, as :class:`DepthTask` says."""
 
-    def __init__(self, task: DepthTask) -> None:
-        super().__init__()
-        self.name, self.void = task.name, task.void
-
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        prediction, target = checked(self.name, 1, predictions, targets)
-        return {"total": mean_error(resized(prediction, target.shape[-2:])[:, 0], target, self.void)}
+    def predicted(self, prediction: Tensor, size: torch.Size) -> Tensor:
+        return resized(prediction, size)[:, 0]

@@ -17,6 +17,7 @@ from ..metrics import EdgeMetrics
 from ..metrics.edges import Matching
 from .base import Headline
 from .binary import BalancedBCE, BinaryTask
+from .counted import CountedLoss, divided
 from .semantic import GAMMA
 
 
@@ -61,7 +62,7 @@ class EdgeTask(BinaryTask):
         return {"odsf": percent("odsF"), "odsf_bound": percent("odsF at most")}
 
 
-class EdgeLoss(nn.Module):
+class EdgeLoss(CountedLoss):
     """Computes the loss of edges: ``bce``, and ``inverseform`` from the step ``config.inverseform_start`` on.
 
     InverseForm has the weight ``config.gamma``, whatever the weight of the task is.
@@ -75,14 +76,26 @@ class EdgeLoss(nn.Module):
         self.gamma = gamma / config.tasks.get(task.name, 1.0)  # the criterion multiplies the total by the task's weight
         self.inverseform: iff.InverseFormLoss | None = None
         if gamma:
-            self.inverseform = iff.InverseFormLoss(config.net or "compact", config.distance, config.resize)
+            net = config.net or "compact"
+            self.inverseform = iff.InverseFormLoss(net, config.distance, config.resize, reduction="sum")
             self.inverseform.knows_boundaries = True  # the values of the target are checked before
 
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        bce = self.bce(predictions, targets, step)["total"]
+    def own_counts(self, targets: Mapping[str, Tensor], step: int) -> tuple[Tensor, ...]:
+        """Counts the pixels of both kinds, and tiles with an edge if InverseForm counts."""
+        pixels = self.bce.own_counts(targets, step)
+        if self.inverseform is None or step < self.start:
+            return pixels
+        return *pixels, self.inverseform.tiles_with_boundary(self._edges(targets))
+
+    def terms(
+        self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int, *counts: Tensor
+    ) -> dict[str, Tensor]:
+        bce = self.bce.terms(predictions, targets, step, *counts[:2])["total"]
         if self.inverseform is None or step < self.start:
             return {"total": bce, "bce": bce}
-        target = targets[self.name]
-        edges = target.masked_fill(target == self.void, VOID)[:, None]
-        inverseform = self.inverseform(predictions[self.name], edges)
+        inverseform = divided(self.inverseform(predictions[self.name], self._edges(targets)), counts[2])
         return {"total": bce + self.gamma * inverseform, "bce": bce, "inverseform": inverseform}
+
+    def _edges(self, targets: Mapping[str, Tensor]) -> Tensor:
+        target = targets[self.name]
+        return target.masked_fill(target == self.void, VOID)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import check_maps
+from .base import Task
+from .counted import CountedLoss, divided
 
 
 def checked(
@@ -33,8 +36,24 @@ def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(maps.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def mean_error(prediction: Tensor, target: Tensor, void: float) -> Tensor:
-    """Averages ``|prediction - target|`` over the numbers of the target that are not void; 0 if there are none."""
-    valid = target != void
-    error = torch.where(valid, prediction - target, 0).abs()
-    return error.sum() / valid.sum().clamp(min=1)
+class MeanError(CountedLoss):
+    """Averages ``|predicted - target|`` over the numbers of a task's target that are not void; 0 if there are none."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.name, self.channels, self.void = task.name, task.channels, task.void
+
+    @abstractmethod
+    def predicted(self, prediction: Tensor, size: torch.Size) -> Tensor:
+        """Turns a prediction (N, channels, h, w) into maps of the target's shape; ``size`` is its (H, W)."""
+
+    def own_counts(self, targets: Mapping[str, Tensor], step: int) -> tuple[Tensor]:
+        return ((targets[self.name] != self.void).sum(),)
+
+    def terms(
+        self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int, *counts: Tensor
+    ) -> dict[str, Tensor]:
+        prediction, target = checked(self.name, self.channels, predictions, targets)
+        error = self.predicted(prediction, target.shape[-2:]) - target
+        (valid,) = counts
+        return {"total": divided(torch.where(target != self.void, error, 0).abs().sum(), valid)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -15,7 +14,7 @@ from ..config import TrainConfig
 from ..metrics import NormalMetrics
 from ..metrics.geometry import WITHIN
 from .base import Headline, Kind, Task
-from .maps import checked, mean_error, resized
+from .maps import MeanError, resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +55,9 @@ class NormalsTask(Task):
         return shown | {f"within_{limit:g}": percent(f"within {limit:g} degrees") for limit in WITHIN}
 
 
-class NormalLoss(nn.Module):
+class NormalLoss(MeanError):
     """Computes the L1 distance of normals, as :class:`NormalsTask` says."""
 
-    def __init__(self, task: NormalsTask) -> None:
-        super().__init__()
-        self.name, self.void = task.name, task.void
-
-    def forward(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        prediction, target = checked(self.name, 3, predictions, targets)
-        prediction = resized(prediction, target.shape[-2:])
-        prediction = prediction / (prediction.norm(dim=1, keepdim=True) + 1e-12)
-        return {"total": mean_error(prediction, target, self.void)}
+    def predicted(self, prediction: Tensor, size: torch.Size) -> Tensor:
+        prediction = resized(prediction, size)
+        return prediction / (prediction.norm(dim=1, keepdim=True) + 1e-12)

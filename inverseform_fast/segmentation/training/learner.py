@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..tasks import Task
 from .alignment import TargetAligner, alignment_scalars
 from .optim import build_optimizer, learning_rate
 from .sampling import derived_seed
-from .sharing import averaging, shard_optimizer, share_model, whole_state
+from .sharing import averaging, read_parts, shard_optimizer, share_model
 from .whole_batch import WholeBatch
 
 MakeCriterion = Callable[[TrainConfig, Mapping[str, Task]], nn.Module]
@@ -87,7 +88,7 @@ class Learner:
         )
         if self.model.takes_turns and (config.accumulate > 1 or processes.size > 1):
             raise ValueError(f"accumulate and the number of processes must be 1: {config.model} trains tasks in turns")
-        if checkpoint:
+        if checkpoint and not checkpoint.shards:
             load_strictly(self.model, checkpoint.model, checkpoint.path, "checkpoint")
         self.shared = share_model(self.model, config, processes)
         self.shares_batch_norm = config.sync_bn and processes.size > 1 and self.device.type == "cpu"
@@ -100,7 +101,10 @@ class Learner:
         self.model.train()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        restore_optimizer(self.optimizer, checkpoint.optimizer, f"the optimizer's state of {checkpoint.path}")
+        moments = checkpoint.optimizer
+        if checkpoint.shards:
+            moments = read_parts(self.model, self.optimizer, checkpoint, Path(self.config.out))
+        restore_optimizer(self.optimizer, moments, f"the optimizer's state of {checkpoint.path}")
         shard_optimizer(self.optimizer)
         check_keys(checkpoint.scaler, self.scaler.state_dict(), f"the scaler's state of {checkpoint.path}")
         if not all(isinstance(value, int | float) for value in checkpoint.scaler.values()):
@@ -108,8 +112,8 @@ class Learner:
         self.scaler.load_state_dict(checkpoint.scaler)
 
     def states(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Returns the states of model, optimizer and scaler; see :func:`whole_state`."""
-        return whole_state(self.model.state_dict()), whole_state(self.optimizer.state_dict()), self.scaler.state_dict()
+        """Returns the states of model, optimizer and scaler, with this process's parts of sharded tensors."""
+        return self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
 
     def take_step(self, batch: Sample, step: int, positions: Sequence[int]) -> list[Taken]:
         """Takes a step of the optimizer.

@@ -23,9 +23,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from inverseform_fast import Alignment
 
-from ...files import locked, write_atomically
+from ...files import check_is_shared, locked, write_atomically
 from ...states import stop_explained
-from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from ..checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint, write_tensors
 from ..config import TrainConfig
 from ..datasets import Sample, SegmentationDataset
 from ..evaluation import check_tasks, evaluate, open_dataset
@@ -33,6 +33,7 @@ from ..moved_labels import MovedLabels, draw_moved
 from ..processes import Processes, joined, share_of
 from ..progress import bars, counter, say
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
+from ..shards import remove_shards
 from ..tasks import Task, choose_tasks
 from ..transforms import TrainTransform, denormalize
 from .criterion import Criterion
@@ -98,6 +99,8 @@ def train(
             overwrite, resume = False, (out / CHECKPOINT).exists()
         with locked(out) if processes.is_first else nullcontext():
             processes.require_same("options", {k: v for k, v in config.to_dict().items() if k not in _OWN_OPTIONS})
+            if config.shard:
+                check_is_shared(out)
             checkpoint = processes.from_first(lambda: _check_folder(out, config, resume, overwrite))
             if config.threads:
                 torch.set_num_threads(config.threads)
@@ -154,7 +157,7 @@ def _digest(*parts: bytes) -> str:
 def _check_folder(out: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Checkpoint | None:
     """Returns the checkpoint to resume from, if any; raises an error before an earlier run's files would be lost."""
     if resume:
-        checkpoint = load_checkpoint(out / CHECKPOINT)
+        checkpoint = (read_checkpoint if config.shard else load_checkpoint)(out / CHECKPOINT)
         changes = [
             f"{name} was {old!r}, now {new!r}" for name, (old, new) in checkpoint.config.difference(config).items()
         ]
@@ -176,6 +179,7 @@ def _prepare_folder(out: Path, config: TrainConfig, overwrite: bool) -> None:
     if overwrite:
         for path in [path for name in (*_RESULTS, "tensorboard/events.out.tfevents.*") for path in out.glob(name)]:
             path.unlink()
+        remove_shards(out, {})
     text = json.dumps(config.to_dict(), indent=2)
     write_atomically(out / "config.json", lambda file: file.write(text.encode()))
 
@@ -275,10 +279,20 @@ class _Run:
                 log.add_scalar(name, value, self.step)
 
     def _save(self) -> None:
+        """Writes the checkpoint; a sharded model's is in parts until the last step, and then in one file."""
         checkpoint = Checkpoint(self.config, dict(self.tasks), self.step, *self.learner.states())
-        path = self.out / CHECKPOINT
-        self.processes.after_first(lambda: save_checkpoint(path, checkpoint), f"saved step {self.step}")
+        if self.config.shard:
+            checkpoint = write_tensors(self.out, checkpoint)
+        self.processes.after_first(lambda: self._write(checkpoint), f"saved step {self.step}")
         self.saved = self.step
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        path = self.out / CHECKPOINT
+        save_checkpoint(path, checkpoint)
+        if checkpoint.shards and self.step == self.config.steps:
+            checkpoint = load_checkpoint(path)
+            save_checkpoint(path, checkpoint)
+        remove_shards(self.out, checkpoint.shards)
 
     def _draw_moved(self, log: SummaryWriter, batch: Sample, alignments: dict[str, Alignment]) -> None:
         for name, alignment in alignments.items():

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map
 
+from ...states import check_keys
+from ..checkpoint import Checkpoint
 from ..config import TrainConfig
 from ..models import SegmentationModel
 from ..processes import Processes
+from ..shards import contents, flattened, read_shards, unflattened
 
 _BLOCK = 1_000_000  # weights; smaller blocks are gathered together with what is around them
 
@@ -85,19 +88,31 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def whole_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Returns a state dict with whole tensors on the CPU in place of sharded ones; all processes must call this.
+def read_parts(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, out: Path) -> dict[str, Any]:
+    """Reads this process's parts of a checkpoint's tensors into a sharded model; all processes must call this.
 
-    Only the first process gets them; the others get None in their places.
+    Args:
+        optimizer: that of the model.
+        checkpoint: one with shards, which are in ``out``.
+
+    Returns:
+        The state dict of the optimizer, with sharded tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: the shards are not whole, or do not fit.
     """
+    weights, moments = unflattened(contents(out, checkpoint.shards))
+    own = model.state_dict()
+    check_keys(weights, own, f"the model in {out}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def gather(value: object) -> object:
-        if not isinstance(value, DTensor):
-            return value
-        whole = value.full_tensor()
-        return whole.cpu() if dist.get_rank() == 0 else None
+    def room(index: int, size: torch.Size) -> Tensor:
+        fits = index < len(parameters) and parameters[index].shape == size
+        return torch.zeros_like(parameters[index]) if fits else torch.zeros(size)
 
-    return tree_map(gather, state)
+    rooms = {index: {name: room(index, size) for name, (size, _) in each.items()} for index, each in moments.items()}
+    read_shards(out, checkpoint.shards, flattened(own, rooms))
+    return checkpoint.optimizer | {"state": rooms}
 
 
 def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
