@@ -22,9 +22,11 @@ class TrainConfig:
     """
 
     data: Annotated[
-        str, "Data set: scenes (procedural, needs no files), camvid, or folder (your own images and labels)."
+        str,
+        "Data set: scenes (procedural, needs no files), folder (your own images and labels), camvid, nyud_mt, "
+        "nyud_rgbd or pascal_mt.",
     ] = "scenes"
-    root: Annotated[str | None, "Folder of the data set; camvid and folder need it.", NEUTRAL] = None
+    root: Annotated[str | None, "Folder of the data set; all but scenes need it.", NEUTRAL] = None
     data_options: Annotated[
         dict[str, Any],
         "Option of the data set, such as length=64 of scenes, or cache=true or label_map=0:0,255:1 of folder; "
@@ -95,11 +97,18 @@ class TrainConfig:
         None
     )
 
-    crop: Annotated[tuple[int, int], "Height and width of the training crop, in pixels."] = (144, 192)
-    scale: Annotated[tuple[float, float], "Smallest and largest factor of the random resizing before the crop."] = (
-        0.5,
-        2.0,
-    )
+    augmentation: Annotated[
+        str,
+        "How training images are changed at random. crop: resized, cropped, flipped, and their colors changed; "
+        "warp: turned and scaled about their center, flipped, and resized to --crop.",
+    ] = "crop"
+    augmentation_options: Annotated[
+        dict[str, Any],
+        "Option of the augmentation, such as flip=0 or jitter=0 of crop, or rotation=20, 'scales=[1, 1.2, 1.5]' or "
+        "fill=zero of warp; repeatable.",
+    ] = field(default_factory=dict)
+    crop: Annotated[tuple[int, int], "Height and width of what the model is trained on, in pixels."] = (144, 192)
+    scale: Annotated[tuple[float, float], "Smallest and largest factor of the random scaling."] = (0.5, 2.0)
     eval_size: Annotated[
         tuple[int, int] | None, "Height and width at which to evaluate; the images' own if not given."
     ] = None
