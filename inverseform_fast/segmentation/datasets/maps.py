@@ -70,13 +70,11 @@ def read_normals(path: Path, axes: Sequence[str] = ("x", "y", "z")) -> Tensor:
     length = np.linalg.norm(vectors, axis=2, keepdims=True)
     if not length.max() <= _LONGEST:  # nor NaN
         raise ValueError(f"normals {path} must be vectors of length 1, or 0 where missing, got {length.max():g}")
-    unit = np.where(length < _SHORTEST, VOID, vectors / np.maximum(length, _SHORTEST))
-    channels: list[np.ndarray] = []
-    for axis in "xyz":
-        place = [name.removeprefix("-") for name in axes].index(axis)
-        flipped = (unit[..., place] != VOID) & axes[place].startswith("-")
-        channels.append(np.where(flipped, -unit[..., place], unit[..., place]))
-    return torch.from_numpy(np.stack(channels))
+    places = [[name.removeprefix("-") for name in axes].index(axis) for axis in "xyz"]
+    signs = np.array([-1 if axes[place].startswith("-") else 1 for place in places], np.float32)
+    unit = vectors[..., places] * signs / np.maximum(length, _SHORTEST)
+    normals = np.where(length < _SHORTEST, np.float32(VOID), unit).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(normals))
 
 
 def _decoded(path: Path) -> np.ndarray:
