@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from ..fields import MOST_RATE, MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
 
+_COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
 NEUTRAL = "neutral"  # marks a field that a resumed run may change: the result stays the same, but for rounding
 
 
@@ -119,11 +121,15 @@ class TrainConfig:
         int, "Parts in which each process takes its share of a step's images one after another, to save memory."
     ] = 1
     sync_bn: Annotated[bool, "Let BatchNorm see the images of all processes, or those of each process alone."] = True
-    optimizer: Annotated[Literal["adamw", "sgd"], "AdamW, or SGD with momentum 0.9."] = "adamw"
+    optimizer: Annotated[
+        Literal["adamw", "adam", "sgd"],
+        "AdamW; Adam, whose weight decay is part of the gradient; or SGD with momentum 0.9.",
+    ] = "adamw"
     lr: Annotated[float, "Peak learning rate."] = 2e-3
     weight_decay: Annotated[float, "Weight decay of all but norms and biases."] = 0.01
     warmup: Annotated[int, "Steps of linear warm-up."] = 50
     power: Annotated[float, "Power of the learning rate's polynomial decay to 0."] = 0.9
+    decay_every: Annotated[int, "Steps between two changes of the learning rate by its decay, such as an epoch's."] = 1
     clip: Annotated[float | None, "Largest norm of the gradient, which is clipped to it; no limit if not given."] = None
     amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model; none: float32."] = "none"
     seed: Annotated[int, "Seed of the weights, batches and augmentation."] = 0
@@ -144,7 +150,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_positive(self, "radius", "steps", "batch_size", "accumulate", "lr", "power", "clip")
-        check_positive(self, "timeout", "log_every", "checkpoint_every")
+        check_positive(self, "decay_every", "timeout", "log_every", "checkpoint_every")
         check_positive(self, "crop", "resize", "eval_size")
         check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
         check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "beta", "gamma")
@@ -178,7 +184,9 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainConfig:
-        """The configuration of a JSON file such as the ``config.json`` that a run writes.
+        """The configuration of a recipe, or of the ``config.json`` that a run writes.
+
+        The file is a JSON object of fields. A line that begins with ``//`` is a comment.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -187,7 +195,7 @@ class TrainConfig:
         if not Path(path).is_file():
             raise FileNotFoundError(f"config must be a JSON file: no file {path}")
         try:
-            values = json.loads(Path(path).read_text("utf-8-sig"))
+            values = json.loads(_COMMENT.sub("", Path(path).read_text("utf-8-sig")))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"config {path} must be JSON: {error}") from error
         if not isinstance(values, dict):
