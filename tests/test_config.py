@@ -22,10 +22,24 @@ def test_a_configuration_survives_json() -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_recipe_may_have_comments(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text('// a row\n{\n  // "steps": 7,\n  "lr": 0.5, "out": "a//b"\n}\n')
+    assert TrainConfig.from_file(path) == TrainConfig(lr=0.5, out="a//b")
+    path.write_text('{"lr": 0.5} // behind')
+    with pytest.raises(ValueError, match=r"recipe\.json must be JSON"):
+        TrainConfig.from_file(path)
+    path.write_text('{"learning_rate": 0.5}')
+    with pytest.raises(ValueError, match=r"recipe\.json: config must hold options of train .*, got learning_rate"):
+        TrainConfig.from_file(path)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("steps", 0),
+        ("decay_every", 0),
+        ("augmentation", 3),
         ("steps", "many"),
         ("lr", -1.0),
         ("gamma", -0.1),

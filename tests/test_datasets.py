@@ -328,8 +328,9 @@ def test_a_bad_class_list_is_named(tmp_path: Path, content: str, message: str) -
 
 
 def test_an_unknown_data_set_gets_the_list_of_names() -> None:
-    assert list(DATASETS) == ["scenes", "camvid", "folder"]
-    with pytest.raises(ValueError, match="data must be one of scenes, camvid, folder, got 'cityscapes'"):
+    names = ["scenes", "camvid", "folder", "nyud_mt", "nyud_rgbd", "pascal_mt"]
+    assert list(DATASETS) == names
+    with pytest.raises(ValueError, match=f"data must be one of {', '.join(names)}, got 'cityscapes'"):
         build_dataset("cityscapes", "train")
 
 

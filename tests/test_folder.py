@@ -144,7 +144,7 @@ def test_two_folders_of_one_split_and_lists_of_splits_are_refused(tmp_path: Path
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf\r\n"])
 def test_an_empty_list_of_frames_is_named(tmp_path: Path, split: str, content: bytes) -> None:
     (make_camvid(tmp_path) / f"{split}.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{split}\.txt must list the frames of the split, one in a line, got none"):
+    with pytest.raises(ValueError, match=rf"{split}\.txt must list the images of the split, one in a line, got none"):
         CamVid(split, tmp_path)
 
 
@@ -165,7 +165,7 @@ def test_lists_of_frames_may_have_a_mark_and_spaces_but_no_other_encoding_and_no
     with pytest.raises(ValueError, match=r"val\.txt must be text in UTF-8"):
         CamVid("val", root)
     (root / "val.txt").write_text("valV0_00000\nvalV1_00000\nvalV0_00000\n")
-    with pytest.raises(ValueError, match=r"val\.txt must list a frame once, got valV0_00000 again"):
+    with pytest.raises(ValueError, match=r"val\.txt must list an image once, got valV0_00000 again"):
         CamVid("val", root)
 
 

@@ -18,6 +18,7 @@ from .bench import bench
 from .doctor import doctor
 from .labels import align
 from .networks import calibrate, convert, train_net, train_stn, tune_net
+from .reproduce import reproduce
 from .segmentation import evaluate, train
 
 
@@ -65,5 +66,5 @@ def options(
         raise ValueError(f"on several processes, torchrun must start train or evaluate, got {command}")
 
 
-for command in (train, evaluate, align, train_net, tune_net, train_stn, convert, calibrate, bench, doctor):
+for command in (train, evaluate, reproduce, align, train_net, tune_net, train_stn, convert, calibrate, bench, doctor):
     app.command()(command)

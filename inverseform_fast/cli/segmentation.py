@@ -17,7 +17,15 @@ from .options import DataOption, Device, data_options, options_of
 def train(
     given: dict[str, Any],
     *,
-    config: Annotated[Path | None, typer.Option(help="JSON file of options; the command line overrides it.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "--config",
+            help="JSON file of options, a recipe or the config.json of a run; the "
+            "command line overrides it. Lines that begin with // are comments.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the out folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the out folder.")] = False,
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from ..fields import MOST_RATE, MOST_SEED, MOST_THREADS, check_fields, check_positive, check_range
 
+_COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
 NEUTRAL = "neutral"  # marks a field that a resumed run may change: the result stays the same, but for rounding
 
 
@@ -22,9 +24,11 @@ class TrainConfig:
     """
 
     data: Annotated[
-        str, "Data set: scenes (procedural, needs no files), camvid, or folder (your own images and labels)."
+        str,
+        "Data set: scenes (procedural, needs no files), folder (your own images and labels), camvid, nyud_mt, "
+        "nyud_rgbd or pascal_mt.",
     ] = "scenes"
-    root: Annotated[str | None, "Folder of the data set; camvid and folder need it.", NEUTRAL] = None
+    root: Annotated[str | None, "Folder of the data set; all but scenes need it.", NEUTRAL] = None
     data_options: Annotated[
         dict[str, Any],
         "Option of the data set, such as length=64 of scenes, or cache=true or label_map=0:0,255:1 of folder; "
@@ -96,11 +100,18 @@ class TrainConfig:
         None
     )
 
-    crop: Annotated[tuple[int, int], "Height and width of the training crop, in pixels."] = (144, 192)
-    scale: Annotated[tuple[float, float], "Smallest and largest factor of the random resizing before the crop."] = (
-        0.5,
-        2.0,
-    )
+    augmentation: Annotated[
+        str,
+        "How training images are changed at random. crop: resized, cropped, flipped, and their colors changed; "
+        "warp: turned and scaled about their center, flipped, and resized to --crop.",
+    ] = "crop"
+    augmentation_options: Annotated[
+        dict[str, Any],
+        "Option of the augmentation, such as flip=0 or jitter=0 of crop, or rotation=20, 'scales=[1, 1.2, 1.5]' or "
+        "fill=zero of warp; repeatable.",
+    ] = field(default_factory=dict)
+    crop: Annotated[tuple[int, int], "Height and width of what the model is trained on, in pixels."] = (144, 192)
+    scale: Annotated[tuple[float, float], "Smallest and largest factor of the random scaling."] = (0.5, 2.0)
     eval_size: Annotated[
         tuple[int, int] | None, "Height and width at which to evaluate; the images' own if not given."
     ] = None
@@ -113,11 +124,15 @@ class TrainConfig:
         "is that of one part, except that BatchNorm sees a part at a time, and Dice is the mean over the parts.",
     ] = 1
     sync_bn: Annotated[bool, "Let BatchNorm see the images of all processes, or those of each process alone."] = True
-    optimizer: Annotated[Literal["adamw", "sgd"], "AdamW, or SGD with momentum 0.9."] = "adamw"
+    optimizer: Annotated[
+        Literal["adamw", "adam", "sgd"],
+        "AdamW; Adam, whose weight decay is part of the gradient; or SGD with momentum 0.9.",
+    ] = "adamw"
     lr: Annotated[float, "Peak learning rate."] = 2e-3
     weight_decay: Annotated[float, "Weight decay of all but norms and biases."] = 0.01
     warmup: Annotated[int, "Steps of linear warm-up."] = 50
     power: Annotated[float, "Power of the learning rate's polynomial decay to 0."] = 0.9
+    decay_every: Annotated[int, "Steps between two changes of the learning rate by its decay, such as an epoch's."] = 1
     clip: Annotated[float | None, "Largest norm of the gradient, which is clipped to it; no limit if not given."] = None
     amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model; none: float32."] = "none"
     seed: Annotated[int, "Seed of the weights, batches and augmentation."] = 0
@@ -138,7 +153,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_positive(self, "radius", "steps", "batch_size", "accumulate", "lr", "power", "clip")
-        check_positive(self, "timeout", "log_every", "checkpoint_every")
+        check_positive(self, "decay_every", "timeout", "log_every", "checkpoint_every")
         check_positive(self, "crop", "resize", "eval_size")
         check_range(self, 0, "lr", "weight_decay", highest=MOST_RATE)
         check_range(self, 0, "warmup", "workers", "eval_every", "edge", "dice", "f1", "beta", "gamma")
@@ -172,7 +187,9 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainConfig:
-        """The configuration of a JSON file such as the ``config.json`` that a run writes.
+        """The configuration of a recipe, or of the ``config.json`` that a run writes.
+
+        The file is a JSON object of fields. A line that begins with ``//`` is a comment.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -181,7 +198,7 @@ class TrainConfig:
         if not Path(path).is_file():
             raise FileNotFoundError(f"config must be a JSON file: no file {path}")
         try:
-            values = json.loads(Path(path).read_text("utf-8-sig"))
+            values = json.loads(_COMMENT.sub("", Path(path).read_text("utf-8-sig")))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"config {path} must be JSON: {error}") from error
         if not isinstance(values, dict):

@@ -6,18 +6,19 @@ Every random number comes from PyTorch's global generator, so seeding it fixes a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from ..checks import LABEL_DTYPES, check_tensor, shown
+from ..checks import LABEL_DTYPES, check_choice, check_number, check_tensor, shown
 from .datasets import Sample
 from .tasks import Task
 
+Fill = Literal["void", "zero"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -73,9 +74,8 @@ class TrainTransform:
     ) -> None:
         if min(crop) < 1:
             raise ValueError(f"crop must be a positive (height, width), got {crop}")
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale must be a positive range (lowest, highest), got {scale}")
-        self.tasks, self.scale, self.flip = tasks, scale, flip
+        _check_scale(scale)
+        self.tasks, self.scale, self.flip = tasks, scale, _probability(flip)
         self.crop = v2.RandomCrop(crop, pad_if_needed=True)
         self.jitter = v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10)
 
@@ -84,20 +84,113 @@ class TrainTransform:
         factor = torch.empty(()).uniform_(*self.scale).item()
         height, width = (max(1, round(side * factor)) for side in sample["image"].shape[-2:])
         scale = _scale(sample["image"], (height, width))
-        sample = _resize(sample, (height, width))
-        for name, task in self.tasks.items():
-            if task.kind == "depth":  # an object that is twice as large looks half as far away
-                sample[name] = _unless_void(sample[name], sample[name] / scale, task)
+        sample = _nearer(_resize(sample, (height, width)), self.tasks, scale)
         sample = _crop(sample, self.tasks, self.crop.make_params([sample["image"]]))
         if torch.rand(1) < self.flip:
             sample = _flip(sample, self.tasks)
         return _finish(sample | {"image": self.jitter(sample["image"])}, self.tasks)
 
 
+class WarpTransform:
+    """Turns and scales a sample about its center at random, flips it, and prepares it as :class:`EvalTransform` does.
+
+    Public multi-task code augments in this way. The frame keeps its place, so a factor above 1 cuts off what leaves it,
+    and one below 1 leaves a border where nothing is brought in. The frame is resized to ``size`` in the same step. The
+    image is interpolated bicubically, all else is taken from the nearest pixel, and colors stay as they are.
+
+    Args:
+        tasks: the tasks of the sample's targets, by name; a task's kind says how augmentation changes its values.
+        size: (height, width) of the result in pixels.
+        scale: smallest and largest factor.
+        scales: the factors to choose from; any number within ``scale`` if not given.
+        rotation: largest angle, in degrees and in either direction.
+        flip: probability of the horizontal flip.
+        fill: what targets have in the border: "void", or "zero", which is class 0, no edge and nothing salient, as in
+            the public code. Depth and normals are void there in any case, and so is a target without a truth.
+
+    Raises:
+        ValueError: a number is out of its range, ``fill`` is neither of these; or an image is not uint8 (3, H, W), or
+            labels are no integers.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.75, 1.25),
+        *,
+        scales: Sequence[float] | None = None,
+        rotation: float = 0.0,
+        flip: float = 0.5,
+        fill: Fill = "void",
+    ) -> None:
+        if min(size) < 1:
+            raise ValueError(f"size must be a positive (height, width), got {size}")
+        _check_scale(scale)
+        if scales is not None and (
+            not isinstance(scales, Sequence) or not scales or not all(check_number(s, "scales") > 0 for s in scales)
+        ):
+            raise ValueError(f"scales must be a list of positive numbers, got {shown(scales)}")
+        if not 0 <= check_number(rotation, "rotation") <= 180:
+            raise ValueError(f"rotation must be from 0 to 180 degrees, got {rotation}")
+        check_choice(fill, "fill", get_args(Fill))
+        self.tasks, self.size, self.scale, self.scales = tasks, size, scale, scales
+        self.rotation, self.flip, self.fill = rotation, _probability(flip), fill
+
+    def __call__(self, sample: Sample) -> Sample:
+        factor = torch.empty(()).uniform_(*self.scale).item()
+        if self.scales is not None:
+            factor = self.scales[int(torch.randint(len(self.scales), ()))]
+        angle = torch.empty(()).uniform_(-self.rotation, self.rotation).item()
+        return self.change(sample, factor, angle, bool(torch.rand(1) < self.flip))
+
+    def change(self, sample: Sample, factor: float, angle: float, flip: bool) -> Sample:
+        """Scales by ``factor``, turns to the left by ``angle`` degrees, then flips, and prepares the sample."""
+        sample = _plain(sample, self.tasks)
+        scale, angle = factor * _scale(sample["image"], self.size), math.radians(angle)
+        sample = _warp(sample, self.tasks, self.size, factor, angle, self.fill)
+        sample = _nearer(_turn(sample, self.tasks, angle), self.tasks, scale)
+        return _finish(_flip(sample, self.tasks) if flip else sample, self.tasks)
+
+
+AUGMENTATIONS: dict[str, type[TrainTransform | WarpTransform]] = {"crop": TrainTransform, "warp": WarpTransform}
+
+
+def build_augmentation(
+    name: str, tasks: Mapping[str, Task], size: tuple[int, int], scale: tuple[float, float], **options: Any
+) -> TrainTransform | WarpTransform:
+    """Makes an augmentation of the registry.
+
+    Args:
+        name: a key of ``AUGMENTATIONS``.
+        tasks, size, scale, options: arguments of its class.
+
+    Raises:
+        ValueError: the name or an option is unknown, or a value is bad.
+    """
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"augmentation must be one of {', '.join(AUGMENTATIONS)}, got {name!r}")
+    try:
+        return AUGMENTATIONS[name](tasks, size, scale, **options)
+    except TypeError as error:
+        raise ValueError(f"augmentation_options must be arguments of the augmentation {name!r}: {error}") from error
+
+
 def denormalize(image: Tensor) -> Tensor:
     """Turns a normalized image (..., 3, H, W) back into a picture of the same shape, uint8 RGB."""
     mean, std = (image.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_scale(scale: tuple[float, float]) -> None:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale must be a positive range (lowest, highest), got {scale}")
+
+
+def _probability(flip: float) -> float:
+    if not 0 <= check_number(flip, "flip") <= 1:
+        raise ValueError(f"flip must be a probability from 0 to 1, got {flip}")
+    return flip
 
 
 def _plain(sample: Sample, tasks: Mapping[str, Task]) -> Sample:
@@ -130,6 +223,60 @@ def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
             planes = value.reshape(-1, *value.shape[-2:])
             planes = F.resize(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
             result[name] = planes.reshape(*value.shape[:-2], *size)
+    return result
+
+
+def _warp(
+    sample: Sample, tasks: Mapping[str, Task], size: tuple[int, int], factor: float, angle: float, fill: Fill
+) -> Sample:
+    """Scales the content by ``factor`` and turns it to the left by ``angle`` (radians) about the center of the frame,
+    which is resized to ``size``.
+    """
+    height, width = sample["image"].shape[-2:]
+    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
+    # From the result to the source, in units of half the frame, x to the right and y down.
+    theta = torch.tensor([[[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]])
+    grid = torch.nn.functional.affine_grid(theta, [1, 1, *size], align_corners=False)
+    outside = (grid.abs() > 1).any(-1)[0]
+
+    def moved(value: Tensor, mode: str) -> Tensor:
+        planes = value.reshape(1, -1, *value.shape[-2:]).float()
+        planes = torch.nn.functional.grid_sample(planes, grid, mode, padding_mode="border", align_corners=False)
+        return planes.reshape(*value.shape[:-2], *size)
+
+    image = moved(sample["image"], "bicubic").round().clamp(0, 255).masked_fill(outside, 0)
+    result = {"image": image.to(torch.uint8)}
+    for name, value in sample.items():
+        if name != "image":
+            border = _border(value, tasks[name], fill) if name in tasks else 0
+            result[name] = moved(value, "nearest").masked_fill(outside, border).to(value.dtype)
+    return result
+
+
+def _border(value: Tensor, task: Task, fill: Fill) -> float:
+    """What a target has where nothing is brought in."""
+    has_zero = task.kind in ("labels", "map") and bool((value != task.void).any())
+    return 0 if fill == "zero" and has_zero else task.void
+
+
+def _nearer(sample: Sample, tasks: Mapping[str, Task], scale: float) -> Sample:
+    """Divides depth by the scale of the image: an object that is twice as large looks half as far away."""
+    result = dict(sample)
+    for name, task in tasks.items():
+        if task.kind == "depth":
+            result[name] = _unless_void(sample[name], sample[name] / scale, task)
+    return result
+
+
+def _turn(sample: Sample, tasks: Mapping[str, Task], angle: float) -> Sample:
+    """Turns normals to the left by ``angle`` (radians), as the image was."""
+    result = dict(sample)
+    for name, task in tasks.items():
+        if task.kind == "normals":
+            x, y, z = sample[name]
+            cos, sin = math.cos(angle), math.sin(angle)
+            turned = torch.stack((cos * x - sin * y, sin * x + cos * y, z))
+            result[name] = _unless_void(sample[name], turned, task)
     return result
 
 

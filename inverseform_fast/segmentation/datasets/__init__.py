@@ -8,11 +8,31 @@ from typing import Any
 from .base import Sample, SegmentationDataset
 from .camvid import CamVid
 from .folder import Folder
+from .nyud import NYUDMT, NYUDRGBD
+from .pascal import PascalMT
 from .scenes import Scenes
 
-__all__ = ["DATASETS", "CamVid", "Folder", "Sample", "Scenes", "SegmentationDataset", "build_dataset"]
+__all__ = [
+    "DATASETS",
+    "NYUDMT",
+    "NYUDRGBD",
+    "CamVid",
+    "Folder",
+    "PascalMT",
+    "Sample",
+    "Scenes",
+    "SegmentationDataset",
+    "build_dataset",
+]
 
-DATASETS: dict[str, type[SegmentationDataset]] = {"scenes": Scenes, "camvid": CamVid, "folder": Folder}
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    "scenes": Scenes,
+    "camvid": CamVid,
+    "folder": Folder,
+    "nyud_mt": NYUDMT,
+    "nyud_rgbd": NYUDRGBD,
+    "pascal_mt": PascalMT,
+}
 
 
 def build_dataset(name: str, split: str, root: str | Path | None = None, /, **options: Any) -> SegmentationDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ...checks import shown
 from ..tasks import Task
 
 Sample = dict[str, Tensor]
@@ -100,3 +101,14 @@ class SegmentationDataset(Dataset[Sample]):
 
     def check_for_training(self) -> None:
         """Raises a ValueError if nothing can be learned from the split's targets; by default it does not look."""
+
+
+def check_names(tasks: Sequence[str], known: Collection[str]) -> Sequence[str]:
+    """Returns the option ``tasks`` of a data set that has the tasks ``known``.
+
+    Raises:
+        ValueError: it is no list, or names another task.
+    """
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence) or any(name not in known for name in tasks):
+        raise ValueError(f"tasks must be a list of {', '.join(known)}, got {shown(tasks)}")
+    return tasks

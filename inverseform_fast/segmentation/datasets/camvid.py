@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-from ...files import read_text
 from .base import Transform
 from .classes import read_task
-from .files import FileDataset, Pair, by_lower_suffix, find_files
-from .label_counts import listed
+from .files import FileDataset, Pair, by_lower_suffix, check_root, find_files, read_names
 from .label_map import LabelMap, Pairs
 
 _SEGMENT, _SHARE, _GAP = 60, 0.15, 3  # frames in a segment, share of them held out, frames dropped on either side
@@ -48,11 +45,9 @@ class CamVid(FileDataset):
         label_map: Pairs | None = None,
     ) -> None:
         values = None if label_map is None else LabelMap(label_map)
-        root = Path(root)
-        if not root.is_dir():
-            raise FileNotFoundError(f"root must be the folder that holds the data set 'camvid': no folder {root}")
+        root = check_root(root)
         folder = "train" if split in ("fit", "holdout") else split
-        names = _read_names(root / f"{folder}.txt") if split in self.splits else []
+        names = read_names(root / f"{folder}.txt") if split in self.splits else []
         if split in ("fit", "holdout"):
             names = split_frames(names)[split == "holdout"]
         images, labels = (
@@ -60,18 +55,6 @@ class CamVid(FileDataset):
         )
         pairs = [Pair(images(name), labels(name)) for name in names]
         super().__init__(split, pairs, names, read_task(root / "classes.json"), cache, transform, values)
-
-
-def _read_names(path: Path) -> list[str]:
-    """Reads a list of frames, one in a line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"root must hold a list of the split's frames: no file {path}")
-    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-    if not names:
-        raise ValueError(f"{path} must list the frames of the split, one in a line, got none")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} must list a frame once, got {listed(twice)} again")
-    return names
 
 
 def _files(folder: Path, suffix: str) -> Callable[[str], Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 from torch import Tensor
 
+from ...files import read_text
 from ..tasks import SemanticTask
 from ..tasks.semantic import VOID
 from .base import Sample, SegmentationDataset, Transform
@@ -86,11 +88,8 @@ class FileDataset(SegmentationDataset):
         super().__init__(split, [task], names, transform)
         if not isinstance(cache, bool):
             raise ValueError(f"cache must be true or false, got {cache!r}")
-        if label_map and label_map.channels > task.channels:
-            raise ValueError(
-                f"label_map must give class ids 0..{task.channels - 1} or void, got {label_map.channels - 1}"
-            )
         self.pairs, self._label_map = pairs, label_map or identity(task.channels)
+        self._label_map.check(task.channels)
         for name, (image, label) in zip(names, pairs, strict=True):
             if not image.is_file():
                 raise FileNotFoundError(f"image of {name} must exist: no file {image}")
@@ -125,14 +124,36 @@ class FileDataset(SegmentationDataset):
         return self.pairs[index].label
 
     def label_values(self, index: int, labels: Tensor) -> np.ndarray:
-        """Returns values that the label map reads as ``labels``.
+        """Returns values that the label map reads as ``labels``; see :func:`relabeled`."""
+        return relabeled(self.pairs[index].label, labels, self._label_map)
 
-        A pixel that keeps its class keeps its value, and so does one that became void where no value is void.
-        """
-        values = read_values(self.pairs[index].label)
-        wanted = self._label_map.values()[labels.numpy()]
-        kept = (self._label_map.ids[values] == labels.numpy()) | (wanted < 0)
-        return np.where(kept, values, wanted).astype(values.dtype)
+
+def check_root(root: str | Path) -> Path:
+    """Returns the folder of a data set.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not (folder := Path(root)).is_dir():
+        raise FileNotFoundError(f"root must be the folder that holds the data set: no folder {folder}")
+    return folder
+
+
+def read_names(path: Path) -> list[str]:
+    """Reads the list of a split: the names of its images, one in a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lists none, or one twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"root must hold a list of the split's images: no file {path}")
+    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    if not names:
+        raise ValueError(f"{path} must list the images of the split, one in a line, got none")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} must list an image once, got {listed(twice)} again")
+    return names
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -182,19 +203,33 @@ def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[
 
 def _read_pair(pair: Pair, label_map: LabelMap) -> tuple[Sample, np.ndarray, int]:
     """Reads and checks a sample; returns it, the pixels of each value of its label file, and the orientation."""
-    image, orientation = _open(pair.image, "image")
-    if image.mode not in _IMAGE_MODES:
-        raise ValueError(f"image {pair.image} must have 8 bits per channel, got mode {image.mode}")
+    image, orientation = read_image(pair.image)
     labels, counts = _read_label(pair.label, label_map)
-    height, width = labels.shape
-    if image.size != (width, height):
-        turned = f" when turned as its EXIF orientation {orientation} says" if orientation > 1 else ""
+    turned = f" when turned as its EXIF orientation {orientation} says" if orientation > 1 else ""
+    check_size_of(labels, f"label {pair.label}", image, pair.image, turned)
+    return {"image": image, "semantic": labels}, counts, orientation
+
+
+def read_image(path: Path) -> tuple[Tensor, int]:
+    """Reads a picture as uint8 (3, H, W) RGB, turned as its EXIF orientation says; returns it and the orientation.
+
+    Raises:
+        ValueError: the file is no readable image of 8 bits per channel; the message names it.
+    """
+    image, orientation = open_image(path, "image")
+    if image.mode not in _IMAGE_MODES:
+        raise ValueError(f"image {path} must have 8 bits per channel, got mode {image.mode}")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous(), orientation
+
+
+def check_size_of(target: Tensor, owner: str, image: Tensor, path: Path, turned: str = "") -> None:
+    """Raises a ValueError if a target (..., H, W) is not of the size of its image (3, H, W), which ``path`` holds."""
+    (height, width), expected = target.shape[-2:], image.shape[-2:]
+    if (height, width) != expected:
         raise ValueError(
-            f"label {pair.label} must have the size of its image {pair.image}, "
-            f"{image.width}x{image.height} (width x height){turned}, got {width}x{height}"
+            f"{owner} must have the size of its image {path}, {expected[1]}x{expected[0]} (width x height){turned}, "
+            f"got {width}x{height}"
         )
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    return {"image": pixels, "semantic": labels}, counts, orientation
 
 
 def read_label(path: Path, label_map: LabelMap | None = None) -> Tensor:
@@ -219,13 +254,24 @@ def _read_label(path: Path, label_map: LabelMap) -> tuple[Tensor, np.ndarray]:
     return torch.from_numpy(label_map.ids.astype(np.uint8)[values]), counts
 
 
+def relabeled(path: Path, labels: Tensor, label_map: LabelMap) -> np.ndarray:
+    """Returns values (H, W), of the dtype of the label file ``path``, that the label map reads as ``labels``.
+
+    A pixel that keeps its class keeps its value, and so does one that became void where no value is void.
+    """
+    values = read_values(path)
+    wanted = label_map.values()[labels.numpy()]
+    kept = (label_map.ids[values] == labels.numpy()) | (wanted < 0)
+    return np.where(kept, values, wanted).astype(values.dtype)
+
+
 def read_values(path: Path) -> np.ndarray:
     """Reads the values that a label file holds: (H, W) uint8, or uint16 if it has 16 bits.
 
     Raises:
         ValueError: the file is no readable PNG of one channel with 2 to 16 bits; the message names it.
     """
-    label, _ = _open(path, "label")
+    label, _ = open_image(path, "label")
     if label.format != "PNG":
         raise ValueError(f"label {path} must be a PNG file, which keeps every pixel's id, but holds {label.format}")
     if label.mode not in _LABEL_MODES:
@@ -241,7 +287,7 @@ def read_values(path: Path) -> np.ndarray:
     return np.array(label) // scale if scale > 1 else np.array(label)
 
 
-def _open(path: Path, role: str) -> tuple[Image.Image, int]:
+def open_image(path: Path, role: str) -> tuple[Image.Image, int]:
     """Opens an image and turns it as its EXIF orientation says; returns it and the orientation, 1 if there is none."""
     try:
         with Image.open(path) as image:

@@ -57,6 +57,11 @@ class LabelMap:
             self.ids[VOID] = VOID
         self.channels = 1 + int(self.ids[self.ids != VOID].max(initial=-1))
 
+    def check(self, channels: int) -> None:
+        """Raises a ValueError if there is a class id that is not below ``channels``."""
+        if self.channels > channels:
+            raise ValueError(f"label_map must give class ids 0..{channels - 1} or void, got {self.channels - 1}")
+
     def values(self) -> np.ndarray:
         """Returns (256,) int32: the lowest value that stands for each class id, -1 where there is none."""
         lowest = np.full(VOID + 1, _UNLISTED, np.int32)

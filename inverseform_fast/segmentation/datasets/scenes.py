@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...checks import check_size, check_whole, shown
+from ...checks import check_size, check_whole
 from ...scenes import geometry
 from ...scenes.rendering import band_noise, render
 from ...scenes.street import BICYCLIST, CAR, CLASSES, PAVEMENT, PEDESTRIAN, Painter, paint_street
 from ..metrics.edges import thin
 from ..tasks import DepthTask, EdgeTask, NormalsTask, PartsTask, SaliencyTask, SemanticTask, Task
 from ..tasks.semantic import VOID
-from .base import Sample, SegmentationDataset, Transform
+from .base import Sample, SegmentationDataset, Transform, check_names
 
 _COLORS = (  # CamVid has the same
     (128, 128, 128),
@@ -84,10 +84,8 @@ class Scenes(SegmentationDataset):
         height, width = check_size(size)
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
-        if isinstance(tasks, str) or not isinstance(tasks, Sequence) or any(name not in _TASKS for name in tasks):
-            raise ValueError(f"tasks must be a list of {', '.join(_TASKS)}, got {shown(tasks)}")
         names = [f"{split}_{index:05d}" for index in range(length)]
-        super().__init__(split, [_TASKS[name] for name in tasks], names, transform)
+        super().__init__(split, [_TASKS[name] for name in check_names(tasks, _TASKS)], names, transform)
         self.images = torch.empty((length, 3, height, width), dtype=torch.uint8)
         self.labels = torch.empty((length, height, width), dtype=torch.uint8)
         self._targets: list[Sample] = []

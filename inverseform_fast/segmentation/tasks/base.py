@@ -55,8 +55,8 @@ class Task(ABC):
             than ``image``, ``scale``, ``boundary``, ``total`` and the attributes of ``nn.ModuleDict``, as ``train``.
         void: value of target pixels without a truth. Padding has this value, and losses and metrics must ignore it.
         kind: how augmentation treats a target. Every kind is resized to the nearest pixel; ``"depth"`` is also divided
-            by the scale of a resize, because what is twice as large looks half as far away, and a flip negates the x
-            of ``"normals"``, which are (3, H, W) with x, to the right, first.
+            by the scale of a resize, because what is twice as large looks half as far away. A flip negates the x of
+            ``"normals"``, and a rotation turns their x and y; they are (3, H, W), x to the right and y up.
         channels: how many numbers a model predicts for a pixel.
         short_terms: short names of the loss's terms, for the progress line.
         note: a sentence for the report on how to read the metrics.

@@ -21,8 +21,8 @@ from .maps import MeanError, resized
 class NormalsTask(Task):
     """Predicts surface normals. The target is (3, H, W) unit vectors, all three numbers ``void`` where there is none.
 
-    x comes first and points to the right. The loss is the L1 distance of the prediction, divided by its norm, from the
-    target; the mean is over valid numbers. The metrics are statistics of the angle between them.
+    x points to the right, y up and z towards the camera. The loss is the L1 distance of the prediction, divided by its
+    norm, from the target; the mean is over valid numbers. The metrics are statistics of the angle between them.
     """
 
     kind: ClassVar[Kind] = "normals"

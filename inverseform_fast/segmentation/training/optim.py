@@ -12,17 +12,19 @@ from ..models import SegmentationModel
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Returns the rate of a step: linear warm-up times polynomial decay to 0 over all steps."""
+    """Returns the rate of a step: linear warm-up times polynomial decay to 0 over all steps, in steps of its own."""
     warmup = min(1.0, (step + 1) / (config.warmup + 1))
-    return config.lr * warmup * (1 - step / config.steps) ** config.power
+    done = step // config.decay_every * config.decay_every / config.steps
+    return config.lr * warmup * (1 - done) ** config.power
 
 
 def build_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """Makes AdamW or SGD for the model's parameters; norms and biases get no weight decay."""
+    """Makes the optimizer of the model's parameters; norms and biases get no weight decay."""
     groups = _groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr)
+    adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=config.lr)
 
 
 def _groups(model: SegmentationModel, decay: float) -> list[dict[str, Any]]:

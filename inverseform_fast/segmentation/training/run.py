@@ -35,7 +35,7 @@ from ..progress import bars, counter, say
 from ..report import METRICS, PICTURE, REPORT, summary, terms_text, write_report
 from ..shards import remove_shards
 from ..tasks import Task, choose_tasks
-from ..transforms import TrainTransform, denormalize
+from ..transforms import build_augmentation, denormalize
 from .criterion import Criterion
 from .learner import Learner, MakeCriterion, Taken
 from .sampling import SeededSamples, StepBatches, check_divides
@@ -198,6 +198,9 @@ class _Run:
     ) -> None:
         self.config, self.learner, self.processes, self.console = config, learner, processes, console
         self.train_set, self.eval_set = datasets
+        self.augment = build_augmentation(
+            config.augmentation, self.train_set.tasks, config.crop, config.scale, **config.augmentation_options
+        )
         self.tasks = learner.tasks
         self.out = Path(config.out)
         self.first_step = self.step = checkpoint.step if checkpoint else 0
@@ -244,9 +247,8 @@ class _Run:
 
     def _loader(self) -> DataLoader[Sample]:
         """Returns the loader of this process's batches of the remaining steps."""
-        transform = TrainTransform(self.train_set.tasks, self.config.crop, self.config.scale)
         return DataLoader(
-            SeededSamples(self.train_set, transform),
+            SeededSamples(self.train_set, self.augment),
             batch_sampler=self.batches,
             num_workers=self.config.workers,
             pin_memory=self.learner.device.type == "cuda",
