@@ -30,8 +30,9 @@ Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t radius
   const Tensor near = torch::stable::new_empty(labels, {n, height, words_of(maps.classes), width}, ScalarType::Int);
   int32_t* edge = results<int32_t>(edges);
   uint32_t* bits = results<uint32_t>(near);
-  torch::stable::parallel_for(0, n * height, GRAIN,
-                              [&](int64_t begin, int64_t end) { SIMD_BEST(mark_rows)(maps, radius, edge, begin, end); });
+  torch::stable::parallel_for(0, n * height, GRAIN, [&](int64_t begin, int64_t end) {
+    SIMD_BEST(mark_rows)(maps, radius, edge, begin, end);
+  });
   torch::stable::parallel_for(0, n * height, GRAIN, [&](int64_t begin, int64_t end) {
     SIMD_BEST(spread_rows)(maps, tolerance, edge, bits, begin, end);
   });
