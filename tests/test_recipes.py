@@ -47,7 +47,9 @@ def tasks_of(config: TrainConfig) -> dict[str, Task]:
 
 
 def without_inverseform(config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(config, loss="ce", gamma=None, beta=None, edge=1.0, dice=1.0, boundary_head=False)
+    default = TrainConfig()
+    terms = {name: getattr(default, name) for name in ("edge", "dice", "f1", "beta", "gamma")}
+    return dataclasses.replace(config, loss="ce", boundary_head=False, **terms)
 
 
 def test_every_recipe_is_a_row_or_a_baseline() -> None:
