@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstdint>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -39,47 +40,49 @@ Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t radius
   return {edges, near};
 }
 
-// Returns the sums over the pixels of each image and class, [N, C, 4]: of b, b near, b t and t.
-std::vector<double> sum_images(const softmax::Maps& maps, const Tensor& ids, int64_t radius, int64_t tolerance) {
+// Returns each class's sums over the pixels, [4, C]: of b, b near, b t and t.
+Tensor sum_classes(const Tensor& logits, const Tensor& labels, int64_t radius, int64_t ignore_index,
+                   int64_t tolerance) {
+  const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
+  const softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
   const auto [edges, near] = find_truth(maps, ids, radius, tolerance);
-  const int64_t n = ids.size(0), height = ids.size(1), numbers_each = 4 * maps.classes;
-  std::vector<double> rows(n * height * numbers_each), sums(n * numbers_each);
-  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), radius, rows.data(), nullptr};
-  torch::stable::parallel_for(0, n * height, GRAIN,
+  const int64_t rows = ids.size(0) * ids.size(1), classes = maps.classes;
+  std::vector<double> parts(rows * classes * 4);
+  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), radius, parts.data(), nullptr};
+  torch::stable::parallel_for(0, rows, GRAIN,
                               [&](int64_t begin, int64_t end) { SIMD_BEST(forward_rows)(args, begin, end); });
-  for (size_t i = 0; i < rows.size(); ++i)
-    sums[i / (height * numbers_each) * numbers_each + i % numbers_each] += rows[i];
+  const Tensor sums = torch::stable::new_zeros(dense_logits, {4, classes}, ScalarType::Double);
+  double* sum = results<double>(sums);
+  for (size_t i = 0; i < parts.size(); ++i) sum[i % 4 * classes + i / 4 % classes] += parts[i];
   return sums;
 }
 
-// Returns the loss, and its derivatives by the first three sums of each image and class, [N, 3, C].
+// Returns the loss, and its derivatives by the first three sums, [3, C]. The sums are the batch's own by default.
 std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, int64_t radius, int64_t ignore_index,
-                                   int64_t tolerance) {
-  const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
-  const softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
-  const std::vector<double> sums = sum_images(maps, ids, radius, tolerance);
-  const int64_t n = ids.size(0), classes = maps.classes;
-  const Tensor loss = torch::stable::new_empty(dense_logits, {}, ScalarType::Float);
-  const Tensor slopes = torch::stable::new_zeros(dense_logits, {n, 3, classes}, ScalarType::Float);
+                                   int64_t tolerance, const std::optional<Tensor>& given) {
+  const int64_t classes = logits.size(1);
+  STD_TORCH_CHECK(!given || given->numel() == 4 * classes, "sums must be (4, C)");
+  const Tensor all = given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, radius, ignore_index, tolerance);
+  const double* sum = numbers<double>(all);
+  // A class without a true boundary is left out, unless its sum is NaN, which must not pass in silence.
+  const auto counts = [&](int64_t c) { return !(sum[3 * classes + c] == 0 && sum[c] >= 0); };
+  int64_t count = 0;
+  for (int64_t c = 0; c < classes; ++c) count += counts(c);
+  const Tensor loss = torch::stable::new_empty(logits, {}, ScalarType::Float);
+  const Tensor slopes = torch::stable::new_zeros(logits, {3, classes}, ScalarType::Float);
+  float* slope = results<float>(slopes);
   double total = 0;
-  for (int64_t image = 0; image < n; ++image) {
-    const double* sum = sums.data() + image * classes * 4;
-    float* slope = results<float>(slopes) + image * 3 * classes;
-    // A class without a true boundary is left out, unless its sum is NaN, which must not pass in silence.
-    const auto counts = [&](int64_t c) { return !(sum[4 * c + 3] == 0 && sum[4 * c] >= 0); };
-    int64_t count = 0;
-    for (int64_t c = 0; c < classes; ++c) count += counts(c);
-    for (int64_t c = 0; c < classes; ++c) {
-      if (!counts(c)) continue;
-      const double predicted = sum[4 * c], precise = sum[4 * c + 1], recalled = sum[4 * c + 2], truth = sum[4 * c + 3];
-      // Where it is 0, so are precise and recalled.
-      const double both = precise * truth + recalled * predicted, divisor = both == 0 ? 1 : both;
-      const double precise_part = precise / divisor, recalled_part = recalled / divisor, weight = 1.0 / count / n;
-      total += weight * (1 - 2 * precise_part * recalled);
-      slope[c] = static_cast<float>(weight * 2 * precise_part * recalled_part * recalled);
-      slope[classes + c] = static_cast<float>(-weight * 2 * recalled_part * recalled_part * predicted);
-      slope[2 * classes + c] = static_cast<float>(-weight * 2 * precise_part * precise_part * truth);
-    }
+  for (int64_t c = 0; c < classes; ++c) {
+    if (!counts(c)) continue;
+    const double predicted = sum[c], precise = sum[classes + c], recalled = sum[2 * classes + c],
+                 truth = sum[3 * classes + c];
+    // Where it is 0, so are precise and recalled.
+    const double both = precise * truth + recalled * predicted, divisor = both == 0 ? 1 : both;
+    const double precise_part = precise / divisor, recalled_part = recalled / divisor;
+    total += (1 - 2 * precise_part * recalled) / count;
+    slope[c] = static_cast<float>(2 * precise_part * recalled_part * recalled / count);
+    slope[classes + c] = static_cast<float>(-2 * recalled_part * recalled_part * predicted / count);
+    slope[2 * classes + c] = static_cast<float>(-2 * precise_part * precise_part * truth / count);
   }
   torch::stable::fill_(loss, total);
   return {loss, slopes};
@@ -91,7 +94,7 @@ Tensor backward(const Tensor& logits, const Tensor& labels, const Tensor& slopes
   const Tensor dense_logits = dense(logits, ScalarType::Float), ids = dense(labels, ScalarType::Long);
   softmax::Maps maps = softmax::maps(dense_logits, ids, ignore_index);
   const int64_t n = logits.size(0), classes = maps.classes, height = maps.rows.size;
-  STD_TORCH_CHECK(slopes.numel() == n * 3 * classes, "slopes must be (N, 3, C)");
+  STD_TORCH_CHECK(slopes.numel() == 3 * classes, "slopes must be (3, C)");
   const Tensor dense_slopes = dense(slopes, ScalarType::Float);
   const auto [edges, near] = find_truth(maps, ids, radius, tolerance);
   const Tensor grad_logits = torch::stable::new_zeros(dense_logits, {n, classes, height, maps.columns.size});
@@ -114,5 +117,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(inverseform_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(inverseform_fast, CPU, m) {
   m.impl("boundary_f1_loss", TORCH_BOX(&boundary_f1_loss::forward));
+  m.impl("boundary_f1_sums", TORCH_BOX(&boundary_f1_loss::sum_classes));
   m.impl("boundary_f1_loss_backward_cpu", TORCH_BOX(&boundary_f1_loss::backward));
 }

@@ -36,7 +36,7 @@ struct Arguments {
   const uint32_t* near;  // [N, H, words, W]: the classes whose true boundary is near
   int64_t radius;        // of the windows
   double* sums;          // forward: [N, H, C, 4], zero: sums of b, b near, b t and t
-  const float* slopes;   // backward: [N, 3, C], derivatives by the first three sums
+  const float* slopes;   // backward: [3, C], derivatives by the first three sums
 };
 
 }  // namespace boundary_f1_loss
@@ -156,11 +156,10 @@ class Sweep {
         labels(args.maps.labels + n * height * width),
         edges(args.edges + n * height * width),
         near(args.near + n * height * words * width),
-        slopes(args.slopes ? args.slopes + n * 3 * classes : nullptr),
         logits(args.maps.columns, args.maps.logits + n * classes * args.maps.rows.size * args.maps.columns.size,
                classes, args.maps.rows.size),
         radius(std::min(args.radius, std::max(height, width))),
-        next(std::max<int64_t>(first - (slopes ? 2 : 1) * radius, 0)),
+        next(std::max<int64_t>(first - (args.slopes ? 2 : 1) * radius, 0)),
         center(std::max<int64_t>(first - radius, 0)),
         ring(std::min(2 * radius + 1, height)),
         lows(radius + 1),
@@ -169,7 +168,7 @@ class Sweep {
         flaws(width) {
     for (Row& row : ring) {
       row.p.resize(classes * stride, std::numeric_limits<float>::infinity()), row.low = row.p;
-      row.grad.resize(slopes ? classes * stride : 0);
+      row.grad.resize(args.slopes ? classes * stride : 0);
       row.flaw.resize(width);
     }
     block.classes = classes, block.width = width;
@@ -243,7 +242,7 @@ class Sweep {
  private:
   // Computes the gradient of b of a class, at `count` pixels of row y.
   void differentiate(int64_t y, int64_t c, int64_t x0, int64_t count, float* __restrict grad) const {
-    const float predicted = slopes[c], precise = slopes[classes + c], recalled = slopes[2 * classes + c];
+    const float predicted = args.slopes[c], precise = args.slopes[classes + c], recalled = args.slopes[2 * classes + c];
     const int32_t *edge = edges + y * width + x0, label = static_cast<int32_t>(c);
     const uint32_t *bits = near_row(y, c) + x0, bit = 1u << c % 32;
     for (int64_t x = 0; x < count; ++x) {
@@ -352,7 +351,6 @@ class Sweep {
   const int64_t* const labels;  // [H, W]
   const int32_t* const edges;   // [H, W]
   const uint32_t* const near;   // [H, words, W]
-  const float* const slopes;    // [3, C]
   resize::SIMD_TARGET::Stretched logits;
   const int64_t radius;
   int64_t next, center;  // rows: the next to make, and the next whose minima send their gradient back

@@ -245,8 +245,8 @@ class BoundaryAwareLoss(nn.Module):
     def count(self, micro_batches: Sequence[Tensor]) -> Tensor:
         """Count in all labels of a step whose gradients are accumulated, for ``counts`` of :meth:`forward`.
 
-        The micro-batches' mean of every term but Dice is then that of the whole batch, and so are the gradients of
-        ``total / len(micro_batches)``. Dice, which needs all predictions at once, is the micro-batches' mean.
+        The micro-batches' mean of every term but Dice and F1 is then that of the whole batch, and so are the gradients
+        of ``total / len(micro_batches)``. Dice and F1, which need all predictions at once, are the micro-batches' mean.
 
         Args:
             micro_batches: each one's labels ``(N, H, W)``. All processes of ``process_group`` must have equally many.
@@ -259,7 +259,7 @@ class BoundaryAwareLoss(nn.Module):
             TypeError, ValueError: wrong dtype or shape, or no labels.
 
         Example:
-            >>> criterion = iff.BoundaryAwareLoss(dice=0)
+            >>> criterion = iff.BoundaryAwareLoss(dice=0, f1=0)
             >>> logits, labels = torch.randn(4, 3, 8, 8), torch.arange(32).expand(4, 32, 32) // 11
             >>> whole = criterion(logits, labels).total
             >>> parts = logits.split(2), labels.split(2)
@@ -300,27 +300,27 @@ class BoundaryAwareLoss(nn.Module):
                 require_finite(boundary_logits, "boundary_logits")
         beta = self.beta if self.beta is not None else 0.0 if boundary_logits is None else 10.0
         is_part = self.process_group is not None or counts is not None
-        balance = dice_sums = None
+        balance = dice_sums = f1_sums = None
         with in_full_precision(segmentation_logits):
             segmentation_logits = functional.channels_first(segmentation_logits)
             if self.edge or self.gamma or is_part:
                 target = self._boundary_map(labels)
             if is_part:
-                if self.dice:
-                    dice_sums = functional.dice_sums(segmentation_logits, labels, self.ignore_index)
-                part = Part(self._count(labels, target), self.process_group, dice_sums)
+                part = Part(self._count(labels, target), self.process_group, self._sums(segmentation_logits, labels))
             segmentation = self._cross_entropy(segmentation_logits, labels)
             edge = dice = f1 = boundary = inverseform = torch.zeros_like(segmentation)
             if self.edge:
                 pixels = torch.where(target == 1, labels.long(), self.ignore_index)  # a narrow dtype may not hold void
                 edge = self._cross_entropy(segmentation_logits, pixels)
-            if self.f1:
-                f1 = functional.boundary_f1_loss(segmentation_logits, labels, self.radius, self.ignore_index)
             if is_part:
                 whole = part.whole(counts)
-                balance, dice_sums = whole.balance, whole.dice_sums
+                balance, dice_sums, f1_sums = whole.balance, whole.sums.get("dice"), whole.sums.get("f1")
             if self.dice:
                 dice = functional.dice_loss(segmentation_logits, labels, self.ignore_index, dice_sums)
+            if self.f1:
+                f1 = functional.boundary_f1_loss(
+                    segmentation_logits, labels, self.radius, self.ignore_index, sums=f1_sums
+                )
             if boundary_logits is None and (beta or self.gamma):
                 size = labels.shape[-2:]
                 boundary_logits = functional.soft_boundary_map(segmentation_logits, size, self.radius, as_logits=True)
@@ -336,6 +336,13 @@ class BoundaryAwareLoss(nn.Module):
         return LossTerms(total, *terms)
 
     @torch.no_grad()
+    def _sums(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the terms that depend on all predictions need to know of each part of a batch, by term."""
+        dice = {"dice": functional.dice_sums(logits, labels, self.ignore_index)} if self.dice else {}
+        f1 = {"f1": functional.boundary_f1_sums(logits, labels, self.radius, self.ignore_index)} if self.f1 else {}
+        return dice | f1
+
+    @torch.no_grad()
     def _count(self, labels: Tensor, target: Tensor) -> Tensor:
         """What is counted in labels, in the order of :mod:`.whole_batch`: float64."""
         positive, negative = target == 1, target == 0
@@ -347,8 +354,7 @@ class BoundaryAwareLoss(nn.Module):
             edge, other = (torch.where(kind, weights, 0).sum(dtype=torch.float64) for kind in (positive, negative))
         one = torch.ones_like(positives)
         tiles = self.inverseform.tiles_with_boundary(target[:, None]) if self.gamma else torch.zeros_like(one)
-        images = one * len(labels)
-        return torch.stack((one, positives, negatives, edge + other, edge, tiles, images)).double()
+        return torch.stack((one, positives, negatives, edge + other, edge, tiles)).double()
 
     def _boundary_map(self, labels: Tensor) -> Tensor:
         return functional.boundary_map(labels, self.radius, self.ignore_index)

@@ -46,28 +46,43 @@ def boundary_f1_loss(
     radius: int,
     ignore_index: int,
     tolerance: int,
+    sums: Tensor | None,  # [4, C], float64; None: their own
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and its slopes ``[N, 3, C]``: see :func:`_mean_f1`."""
+    """The loss, and its slopes ``[3, C]``: see :func:`_mean_f1`."""
+    totals = boundary_f1_sums(logits, labels, radius, ignore_index, tolerance) if sums is None else sums
+    classes = logits.shape[1]
+    loss, slopes = (logits.new_empty(shape, dtype=torch.float32) for shape in ((), (3, classes)))
+    _mean_f1[(1,)](totals, loss, slopes, classes, CLASSES=triton.next_power_of_2(classes))
+    return loss, slopes
+
+
+def boundary_f1_sums(
+    logits: Tensor,  # [N, C, h, w]
+    labels: Tensor,  # [N, H, W]
+    radius: int,
+    ignore_index: int,
+    tolerance: int,
+) -> Tensor:
+    """Each class's sums over the pixels, ``[4, C]``, float64: see :func:`_mean_f1`."""
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     check_edges(*size, *full)
     blocks = tiles(full[0], radius), tiles(full[1], radius)
-    sums = logits.new_empty(4, classes * n, blocks[0] * blocks[1], dtype=torch.float32)
+    programs = n * blocks[0] * blocks[1]
+    sums = logits.new_empty(4, classes, programs, dtype=torch.float32)
     if n:
         kinds, near = _maps_of_labels(labels, classes, radius, ignore_index, tolerance)
-        _sums_of_boundaries[(n * blocks[0] * blocks[1],)](
-            logits, kinds, near, sums, n * blocks[0] * blocks[1], classes, *size, *full, *blocks,
+        _sums_of_boundaries[(programs,)](
+            logits, kinds, near, sums, programs, classes, *size, *full, *blocks,
             *logits.stride()[:2], *plane_strides(logits), RADIUS=radius, RESIZED=tuple(size) != full, num_warps=WARPS,
         )  # fmt: skip
-    loss, slopes = (logits.new_empty(shape, dtype=torch.float32) for shape in ((), (n, 3, classes)))
-    _mean_f1[(1,)](totals_of_classes(sums), loss, slopes, n, classes, CLASSES=triton.next_power_of_2(classes))
-    return loss, slopes
+    return totals_of_classes(sums)
 
 
 def boundary_f1_loss_backward(
     logits: Tensor,  # [N, C, h, w]
     labels: Tensor,  # [N, H, W]
-    slopes: Tensor,  # [N, 3, C], times the gradient of the loss
+    slopes: Tensor,  # [3, C], times the gradient of the loss
     radius: int,
     ignore_index: int,
     tolerance: int,
@@ -188,7 +203,7 @@ def _sums_of_boundaries(
     logits,  # [N, C, h, w]
     kinds,  # [N, H, W]
     near,  # [N, words, H, W]
-    sums,  # [4, C, programs], those of an image one after another
+    sums,  # [4, C, programs]
     programs, classes, height, width, full_height, full_width, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
@@ -219,38 +234,35 @@ def _sums_of_boundaries(
         sums += step
 
 
-@triton.jit(do_not_specialize=("images",))
+@triton.jit
 def _mean_f1(
-    totals,  # [4, C, N]: B = sum b, W = sum b near, R = sum b t and T = sum t; b is predicted and t true boundary
+    totals,  # [4, C]: B = sum b, W = sum b near, R = sum b t and T = sum t, where b is predicted and t true boundary
     loss,  # []
-    slopes,  # [N, 3, C]
-    images, classes, CLASSES: tl.constexpr,
+    slopes,  # [3, C]
+    classes, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """The mean over the images of the mean loss of an image's K classes, and its derivatives by B, W and R.
+    """The mean loss of K classes, and its derivatives by B, W and R.
 
     A class has the loss ``1 - F``, where ``F = 2 W R / D`` and ``D = W T + R B``. So ``-dF/dB = 2 W (R / D)^2``,
-    ``-dF/dW = -2 B (R / D)^2`` and ``-dF/dR = -2 T (W / D)^2``, each divided by K N.
+    ``-dF/dW = -2 B (R / D)^2`` and ``-dF/dR = -2 T (W / D)^2``, each divided by K.
     """
     c = tl.arange(0, CLASSES)
     exists = c < classes
-    total = tl.zeros([], tl.float64)
-    for n in range(images):
-        place, step = totals + c * images + n, classes * images
-        predicted, within = tl.load(place, exists, 0), tl.load(place + step, exists, 0)
-        found, truth = tl.load(place + 2 * step, exists, 0), tl.load(place + 3 * step, exists, 0)
-        # A class that has no true boundary is left out, unless its sum is NaN, which must not pass in silence.
-        counts = exists & ((truth > 0) | (predicted != predicted))
-        count = tl.maximum(tl.sum(counts.to(tl.float64), 0), 1.0) * images
-        size = within * truth + found * predicted
-        size = tl.where(size == 0, 1.0, size)  # W and R are 0 there, and so are F and its derivatives
-        precise, complete = within / size, found / size
-        total += tl.sum(tl.where(counts, 1 - 2 * within * complete, 0.0), 0) / count
-        weight = tl.where(counts, 2 / count, 0.0)
-        tl.store(slopes + c, tl.where(counts, weight * within * complete * complete, 0.0), exists)
-        tl.store(slopes + classes + c, tl.where(counts, -weight * predicted * complete * complete, 0.0), exists)
-        tl.store(slopes + 2 * classes + c, tl.where(counts, -weight * truth * precise * precise, 0.0), exists)
-        slopes += 3 * classes
-    tl.store(loss, total)
+    predicted = tl.load(totals + c, exists, 0)
+    within = tl.load(totals + classes + c, exists, 0)
+    found = tl.load(totals + 2 * classes + c, exists, 0)
+    truth = tl.load(totals + 3 * classes + c, exists, 0)
+    # A class that has no true boundary is left out, unless its sum is NaN, which must not pass in silence.
+    counts = exists & ((truth > 0) | (predicted != predicted))
+    count = tl.maximum(tl.sum(counts.to(tl.float64), 0), 1.0)
+    size = within * truth + found * predicted
+    size = tl.where(size == 0, 1.0, size)  # W and R are 0 there, and so are F and its derivatives
+    precise, complete = within / size, found / size
+    tl.store(loss, tl.sum(tl.where(counts, 1 - 2 * within * complete, 0.0), 0) / count)
+    weight = tl.where(counts, 2 / count, 0.0)
+    tl.store(slopes + c, tl.where(counts, weight * within * complete * complete, 0.0), exists)
+    tl.store(slopes + classes + c, tl.where(counts, -weight * predicted * complete * complete, 0.0), exists)
+    tl.store(slopes + 2 * classes + c, tl.where(counts, -weight * truth * precise * precise, 0.0), exists)
 
 
 # A class's b is p minus the least p of the window. So its derivative goes to the pixel's p, and with the other sign to
@@ -262,7 +274,7 @@ def _boundary_f1_loss_backward(
     logits,  # [N, C, h, w]
     kinds,  # [N, H, W]
     near,  # [N, words, H, W]
-    slopes,  # [N, 3, C]
+    slopes,  # [3, C]
     grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
     classes, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
@@ -278,7 +290,6 @@ def _boundary_f1_loss_backward(
     near += n * ((classes + 31) // 32) * size
     owned = inside & in_tile(2 * RADIUS) & (y < first + rows)
     grad_full += n * full_n
-    slopes += n * 3 * classes
     place = (y - first) * full_y + x
 
     channel, grad = logits, grad_full

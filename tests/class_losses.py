@@ -33,20 +33,18 @@ def dice(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
 
 
 def boundary_f1(logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2) -> Tensor:
-    """One image and class after the other, of sums over one pixel after the other."""
-    losses = []
-    for n in range(len(labels)):
-        sums = boundary_sums(logits[n : n + 1], labels[n : n + 1], radius, ignore_index, tolerance)
-        terms = []
-        for c in sums[3].nonzero()[:, 0].tolist():
-            predicted, precise, recalled, true = sums[:, c]
-            precision, recall = precise / predicted.clamp(min=1e-300), recalled / true
-            terms.append(1 - 2 * precision * recall / (precision + recall).clamp(min=1e-300))
-        losses.append(torch.stack(terms).mean() if terms else 0 * logits.sum())
-    return torch.stack(losses).mean()
+    """One class after the other, of sums over one pixel after the other."""
+    predicted, precise, recalled, true = boundary_sums(logits, labels, radius, ignore_index, tolerance)
+    terms = []
+    for c in true.nonzero()[:, 0].tolist():
+        precision, recall = precise[c] / predicted[c].clamp(min=1e-300), recalled[c] / true[c]
+        terms.append(1 - 2 * precision * recall / (precision + recall).clamp(min=1e-300))
+    return torch.stack(terms).mean() if terms else 0 * logits.sum()
 
 
-def boundary_sums(logits: Tensor, labels: Tensor, radius: int, ignore_index: int, tolerance: int) -> Tensor:
+def boundary_sums(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
     """(4, C): predicted boundary, how much of it is near the true one and how much on it, and the true one."""
     p, labels, classes = _upsampled(logits.double(), labels).softmax(1), labels.long(), torch.arange(logits.shape[1])
     true, known = torch.full_like(labels, -1), torch.zeros_like(labels, dtype=torch.bool)

@@ -71,7 +71,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "dice_sums": (functional.dice_sums, {"logits": LOGITS, "labels": LABELS, "ignore_index": 255}),
     "boundary_f1_loss": (
         functional.boundary_f1_loss,
-        {"logits": LOGITS, "labels": LABELS, "radius": 1, "ignore_index": 255, "tolerance": 2},
+        {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "tolerance": 2, "sums": torch.ones(4, 3).double()},
+    ),
+    "boundary_f1_sums": (
+        functional.boundary_f1_sums,
+        {"logits": LOGITS, "labels": LABELS, "ignore_index": 255, "tolerance": 2},
     ),
     "boundary_loss": (
         functional.boundary_loss,
@@ -121,7 +125,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "BoundaryAwareLoss()": (
         module(lambda: iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(NET))),
-        {"segmentation_logits": LOGITS, "labels": LABELS, "boundary_logits": HEAD, "counts": torch.ones(7).double()},
+        {"segmentation_logits": LOGITS, "labels": LABELS, "boundary_logits": HEAD, "counts": torch.ones(6).double()},
     ),
     "BoundaryAwareLoss.count": (
         module(lambda: iff.BoundaryAwareLoss(inverseform=iff.InverseFormLoss(NET)), "count"),

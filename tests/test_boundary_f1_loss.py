@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from class_losses import assert_same, boundary_f1, some_labels, some_logits, value_and_gradient
+from class_losses import assert_same, boundary_f1, boundary_sums, some_labels, some_logits, value_and_gradient
 from torch import Tensor
 
 import inverseform_fast as iff
-from inverseform_fast.functional import boundary_f1_loss
+from inverseform_fast.functional import boundary_f1_loss, boundary_f1_sums
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 STRIPES = torch.arange(3).repeat_interleave(8).expand(1, 12, 24)
@@ -19,8 +19,19 @@ def sure(labels: Tensor) -> Tensor:
     return 100 * F.one_hot(labels, 3).movedim(-1, 1).float()
 
 
+@pytest.mark.parametrize("tolerance", [0, 1, 3, 9, 10**9])
+@pytest.mark.parametrize("radius", [1, 2, 3, 8, 10**9])
+def test_the_sums_are_those_of_the_definition(radius: int, tolerance: int) -> None:
+    logits, labels = some_logits(2, 5, 4, 5), some_labels((2, 8, 10), 5)
+    expected = boundary_sums(logits, labels, radius, tolerance=tolerance)
+    for each in (logits, logits.float()):
+        sums = boundary_f1_sums(each, labels, radius, tolerance=tolerance)
+        torch.testing.assert_close(sums, expected.detach(), rtol=1e-6, atol=1e-6)
+        assert not sums.requires_grad
+
+
 @dtypes
-@pytest.mark.parametrize(("radius", "tolerance"), [(1, 0), (1, 3), (2, 1), (2, 10**9), (3, 9), (8, 2), (10**9, 2)])
+@pytest.mark.parametrize(("radius", "tolerance"), [(1, 0), (1, 3), (2, 1), (3, 2), (5, 2), (40, 2)])
 def test_windows_of_any_size_have_the_value_and_gradient_of_the_formula(
     radius: int, tolerance: int, dtype: torch.dtype
 ) -> None:
@@ -77,16 +88,16 @@ def test_precision_has_the_tolerance_and_recall_has_none(tolerance: int, middle:
     assert loss.item() == pytest.approx(1 - (1 + middle + 0) / 3, rel=1e-6)
 
 
-def test_the_loss_is_the_mean_over_images() -> None:
+def test_a_part_has_the_loss_of_the_batch_and_its_own_share_of_the_gradient() -> None:
     logits, labels = some_logits(3), some_labels((3, 8, 10), 5)
     labels[0] = 255
     for whole in (logits, logits.float()):
         loss, gradient = value_and_gradient(boundary_f1_loss(whole, labels), whole)
-        images = zip(whole.split(1), labels.split(1), strict=True)
-        found = [value_and_gradient(boundary_f1_loss(*image), image[0]) for image in images]
-        assert found[0][0] == 0
-        torch.testing.assert_close(torch.stack([value for value, _ in found]).mean(), loss)
-        torch.testing.assert_close(torch.cat([each for _, each in found]) / 3, gradient)
+        parts = list(zip(whole.split([1, 2]), labels.split([1, 2]), strict=True))
+        sums = torch.stack([boundary_f1_sums(*part) for part in parts]).sum(0)
+        found = [value_and_gradient(boundary_f1_loss(*part, sums=sums), part[0]) for part in parts]
+        torch.testing.assert_close([value for value, _ in found], [loss, loss])
+        torch.testing.assert_close(torch.cat([each for _, each in found]), gradient)
 
 
 def test_a_step_against_the_gradient_is_better() -> None:
@@ -98,5 +109,12 @@ def test_a_step_against_the_gradient_is_better() -> None:
 @pytest.mark.parametrize("tolerance", [-1, 1.5, True])
 def test_a_bad_tolerance_is_an_error_that_names_it(tolerance: object) -> None:
     logits, labels = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match="tolerance must be a whole number of pixels, at least 0, got"):
-        boundary_f1_loss(logits, labels, tolerance=tolerance)  # type: ignore[arg-type]
+    for function in (boundary_f1_loss, boundary_f1_sums):
+        with pytest.raises(ValueError, match="tolerance must be a whole number of pixels, at least 0, got"):
+            function(logits, labels, tolerance=tolerance)  # type: ignore[arg-type]
+
+
+def test_sums_of_another_shape_are_an_error_that_names_them() -> None:
+    logits, labels = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"sums must be float64 of shape \(4, 3\), got torch.float64 \(3, 3\)"):
+        boundary_f1_loss(logits, labels, sums=torch.zeros(3, 3, dtype=torch.float64))

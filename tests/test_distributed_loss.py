@@ -162,16 +162,20 @@ def micro_batches_of(case: Case, processes: int) -> list[list[tuple[Tensor, Tens
     ]
 
 
-def but_for_dice(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The terms of the whole batch in one process, but for Dice, which is the mean of the micro-batches'."""
+def but_for_overlaps(case: Case, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The terms of the whole batch in one process, but for Dice and F1, which are the mean of the micro-batches'."""
     model, criterion = Model(case), case.criterion(None)
-    weight, criterion.dice = criterion.dice, 0.0
+    overlaps: dict[str, tuple[float, Callable[..., Tensor]]] = {"dice": (criterion.dice, iff.functional.dice_loss)}
+    if criterion.f1:
+        overlaps["f1"] = criterion.f1, iff.functional.boundary_f1_loss
+    criterion.dice = criterion.f1 = 0.0
 
     def step() -> LossTerms:
         logits, boundary = model(images(case))
         terms = criterion(logits, case.labels(), boundary)
-        dice = torch.stack([iff.functional.dice_loss(model(x)[0], labels) for x, labels in micro_batches]).mean()
-        terms = terms._replace(dice=dice, total=terms.total + weight * dice)
+        for name, (weight, loss) in overlaps.items():
+            mean = torch.stack([loss(model(x)[0], labels) for x, labels in micro_batches]).mean()
+            terms = terms._replace(**{name: mean}, total=terms.total + weight * mean)
         terms.total.backward()
         return terms
 
@@ -261,7 +265,7 @@ def test_terms_and_gradients_are_those_of_one_process(found: dict[str, Any], nam
 
 def test_micro_batches_on_several_processes_are_the_whole_batch(found: dict[str, Any]) -> None:
     every = zip(*micro_batches_of(ACCUMULATED, found["processes"]), strict=True)  # each one's on all processes
-    expected = but_for_dice(
+    expected = but_for_overlaps(
         ACCUMULATED, [(torch.cat([x for x, _ in each]), torch.cat([labels for _, labels in each])) for each in every]
     )
     torch.testing.assert_close(found["accumulated"], expected, rtol=1e-5, atol=5e-6)  # F1's gradients are long
@@ -308,11 +312,11 @@ def test_each_process_alone_would_be_another_loss() -> None:
     "name",
     ["headless", "Dice without boundary F1", "class weights, head", "one class on the first", "no boundary", "void"],
 )
-def test_micro_batches_are_the_whole_batch_but_for_dice(name: str, sizes: list[int]) -> None:
+def test_micro_batches_are_the_whole_batch_but_for_overlaps(name: str, sizes: list[int]) -> None:
     case = CASES[name]
     micro_batches = list(zip(images(case).split(sizes), case.labels().split(sizes), strict=True))
     found = accumulated(Model(case), case.criterion(None), micro_batches)
-    torch.testing.assert_close(found, but_for_dice(case, micro_batches), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, but_for_overlaps(case, micro_batches), rtol=1e-5, atol=1e-6)
 
 
 def test_counts_without_inverseform_do_not_pass_for_counts_with_it() -> None:
@@ -350,5 +354,5 @@ def test_count_says_what_it_wants(wrong: Any, error: type[Exception], message: s
 
 
 def test_counts_must_be_what_count_returns() -> None:
-    with pytest.raises(ValueError, match=r"counts must be float64 of shape \(7,\), got torch.float32 \(2,\)"):
+    with pytest.raises(ValueError, match=r"counts must be float64 of shape \(6,\), got torch.float32 \(2,\)"):
         iff.BoundaryAwareLoss()(torch.randn(IMAGES, CLASSES, 16, 24), random_labels(), counts=torch.ones(2))

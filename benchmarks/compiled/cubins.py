@@ -131,7 +131,7 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
             boundary_loss(boundary_logits, labels, 2, 255, None, True)
             _, slopes = dice_loss(logits, labels, 255, None)
             dice_loss_backward(logits, labels, slopes, 255)
-            _, slopes = boundary_f1_loss(logits, labels, 2, 255, 2)
+            _, slopes = boundary_f1_loss(logits, labels, 2, 255, 2, None)
             boundary_f1_loss_backward(logits, labels, slopes, 2, 255, 2)
             tiles, _, valid = extract_tiles(boundary_logits, target, TILED, 224, True)
             extract_tiles_backward(tiles, valid, boundary_logits, TILED, 224, True)
@@ -153,7 +153,7 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
         segmentation_loss(torch.empty(1, 19, *FULL), labels[:1], None, 255, True)
         _, slopes = dice_loss(torch.empty(1, 19, *FULL), labels[:1], 255, None)
         dice_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 255)
-        _, slopes = boundary_f1_loss(torch.empty(1, 19, *FULL), labels[:1], 2, 255, 2)
+        _, slopes = boundary_f1_loss(torch.empty(1, 19, *FULL), labels[:1], 2, 255, 2, None)
         boundary_f1_loss_backward(torch.empty(1, 19, *FULL), labels[:1], slopes, 2, 255, 2)
     coefficients = torch.empty(IMAGES, 9, 17, 8)  # rows and columns of tiles
     with recorded("int64 labels", launches):
@@ -164,7 +164,7 @@ def _maps_and_losses(launches: dict[object, Launch]) -> None:
     with recorded("radius 3", launches):
         _, logarithm = soft_boundary_map(logits, FULL, 3)
         soft_boundary_map_backward(logarithm, logarithm, logits, 3)
-        _, slopes = boundary_f1_loss(logits, labels, 3, 255, 2)
+        _, slopes = boundary_f1_loss(logits, labels, 3, 255, 2, None)
         boundary_f1_loss_backward(logits, labels, slopes, 3, 255, 2)
 
 

@@ -65,7 +65,6 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "kinds_of_pixels": (_square, _square),
     "near_along_x": (_window,),
     "near_along_y": (_window,),
-    "mean_f1": (_argument("images"),),
     "sums_of_boundaries": (CLASSES, CLASSES, CLASSES),
     "boundary_f1_loss_backward": (CLASSES, CLASSES, CLASSES, CLASSES),
     "soft_boundary_map": (CHANNELS, CHANNELS, CHANNELS),

@@ -13,6 +13,7 @@ from .geometry import align, geodesic_distance, homography_exp, homography_warp,
 from .labels import move_labels, register_labels
 from .losses import (
     boundary_f1_loss,
+    boundary_f1_sums,
     boundary_loss,
     dice_loss,
     dice_sums,
@@ -23,6 +24,7 @@ from .maps import boundary_map, channels_first, extract_tiles, soft_boundary_map
 __all__ = [
     "align",
     "boundary_f1_loss",
+    "boundary_f1_sums",
     "boundary_loss",
     "boundary_map",
     "channels_first",

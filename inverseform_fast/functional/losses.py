@@ -97,9 +97,14 @@ def dice_sums(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor
 
 
 def boundary_f1_loss(
-    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+    logits: Tensor,
+    labels: Tensor,
+    radius: int = 2,
+    ignore_index: int = 255,
+    tolerance: int = 2,
+    sums: Tensor | None = None,
 ) -> Tensor:
-    """1 - F1 of each class's predicted boundary against its true one, mean over the images of that over the classes.
+    """1 - F1 of each class's predicted boundary against its true one, mean over the classes that have a true one.
 
     The probabilities p are the softmax of logits upsampled (bilinear, ``align_corners=False``) to the labels. A pixel's
     *window* is the square of the pixels within ``radius``, cut off at the image's border. A pixel is *known* if its
@@ -107,11 +112,10 @@ def boundary_f1_loss(
     its true boundary is t = 1 if the label is the class and another class is in the window. Elsewhere both are 0.
     *Near* are pixels with a t of 1 at most ``tolerance`` away in each direction. Precision is ``sum(b near) / sum(b)``,
     recall is ``sum(b t) / sum(t)``, and F1 is ``2 precision recall / (precision + recall)``, or 0 where both are 0. The
-    sums are over an image. Its loss is the mean over the classes with a true boundary in it; without any, it is 0 with
-    zero gradients.
+    sums are over the batch. The loss is 0 with zero gradients if there is no true boundary.
 
     The F1 of boundaries by pooling is of Bokhovkin and Burnaev, "Boundary loss for remote sensing imagery semantic
-    segmentation", 2019. Their windows have 3 pixels, and their recall pools the predicted boundary by the tolerance.
+    segmentation", 2019. They sum over each image, and their recall pools the predicted boundary by the tolerance.
 
     Args:
         logits: ``(N, C, h, w)`` class logits.
@@ -119,6 +123,8 @@ def boundary_f1_loss(
         radius: pixels from a pixel to the edge of its window, at least 1.
         ignore_index: the id that marks void.
         tolerance: pixels by which a predicted boundary may be off and still be precise, at least 0.
+        sums: :func:`boundary_f1_sums` of a larger batch, of which this is a part: the loss is then of that batch, and
+            the gradient that of this part. None takes the sums of this batch.
 
     Returns:
         Scalar in [0, 1], float32 (float64 for float64 logits). It is NaN, and so is its gradient, if the logits of a
@@ -139,7 +145,41 @@ def boundary_f1_loss(
     ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
     radius = checks.check_radius(radius)
     tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
-    return ops.boundary_f1_loss(ops.channels_first(logits), labels, radius, ignore_index, tolerance)
+    if sums is not None:
+        sums = checks.check_sums(sums, "sums", (4, logits.shape[1]), "logits", logits)
+    return ops.boundary_f1_loss(ops.channels_first(logits), labels, radius, ignore_index, tolerance, sums)
+
+
+def boundary_f1_sums(
+    logits: Tensor, labels: Tensor, radius: int = 2, ignore_index: int = 255, tolerance: int = 2
+) -> Tensor:
+    """Each class's sums over the pixels that :func:`boundary_f1_loss` is made of.
+
+    They are ``sum b``, ``sum b near``, ``sum b t`` and ``sum t``. The sums of the parts of a batch add up to those of
+    the batch. They have no gradient.
+
+    Args:
+        logits: ``(N, C, h, w)`` class logits.
+        labels: ``(N, H, W)`` class ids.
+        radius: of the windows in which boundary is sought, in pixels.
+        ignore_index: the id that marks void.
+        tolerance: how far from the true boundary is near, in pixels.
+
+    Returns:
+        ``(4, C)`` float64.
+
+    Raises:
+        ValueError: as in :func:`boundary_f1_loss`.
+
+    Example:
+        >>> labels = torch.arange(2).repeat_interleave(4).expand(1, 8, 8)  # two halves
+        >>> iff.functional.boundary_f1_sums(torch.zeros(1, 2, 8, 8), labels)[:, 0]  # the map is flat: only t counts
+        tensor([ 0.,  0.,  0., 16.], dtype=torch.float64)
+    """
+    ignore_index = checks.check_segmentation_loss(logits, labels, None, ignore_index)
+    radius = checks.check_radius(radius)
+    tolerance = checks.check_whole(tolerance, "tolerance", 0, " of pixels")
+    return ops.boundary_f1_sums(ops.channels_first(logits), labels, radius, ignore_index, tolerance)
 
 
 def boundary_loss(

@@ -2,7 +2,7 @@
 
 from .align import align
 from .backend import INTERPRETED, backend_info, set_backend
-from .boundary_f1_loss import boundary_f1_loss
+from .boundary_f1_loss import boundary_f1_loss, boundary_f1_sums
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .channels_first import channels_first
@@ -22,6 +22,7 @@ __all__ = [
     "align",
     "backend_info",
     "boundary_f1_loss",
+    "boundary_f1_sums",
     "boundary_loss",
     "boundary_map",
     "channels_first",

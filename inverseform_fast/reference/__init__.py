@@ -5,7 +5,7 @@ that it is trusted here.
 """
 
 from .align import align
-from .boundary_f1_loss import boundary_f1_loss
+from .boundary_f1_loss import boundary_f1_loss, boundary_f1_sums
 from .boundary_loss import boundary_loss
 from .boundary_map import boundary_map
 from .channels_first import channels_first
@@ -23,6 +23,7 @@ from .soft_boundary_map import soft_boundary_map
 __all__ = [
     "align",
     "boundary_f1_loss",
+    "boundary_f1_sums",
     "boundary_loss",
     "boundary_map",
     "channels_first",

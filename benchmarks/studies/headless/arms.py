@@ -122,7 +122,7 @@ ARMS = {
     ),
     "dice-edge-f1": Arm(
         "+ Dice + boundary CE + boundary F1", "CE + w1 Dice + w2 CE_b + w3 F1",
-        ((1, 4, 16), (1, 2, 8), (1, 2, 16), (1, 4, 8), (2, 4, 16), (1, 4, 32)),
+        ((1, 1, 8), (1, 1, 4), (1, 2, 8), (1, 2, 16), (1, 4, 8), (1, 4, 16)),
         added(dice, boundary_cross_entropy, boundary_f1_classes), ours=True, main=True,
     ),
     "with-inverseform": Arm(

@@ -95,7 +95,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def boundary_f1_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - F1 of each class's boundary, mean over the classes of an image that have one, then over the images."""
+    """1 - F1 of each class's boundary with sums over the batch, mean over the classes that have one."""
     return boundary_f1_loss(logits, labels, ignore_index=VOID)
 
 

@@ -83,10 +83,10 @@ MAP, SOFT = (
 SEGMENTATION, BOUNDARY = ("segmentation_loss", "mean_loss"), (*MAP, "boundary_loss", "balanced_loss")
 DICE_SUMS, DICE_OF_SUMS = ("sums_of_classes", "totals_of_classes"), ("mean_of_classes", "dice_loss_backward")
 DICE = (*DICE_SUMS, *DICE_OF_SUMS)
-F1 = (
-    "kinds_of_pixels", "near_along_x", "near_along_y", "sums_of_boundaries", "totals_of_classes", "mean_f1",
-    "boundary_f1_loss_backward", "upsample_band_backward",
-)  # fmt: skip
+F1_MAPS = ("kinds_of_pixels", "near_along_x", "near_along_y")
+F1_SUMS = ("sums_of_boundaries", "totals_of_classes")
+F1_OF_SUMS = (*F1_MAPS, "mean_f1", "boundary_f1_loss_backward", "upsample_band_backward")
+F1 = (*F1_SUMS, *F1_OF_SUMS)
 TILES, WARP = ("extract_tiles", "extract_tiles_backward"), ("homography_warp", "homography_warp_backward")
 EXP, CORRELATION = ("homography_exp", "homography_exp_backward"), ("local_correlation", "local_correlation_backward")
 MOVE = ("flow_of_points", "read_labels")
@@ -136,6 +136,11 @@ VARIANTS = {  # other dtypes and options
     "dice_sums": Case("dice_sums", lambda: (logits(), labels()), DICE_SUMS),
     "dice_loss, float16": Case("dice_loss", lambda: (logits(dtype=torch.float16), labels()), DICE),
     "dice_loss, same size": Case("dice_loss", lambda: (logits(), labels(LOW)), DICE),
+    "boundary_f1_loss, sums": Case(
+        "boundary_f1_loss", lambda: (logits(), hardly_void()), F1_OF_SUMS,
+        {"sums": 2e4 * (1 + torch.rand(4, CLASSES).double())},
+    ),
+    "boundary_f1_sums": Case("boundary_f1_sums", lambda: (logits(), hardly_void()), (*F1_MAPS, *F1_SUMS)),
     "boundary_f1_loss, bfloat16": Case("boundary_f1_loss", lambda: (logits(dtype=HALF), hardly_void()), F1),
     "boundary_f1_loss, radius 3": Case("boundary_f1_loss", lambda: (logits(), hardly_void()), F1, {"radius": 3}),
     "boundary_f1_loss, same size": Case("boundary_f1_loss", lambda: (logits(), hardly_void(LOW)), F1),
