@@ -121,7 +121,8 @@ class TrainConfig:
     accumulate: Annotated[
         int,
         "Parts in which each process takes its share of a step's images one after another, to save memory. The result "
-        "is that of one part, except that BatchNorm sees a part at a time, and Dice is the mean over the parts.",
+        "is that of one part, except that BatchNorm sees a part at a time, and Dice and boundary F1 are means over the "
+        "parts.",
     ] = 1
     sync_bn: Annotated[bool, "Let BatchNorm see the images of all processes, or those of each process alone."] = True
     optimizer: Annotated[
