@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ from ..states import not_finite
 from .processes import share_of
 
 T = TypeVar("T")
-_FOLDER = "shards-"  # and the step
+_FILES = "shard-?????-model-00001-of-00001.safetensors"  # one of each process, named by PyTorch
 
 
 def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -46,12 +45,12 @@ def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[st
     own = {name: value for name, value in tensors.items() if is_first or isinstance(value, DTensor)}
     if name := not_finite({name: _local(value) for name, value in own.items()}):
         raise FloatingPointError(f"the state must hold finite numbers, but {name} does not")
-    folder = out / f"{_FOLDER}{step}"
-    if is_first and folder.exists():  # of a run that was killed before its checkpoint was whole
-        shutil.rmtree(folder)
+    folder = out / f"shards-{step}"
+    if is_first:  # a run may have been killed before its checkpoint was whole
+        _remove(folder)
     with _own_error():
         dcp.save(own, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    files = sorted(folder.iterdir())
+    files = sorted(folder.glob(_FILES))
     digests: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(digests, {_name(files[i]): _digest(files[i]) for i in share_of(len(files))})
     return {name: digest for each in digests for name, digest in each.items()}
@@ -93,9 +92,8 @@ def contents(out: Path, shards: Mapping[str, str]) -> dict[str, tuple[torch.Size
 
 def remove_shards(out: Path, kept: Mapping[str, str]) -> None:
     """Removes all folders of :func:`write_shards` in ``out`` but the one that it returned ``kept`` of."""
-    for folder in out.glob(f"{_FOLDER}*"):
-        if folder not in {(out / name).parent for name in kept}:
-            shutil.rmtree(folder)
+    for folder in set(out.glob("shards-*")) - {(out / name).parent for name in kept}:
+        _remove(folder)
 
 
 def flattened(model: Mapping[str, T], moments: Mapping[int, Mapping[str, T]]) -> dict[str, T]:
@@ -116,6 +114,14 @@ def unflattened(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[int, dict[
             index, _, name = name.partition(".")
             moments.setdefault(int(index), {})[name] = value
     return model, moments
+
+
+def _remove(folder: Path) -> None:
+    """Removes the files that processes have written, and the folder if there is nothing else in it."""
+    for file in folder.glob(_FILES):
+        file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _reader(out: Path, shards: Mapping[str, str]) -> dcp.HuggingFaceStorageReader:
