@@ -56,25 +56,33 @@ def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[st
     return {name: digest for each in digests for name, digest in each.items()}
 
 
-def read_shards(out: Path, shards: Mapping[str, str], tensors: dict[str, Tensor]) -> None:
-    """Reads this process's parts of the tensors in place; all processes must call this.
+def check_shards(out: Path, shards: Mapping[str, str]) -> None:
+    """Checks that files are there, and as they were written; each process checks its share, and all must call this.
 
     Args:
         out: the folder that was given to :func:`write_shards`.
         shards: what it returned.
-        tensors: sharded tensors or whole ones by name.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged, or a tensor is missing or of another size.
+        FileNotFoundError, ValueError: a file is missing or damaged.
     """
     names = sorted(shards)
     _verify(out, {names[i]: shards[names[i]] for i in share_of(len(names))})
+    dist.barrier()
+
+
+def read_shards(out: Path, shards: Mapping[str, str], tensors: dict[str, Tensor]) -> None:
+    """Reads this process's parts of sharded tensors, and whole ones, in place; all processes must call this.
+
+    Raises:
+        ValueError: a tensor has another size.
+    """
     with _own_error():
         dcp.load(tensors, storage_reader=_reader(out, shards))
 
 
 def read_whole(out: Path, shards: Mapping[str, str]) -> dict[str, Tensor]:
-    """Reads the whole tensors onto the CPU, in one process; the arguments and errors are those of `read_shards`."""
+    """Reads the whole tensors onto the CPU, in one process; arguments and errors are those of :func:`check_shards`."""
     _verify(out, shards)
     tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in contents(out, shards).items()}
     with _own_error(), warnings.catch_warnings():
@@ -129,7 +137,6 @@ def _reader(out: Path, shards: Mapping[str, str]) -> dcp.HuggingFaceStorageReade
 
 
 def _verify(out: Path, shards: Mapping[str, str]) -> None:
-    """Checks that files are there, and as they were written."""
     for name, digest in shards.items():
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name} is missing, which holds a part of the checkpoint")
