@@ -102,6 +102,12 @@ def test_a_checkpoint_from_before_some_options_is_read(path: Path) -> None:
     assert load_checkpoint(path).config == TrainConfig()
 
 
+def test_shards_are_files_beside_the_checkpoint(path: Path) -> None:
+    torch.save(torch.load(path, weights_only=True) | {"shards": {"../shards-1/part.safetensors": "0"}}, path)
+    with pytest.raises(ValueError, match=r"shards must be files beside it, got '\.\./shards-1/part\.safetensors'"):
+        load_checkpoint(path)
+
+
 def test_a_damaged_checkpoint_is_named(path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 10):

@@ -17,6 +17,7 @@ from uneven_runs import MISSING, assert_equal_to_rounding, elsewhere, learn, onl
 
 from inverseform_fast.segmentation.checkpoint import load_checkpoint, read_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
+from inverseform_fast.segmentation.shards import remove_shards
 from inverseform_fast.segmentation.training.learner import Learner
 
 
@@ -104,6 +105,20 @@ def test_a_shard_that_is_damaged_or_missing_is_told(config: TrainConfig) -> None
     last.unlink()
     with pytest.raises(FileNotFoundError, match=f"{last} is missing, which holds a part of the checkpoint"):
         load_checkpoint(Path(config.out))
+
+
+def test_nothing_but_older_parts_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    part = "shard-00001-model-00001-of-00001.safetensors"
+    kept, removed = (
+        [f"shards-2/{part}", "shards-1/mine.tar", "shards-mine/000.tar"],
+        [f"shards-1/{part}", f"shards-0/{part}"],
+    )
+    for name in (*kept, *removed):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_shards(tmp_path, {kept[0]: "its digest"})
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == set(kept)
+    assert not (tmp_path / "shards-0").exists()
 
 
 def _elsewhere_on_the_second(config: TrainConfig) -> None:

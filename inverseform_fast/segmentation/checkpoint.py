@@ -78,7 +78,7 @@ def write_tensors(out: Path, checkpoint: Checkpoint) -> Checkpoint:
         FloatingPointError: a number is not finite.
         OSError: a process cannot write its file.
     """
-    from .shards import flattened, write_shards
+    from .shards import flattened, write_shards  # takes a third of a second, as below
 
     shards = write_shards(out, checkpoint.step, flattened(checkpoint.model, checkpoint.optimizer["state"]))
     return replace(checkpoint, model={}, optimizer=checkpoint.optimizer | {"state": {}}, shards=shards)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ from ..states import not_finite
 from .processes import share_of
 
 T = TypeVar("T")
-_FOLDER = "shards-"  # and the step
+_FILES = "shard-?????-model-00001-of-00001.safetensors"  # one of each process, named by PyTorch
 
 
 def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -46,36 +45,44 @@ def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[st
     own = {name: value for name, value in tensors.items() if is_first or isinstance(value, DTensor)}
     if name := not_finite({name: _local(value) for name, value in own.items()}):
         raise FloatingPointError(f"the state must hold finite numbers, but {name} does not")
-    folder = out / f"{_FOLDER}{step}"
-    if is_first and folder.exists():  # of a run that was killed before its checkpoint was whole
-        shutil.rmtree(folder)
+    folder = out / f"shards-{step}"
+    if is_first:  # a run may have been killed before its checkpoint was whole
+        _remove(folder)
     with _own_error():
         dcp.save(own, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    files = sorted(folder.iterdir())
+    files = sorted(folder.glob(_FILES))
     digests: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(digests, {_name(files[i]): _digest(files[i]) for i in share_of(len(files))})
     return {name: digest for each in digests for name, digest in each.items()}
 
 
-def read_shards(out: Path, shards: Mapping[str, str], tensors: dict[str, Tensor]) -> None:
-    """Reads this process's parts of the tensors in place; all processes must call this.
+def check_shards(out: Path, shards: Mapping[str, str]) -> None:
+    """Checks that files are there, and as they were written; each process checks its share, and all must call this.
 
     Args:
         out: the folder that was given to :func:`write_shards`.
         shards: what it returned.
-        tensors: sharded tensors or whole ones by name.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged, or a tensor is missing or of another size.
+        FileNotFoundError, ValueError: a file is missing or damaged.
     """
     names = sorted(shards)
     _verify(out, {names[i]: shards[names[i]] for i in share_of(len(names))})
+    dist.barrier()
+
+
+def read_shards(out: Path, shards: Mapping[str, str], tensors: dict[str, Tensor]) -> None:
+    """Reads this process's parts of sharded tensors, and whole ones, in place; all processes must call this.
+
+    Raises:
+        ValueError: a tensor has another size.
+    """
     with _own_error():
         dcp.load(tensors, storage_reader=_reader(out, shards))
 
 
 def read_whole(out: Path, shards: Mapping[str, str]) -> dict[str, Tensor]:
-    """Reads the whole tensors onto the CPU, in one process; the arguments and errors are those of `read_shards`."""
+    """Reads the whole tensors onto the CPU, in one process; arguments and errors are those of :func:`check_shards`."""
     _verify(out, shards)
     tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in contents(out, shards).items()}
     with _own_error(), warnings.catch_warnings():
@@ -93,9 +100,8 @@ def contents(out: Path, shards: Mapping[str, str]) -> dict[str, tuple[torch.Size
 
 def remove_shards(out: Path, kept: Mapping[str, str]) -> None:
     """Removes all folders of :func:`write_shards` in ``out`` but the one that it returned ``kept`` of."""
-    for folder in out.glob(f"{_FOLDER}*"):
-        if folder not in {(out / name).parent for name in kept}:
-            shutil.rmtree(folder)
+    for folder in set(out.glob("shards-*")) - {(out / name).parent for name in kept}:
+        _remove(folder)
 
 
 def flattened(model: Mapping[str, T], moments: Mapping[int, Mapping[str, T]]) -> dict[str, T]:
@@ -118,12 +124,19 @@ def unflattened(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[int, dict[
     return model, moments
 
 
+def _remove(folder: Path) -> None:
+    """Removes the files that processes have written, and the folder if there is nothing else in it."""
+    for file in folder.glob(_FILES):
+        file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _reader(out: Path, shards: Mapping[str, str]) -> dcp.HuggingFaceStorageReader:
     return dcp.HuggingFaceStorageReader(str((out / next(iter(shards))).parent))
 
 
 def _verify(out: Path, shards: Mapping[str, str]) -> None:
-    """Checks that files are there, and as they were written."""
     for name, digest in shards.items():
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name} is missing, which holds a part of the checkpoint")

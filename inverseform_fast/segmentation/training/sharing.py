@@ -21,7 +21,7 @@ from ..checkpoint import Checkpoint
 from ..config import TrainConfig
 from ..models import SegmentationModel
 from ..processes import Processes
-from ..shards import contents, flattened, read_shards, unflattened
+from ..shards import check_shards, contents, flattened, read_shards, unflattened
 
 _BLOCK = 1_000_000  # weights; smaller blocks are gathered together with what is around them
 
@@ -101,6 +101,7 @@ def read_parts(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: C
     Raises:
         FileNotFoundError, ValueError: the shards are not whole, or do not fit.
     """
+    check_shards(out, checkpoint.shards)
     weights, moments = unflattened(contents(out, checkpoint.shards))
     own = model.state_dict()
     check_keys(weights, own, f"the model in {out}")
