@@ -43,6 +43,7 @@ TINY = [
 COMMANDS: Any = typer.main.get_command(app)
 # These arguments lead each command to missing files; yet it must complain of the device first.
 NOTHING_THERE = {
+    "reproduce": ["table1", "--root", "nowhere"],
     "train": ["--data", "folder", "--root", "nowhere"],
     "evaluate": ["nowhere"],
     "align": ["nowhere", "--out", "out"],
@@ -164,6 +165,7 @@ def test_options_on_the_command_line_come_before_those_of_the_file(call: Any, tm
         (["train-stn", "--seed", "-1"], "seed must be from 0 to 9223372036854775807, got -1"),
         (["tune-net", "nowhere", "--size", "0", "0"], "size must be two positive numbers, got (0, 0)"),
         (["bench", "--memory-gib", "inf"], "memory_gib must be above 0, or 0 on a GPU, got inf"),
+        (["reproduce", "table2"], "table must be 'table1' or 'table3', got 'table2'"),
         (["bench", "--amp", "fp8"], "amp must be one of none, bf16, got 'fp8'"),
         (["train-stn", "--kind", "rigid"], "kind must be one of affine, homography, got 'rigid'"),
         (["train-net", "--outputs", "6"], "outputs must be 8 for architecture align, got 6"),

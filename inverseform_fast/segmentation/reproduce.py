@@ -37,7 +37,7 @@ _TINY: dict[str, Any] = {
     "steps": 2,
     "decay_every": 1,
     "log_every": 1,
-    "checkpoint_every": 1,
+    "checkpoint_every": 2,
 }
 _SCENES = {"size": [64, 64], "length": 4}
 
@@ -194,7 +194,7 @@ def _draw(path: Path, rows: Sequence[Row], results: Sequence[Result]) -> None:
         marker = "*" if "InverseForm" in row.title else "o"
         panels[0].scatter(result.parameters / 1e6, result.values[0], marker=marker, label=row.title)
         panels[1].scatter(result.multiply_adds / 1e9, result.values[0], marker=marker)
-    panels[0].set(xscale="log", xlabel="parameters, 10^6", ylabel="mIoU, percent")
-    panels[1].set(xscale="log", xlabel="multiply-adds, 10^9")
+    panels[0].set(xlabel="parameters, 10^6", ylabel="mIoU, percent")
+    panels[1].set(xlabel="multiply-adds, 10^9")
     figure.legend(loc="outside right upper", fontsize="small")
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
