@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -237,24 +236,6 @@ def check_sums(sums: Tensor, name: str, shape: tuple[int, ...], other_name: str,
         raise ValueError(f"{name} must be float64 of shape {shape}, got {sums.dtype} {tuple(sums.shape)}")
     check_same_device(name, sums, other_name, other)
     return sums.detach().contiguous()
-
-
-def check_micro_batches(micro_batches: Sequence[Tensor]) -> None:
-    if not isinstance(micro_batches, (list, tuple)) or not micro_batches:
-        raise TypeError(f"micro_batches must be a list of at least one tensor of labels, got {shown(micro_batches)}")
-    for labels in micro_batches:
-        check_labels(labels)
-
-
-def check_process_group(group: object) -> str:
-    """Check that this process is in the group, and return its name."""
-    if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError("process_group must be made by torch.distributed.init_process_group, which was not called")
-    if group is dist.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError("process_group must be a group that this process is in, got one of other processes")
-    if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(f"process_group must be a torch.distributed.ProcessGroup, got {shown(group)}")
-    return group.group_name
 
 
 def check_align(predicted: Tensor, target: Tensor, weights: Sequence[Tensor]) -> None:

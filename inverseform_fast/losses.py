@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checks, functional, homography
 from .nets.frozen import WithFrozenNet, in_full_precision, keeping_values, nearest_multiples
-from .whole_batch import COUNTS, Part
+from .whole_batch import COUNTS, Part, check_micro_batches, check_process_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -233,7 +233,7 @@ class BoundaryAwareLoss(nn.Module):
         self.inverseform = InverseFormLoss() if inverseform is None else inverseform
         self.inverseform.knows_boundaries = True  # boundary_map draws its targets
         self.check_finite = checks.check_flag(check_finite, "check_finite")
-        self.process_group = None if process_group is None else checks.check_process_group(process_group)
+        self.process_group = None if process_group is None else check_process_group(process_group)
         if self.process_group is not None:
             self._check_parts_add_up()
 
@@ -267,7 +267,7 @@ class BoundaryAwareLoss(nn.Module):
             >>> torch.allclose(sum(criterion(*part, counts=counts).total / 2 for part in zip(*parts)), whole)
             True
         """
-        checks.check_micro_batches(micro_batches)
+        check_micro_batches(micro_batches)
         self._check_parts_add_up()
         with in_full_precision(micro_batches[0]):
             own = torch.stack([self._count(labels, self._boundary_map(labels)) for labels in micro_batches]).sum(0)

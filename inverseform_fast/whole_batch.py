@@ -6,11 +6,14 @@ exactly up to 2^53, by one all-reduce.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from . import checks
 
 # What is counted in labels: 1 for each part; positive and negative pixels; the weights of pixels in both
 # cross-entropies, and tiles with a boundary, which are averaged over.
@@ -72,3 +75,23 @@ class WholeBatch(NamedTuple):
         segmentation, edge, inverseform, boundary = scaled.unbind()
         dice, f1 = (each.detach() + factors[4] * (each - each.detach()) for each in (dice, f1))
         return segmentation, boundary, inverseform, edge, dice, f1
+
+
+def check_micro_batches(micro_batches: Sequence[Tensor]) -> None:
+    if not isinstance(micro_batches, (list, tuple)) or not micro_batches:
+        raise TypeError(
+            f"micro_batches must be a list of at least one tensor of labels, got {checks.shown(micro_batches)}"
+        )
+    for labels in micro_batches:
+        checks.check_labels(labels)
+
+
+def check_process_group(group: object) -> str:
+    """Check that this process is in the group, and return its name."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("process_group must be made by torch.distributed.init_process_group, which was not called")
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("process_group must be a group that this process is in, got one of other processes")
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"process_group must be a torch.distributed.ProcessGroup, got {checks.shown(group)}")
+    return group.group_name
