@@ -330,9 +330,10 @@ class BoundaryAwareLoss(nn.Module):
                 inverseform = self.inverseform(boundary_logits, target[:, None])
             terms = segmentation, boundary, inverseform, edge, dice, f1
             if is_part:
-                segmentation, boundary, inverseform, edge, dice, f1 = terms = whole.terms(*terms)
-            total = segmentation + self.edge * edge + self.dice * dice + self.f1 * f1
-            total = total + beta * boundary + self.gamma * inverseform
+                terms = whole.terms(*terms)
+            total = terms[0]
+            for weight, term in zip((beta, self.gamma, self.edge, self.dice, self.f1), terms[1:], strict=True):
+                total = total + weight * term if weight else total  # a launch is spared where there is no term
         return LossTerms(total, *terms)
 
     @torch.no_grad()

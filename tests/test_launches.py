@@ -115,17 +115,11 @@ def test_steps_of_other_sizes_compile_next_to_nothing(case: str) -> None:
     assert (
         found
         == {
-            "default, headless": headless,
+            "default, headless": {},
             "paper, with a head": {},
             "paper, headless": headless | {"1 x 224 x 448": ["extract_tiles_backward"]},  # of a map that is not resized
         }[case]
     )
-
-
-def test_the_boundary_f1_compiles_nothing_for_other_sizes() -> None:
-    """It is off unless it is asked for, so no case of the book has it."""
-    compiled = launches.compiled_later(launches.Case({"f1": 1.0}, False))
-    assert compiled == COMMITTED["compiled_later"]["default, headless"]
 
 
 def test_the_aligner_launches_a_handful_and_waits_for_nothing() -> None:
