@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,11 @@ def make_rgbd(root: Path) -> dict[str, Truth]:
         write(root / "Label" / f"{name}.png", truth[name]["semantic"])
         write_list(root / f"{split}.txt", [f"RGB/{name}.jpg\tLabel/{name}.png"])
     return truth
+
+
+NYUD = ["semantic", "depth", "normals", "edges"]
+PASCAL = ["semantic", "parts", "edges", "saliency", "normals"]
+MAKERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "nyud_mt": (make_nyud, NYUD),
+    "pascal_mt": (make_pascal, PASCAL),
+}
