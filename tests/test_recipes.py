@@ -96,7 +96,7 @@ def test_schedules_are_those_of_the_public_code(name: str) -> None:
             assert config.steps % config.decay_every == 0
 
 
-# MTI-Net on ResNet-18 has 272 million parameters with five tasks: two steps of it take 8 GB, and other tests run beside.
+# MTI-Net on ResNet-18 has 272 million parameters with five tasks: two steps take 8 GB, and other tests run beside it.
 LIGHT = [(name, recipe) for name, recipe in ROWS if not recipe.startswith("mti_net_resnet18")]
 
 
