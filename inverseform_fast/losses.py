@@ -213,7 +213,7 @@ class BoundaryAwareLoss(nn.Module):
         check_finite: bool = False,
         *,
         edge: float = 4.0,
-        dice: float = 1.0,
+        dice: float = 4.0,
         f1: float = 16.0,
         process_group: ProcessGroup | None = None,
     ) -> None:

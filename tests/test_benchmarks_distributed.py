@@ -33,7 +33,7 @@ def test_the_committed_result_follows_the_schema() -> None:
 def test_a_measurement_follows_the_schema_and_knows_the_bytes() -> None:
     logits, labels = torch.randn(1, 5, 8, 8, requires_grad=True), torch.randint(5, (1, 32, 32))
     found = {name: measured(weights, logits, labels, rounds=2) for name, weights in LOSSES.items()}
-    assert [loss["bytes"]["with"] for loss in found.values()] == [8 * (6 + 3 * 5), 8 * 6]
+    assert [loss["bytes"]["with"] for loss in found.values()] == [8 * (6 + 7 * 5), 8 * 6]
     assert [loss["bytes"]["without"] for loss in found.values()] == [0, 0]
     process = {"losses": found, "all_reduce_ms": COMMITTED["processes"][0]["all_reduce_ms"]}
     results.check(SCHEMA, json.loads(json.dumps(COMMITTED | {"processes": [process]})))

@@ -36,7 +36,7 @@ def test_total_is_the_weighted_sum_of_its_terms() -> None:
 
 def of_classes(terms: iff.LossTerms) -> Tensor:
     """The terms of the class logits, with their default weights."""
-    return terms.segmentation + 4 * terms.edge + terms.dice + 16 * terms.f1
+    return terms.segmentation + 4 * terms.edge + 4 * terms.dice + 16 * terms.f1
 
 
 @pytest.mark.parametrize("radius", [1, 3])

@@ -67,9 +67,17 @@ def test_several_processes_train_as_one(config: TrainConfig, loss: Any, boundary
     assert_equal_to_rounding(config, several)
 
 
+def test_boundary_f1_trains_as_in_one_process(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, model="plain", loss="boundary", f1=16.0, lr=0.05)
+    learn(config)
+    several = elsewhere(config)
+    succeed(3, several)
+    assert_equal_to_rounding(config, several)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(config: TrainConfig, count: int) -> None:
-    """Dice is left out, since it has no parts; dropout is in."""
+    """Dice is left out, since it has no parts, and so is boundary F1; dropout is in."""
     config = dataclasses.replace(config, model="plain", dice=0.0, lr=0.05)
     learn(config)
     several = elsewhere(config, accumulate=3)

@@ -83,9 +83,12 @@ def resume(config: TrainConfig, stop: int | None = None) -> None:
 
 
 def uneven_config(tmp_path: Path, net: str) -> TrainConfig:
-    """Makes the configuration of three steps of all images, with a checkpoint after each."""
+    """Makes the configuration of three steps of all images, with a checkpoint after each.
+
+    Boundary F1 is left out: BatchNorm's rounding decides which of nearly equal pixels gets its gradient.
+    """
     config = tiny_config(tmp_path, net, steps=3, batch_size=COUNT, optimizer="sgd", lr=0.002, scale=(1.0, 1.0))
-    return dataclasses.replace(config, checkpoint_every=1, beta=2.0, gamma=1.0)
+    return dataclasses.replace(config, checkpoint_every=1, beta=2.0, gamma=1.0, edge=1.0, dice=1.0, f1=0.0)
 
 
 def elsewhere(config: TrainConfig, **changes: Any) -> TrainConfig:

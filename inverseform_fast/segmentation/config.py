@@ -71,7 +71,7 @@ class TrainConfig:
         "inverseform: all these and InverseForm.",
     ] = "boundary"
     edge: Annotated[float, "Weight of the cross-entropy of boundary pixels alone."] = 4.0
-    dice: Annotated[float, "Weight of the Dice loss."] = 1.0
+    dice: Annotated[float, "Weight of the Dice loss."] = 4.0
     f1: Annotated[float, "Weight of the boundary F1 loss."] = 16.0
     beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 0 headless if not given."] = (
         None

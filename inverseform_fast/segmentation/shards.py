@@ -48,6 +48,7 @@ def write_shards(out: Path, step: int, tensors: Mapping[str, Tensor]) -> dict[st
     folder = out / f"shards-{step}"
     if is_first:  # a run may have been killed before its checkpoint was whole
         _remove(folder)
+    dist.barrier()  # nobody makes the folder while it is removed
     with _own_error():
         dcp.save(own, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     files = sorted(folder.glob(_FILES))

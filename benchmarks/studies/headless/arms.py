@@ -88,7 +88,7 @@ def with_head(weights: Weights, edge: float = 0, dice: float = 0, f1: float = 0)
 
 def beside(term: Term) -> Callable[[Weights], Loss]:
     """The package's default without a head, and a weighted term."""
-    return lambda weights: added(dice, boundary_cross_entropy, boundary_f1_classes, term)((1, 4, 16, *weights))
+    return lambda weights: added(dice, boundary_cross_entropy, boundary_f1_classes, term)((4, 4, 16, *weights))
 
 
 def each(*values: float) -> tuple[Weights, ...]:
@@ -122,19 +122,19 @@ ARMS = {
     ),
     "dice-edge-f1": Arm(
         "+ Dice + boundary CE + boundary F1", "CE + w1 Dice + w2 CE_b + w3 F1",
-        ((1, 1, 8), (1, 1, 4), (1, 2, 8), (1, 2, 16), (1, 4, 8), (1, 4, 16)),
+        ((1, 1, 8), (1, 1, 4), (1, 2, 8), (1, 2, 16), (1, 4, 8), (1, 4, 16), (4, 4, 16), (8, 4, 16)),
         added(dice, boundary_cross_entropy, boundary_f1_classes), ours=True, main=True,
     ),
     "with-inverseform": Arm(
-        "+ Dice + boundary CE + boundary F1 + InverseForm", "CE + Dice + 4 CE_b + 16 F1 + w IF", each(0.3, 0.1, 1),
+        "+ Dice + boundary CE + boundary F1 + InverseForm", "CE + 4 Dice + 4 CE_b + 16 F1 + w IF", each(0.3, 0.1, 1),
         beside(inverseform), ours=True, main=True,
     ),
     "with-predictions": Arm(
-        "+ Dice + boundary CE + boundary F1 + InverseForm, *predictions*", "CE + Dice + 4 CE_b + 16 F1 + w IF_p",
+        "+ Dice + boundary CE + boundary F1 + InverseForm, *predictions*", "CE + 4 Dice + 4 CE_b + 16 F1 + w IF_p",
         each(0.3, 0.1, 1), beside(partial(inverseform, net="predictions")), ours=True, main=True,
     ),
     "with-random": Arm(
-        "+ Dice + boundary CE + boundary F1 + random direction", "CE + Dice + 4 CE_b + 16 F1 + w random",
+        "+ Dice + boundary CE + boundary F1 + random direction", "CE + 4 Dice + 4 CE_b + 16 F1 + w random",
         each(0.3, 0.1, 1), beside(random_direction), main=True,
     ),
     "relaxed": Arm("boundary label relaxation", "relaxed CE, w px", each(1, 2, 3), relaxed, main=True),
@@ -142,9 +142,9 @@ ARMS = {
         "+ boundary head, BCE", "CE + w BCE of the head", each(10, 3, 30), with_head, main=True, boundary_head=True
     ),
     "dice-edge-head": Arm(
-        "+ Dice + boundary CE + boundary F1 + boundary head, BCE", "CE + Dice + 4 CE_b + 16 F1 + w BCE of the head",
+        "+ Dice + boundary CE + boundary F1 + boundary head, BCE", "CE + 4 Dice + 4 CE_b + 16 F1 + w BCE of the head",
         each(10, 3, 30),
-        partial(with_head, edge=4, dice=1, f1=16), ours=True, boundary_head=True,
+        partial(with_head, edge=4, dice=4, f1=16), ours=True, boundary_head=True,
     ),
     "boundary-dice": Arm("+ Dice of the soft boundary", "CE + w Dice_b", each(0.5, 0.25, 1), added(boundary_dice)),
     "paper": Arm(

@@ -26,7 +26,7 @@ ARMS = {
     name: replace(frozen.ARMS[name], weights=weights, main=True)
     for name, weights in {
         "ce": ((),),
-        "dice-edge-f1": ((1, 4, 16), (1, 1, 4)),
+        "dice-edge-f1": ((4, 4, 16), (1, 1, 4)),
         "dice-edge-headless": ((1, 1, 1),),
         "dice": each(8, 1),
         "dice-edge": ((2, 4), (1, 1)),
