@@ -31,9 +31,8 @@ Truth find_truth(const softmax::Maps& maps, const Tensor& labels, int64_t radius
   const Tensor near = torch::stable::new_empty(labels, {n, height, words_of(maps.classes), width}, ScalarType::Int);
   int32_t* edge = results<int32_t>(edges);
   uint32_t* bits = results<uint32_t>(near);
-  torch::stable::parallel_for(0, n * height, GRAIN, [&](int64_t begin, int64_t end) {
-    SIMD_BEST(mark_rows)(maps, radius, edge, begin, end);
-  });
+  torch::stable::parallel_for(
+      0, n * height, GRAIN, [&](int64_t begin, int64_t end) { SIMD_BEST(mark_rows)(maps, radius, edge, begin, end); });
   torch::stable::parallel_for(0, n * height, GRAIN, [&](int64_t begin, int64_t end) {
     SIMD_BEST(spread_rows)(maps, tolerance, edge, bits, begin, end);
   });
@@ -62,7 +61,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& labels, i
                                    int64_t tolerance, const std::optional<Tensor>& given) {
   const int64_t classes = logits.size(1);
   STD_TORCH_CHECK(!given || given->numel() == 4 * classes, "sums must be (4, C)");
-  const Tensor all = given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, radius, ignore_index, tolerance);
+  const Tensor all =
+      given ? dense(*given, ScalarType::Double) : sum_classes(logits, labels, radius, ignore_index, tolerance);
   const double* sum = numbers<double>(all);
   // A class without a true boundary is left out, unless its sum is NaN, which must not pass in silence.
   const auto counts = [&](int64_t c) { return !(sum[3 * classes + c] == 0 && sum[c] >= 0); };
@@ -99,8 +99,8 @@ Tensor backward(const Tensor& logits, const Tensor& labels, const Tensor& slopes
   const auto [edges, near] = find_truth(maps, ids, radius, tolerance);
   const Tensor grad_logits = torch::stable::new_zeros(dense_logits, {n, classes, height, maps.columns.size});
   maps.grad_logits = results<float>(grad_logits);
-  const Arguments args = {maps, numbers<int32_t>(edges), numbers<uint32_t>(near), radius, nullptr,
-                          numbers<float>(dense_slopes)};
+  const Arguments args = {maps,    numbers<int32_t>(edges),     numbers<uint32_t>(near), radius,
+                          nullptr, numbers<float>(dense_slopes)};
   const int64_t grain = 1 + GRAIN * height / maps.rows.full;
   torch::stable::parallel_for(0, n * height, grain,
                               [&](int64_t begin, int64_t end) { SIMD_BEST(backward_rows)(args, begin, end); });
