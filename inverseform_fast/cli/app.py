@@ -53,7 +53,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Semantic segmentation with the InverseForm boundary loss."""
+    """Semantic segmentation with losses that care for boundaries."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("inverseform_fast").setLevel(logging.INFO)  # what the data sets saw in their files
     for stream in (sys.stdout, sys.stderr):

@@ -76,7 +76,7 @@ class TrainConfig:
     beta: Annotated[float | None, "Weight of the boundary BCE; 10 with a boundary head, 0 headless if not given."] = (
         None
     )
-    gamma: Annotated[float | None, "Weight of InverseForm; 0.3 if not given."] = None
+    gamma: Annotated[float | None, "Weight of InverseForm, if the loss has it; 0.3 if not given."] = None
     inverseform_start: Annotated[int, "First step in which InverseForm counts; it takes no time before."] = 0
     distance: Annotated[
         Literal["log", "euclidean", "geodesic"], "How InverseForm measures a homography's distance from the identity."
@@ -117,7 +117,9 @@ class TrainConfig:
     ] = None
 
     steps: Annotated[int, "Training steps."] = 2000
-    batch_size: Annotated[int, "Images per step, of all processes together."] = 8
+    batch_size: Annotated[
+        int, "Images per step, of all processes together: a multiple of processes times --accumulate."
+    ] = 8
     accumulate: Annotated[
         int,
         "Parts in which each process takes its share of a step's images one after another, to save memory. The result "
@@ -135,7 +137,9 @@ class TrainConfig:
     power: Annotated[float, "Power of the learning rate's polynomial decay to 0."] = 0.9
     decay_every: Annotated[int, "Steps between two changes of the learning rate by its decay, such as an epoch's."] = 1
     clip: Annotated[float | None, "Largest norm of the gradient, which is clipped to it; no limit if not given."] = None
-    amp: Annotated[Literal["none", "bf16", "fp16"], "Mixed precision of the model; none: float32."] = "none"
+    amp: Annotated[
+        Literal["none", "bf16", "fp16"], "Mixed precision of the model; none: float32. With --shard: none or bf16."
+    ] = "none"
     seed: Annotated[int, "Seed of the weights, batches and augmentation."] = 0
 
     device: Annotated[str | None, "Device, such as cpu or cuda:1; by default the GPU, if there is one.", NEUTRAL] = None

@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("study", nargs="?", choices=STUDIES, default="study", help="what to train")
     parser.add_argument("--root", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--out", type=Path, help="JSON file, which is added to")
-    parser.add_argument(
-        "--runs", type=Path, help="folder of cached features or, with --whole, of interrupted trainings"
-    )
+    parser.add_argument("--runs", type=Path, help="folder of cached features or, for `whole`, of interrupted trainings")
     parser.add_argument("--arms", nargs="+", help="names of arms; all by default")
     parser.add_argument("--seeds", nargs="*", type=int, help="of the main arms; none: only the choices")
     parser.add_argument("--threads", type=int, default=1)

@@ -42,7 +42,7 @@ class Arm:
     Attributes:
         name: in tables.
         formula: in the page, with w, or w1 and w2, for the weights.
-        weights: that are tried, three for each arm but cross-entropy; more where the best of them was the largest.
+        weights: that are tried, at least three for each arm but cross-entropy; more where the best was the largest.
         make: makes the loss of weights.
         ours: whether it is proposed here; the others are rivals.
         main: whether it is trained with every seed.

@@ -31,9 +31,9 @@ MISSING, FALSE = (230, 60, 20), (30, 90, 230)
 class SemanticTask(Task):
     """Predicts a class for every pixel. The target is (H, W) class ids, ``void`` where there is none.
 
-    The configuration chooses the loss: cross-entropy alone, with the boundary BCE, or with both the boundary BCE and
-    InverseForm. The boundary is ``predictions["boundary"]`` if the model has such a head; without one the class logits
-    imply it.
+    The configuration chooses the loss: cross-entropy alone, :class:`inverseform_fast.BoundaryAwareLoss` without
+    InverseForm, or with it. The boundary is ``predictions["boundary"]`` if the model has such a head; without one the
+    class logits imply it.
 
     Attributes:
         classes: names of the classes; a class id is an index into them.
@@ -41,7 +41,7 @@ class SemanticTask(Task):
             differ in nothing else are equal.
 
     Raises:
-        ValueError: two classes have one name, or the number of colours is not that of the classes.
+        ValueError: two classes have one name, or the number of colors is not that of the classes.
     """
 
     kind: ClassVar[Kind] = "labels"
