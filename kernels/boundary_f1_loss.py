@@ -100,7 +100,7 @@ def boundary_f1_loss_backward(
             logits, kinds, near, slopes, grad_full, classes, *size, *full, first, rows, *blocks,
             *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
             RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
-            maxnreg=128,  # so that two programs fit on a multiprocessor
+            maxnreg=128 if radius < LARGEST_RADIUS else None,  # two programs fit on a multiprocessor, if none spills
         )  # fmt: skip
         add_band(grad_full, grad_logits, full, first, rows, cut)
     return grad_logits.to(logits.dtype)

@@ -30,10 +30,10 @@ from uneven_runs import (
     resume,
     succeed,
     uneven_config,
+    without_pictures,
 )
 
 from inverseform_fast.files import locked
-from inverseform_fast.segmentation import report
 from inverseform_fast.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.datasets import Scenes
@@ -87,8 +87,8 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(config: TrainConfig, c
 
 def _learn_all_tasks(config: TrainConfig) -> None:
     MODELS["plain"] = Plain
-    report.draw_rows = lambda *_: None
-    run(config)
+    with without_pictures():
+        run(config)
 
 
 def test_all_tasks_train_as_in_one_process(config: TrainConfig) -> None:

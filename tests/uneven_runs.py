@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +60,8 @@ FIRST_ORDER = [index for index, _ in next(iter(StepBatches(COUNT, TrainConfig(ba
 
 
 def learn(config: TrainConfig, stop: int | None = None, **options: Any) -> dict[str, float]:
-    """Trains on uneven scenes, up to ``stop`` steps; pictures take too long."""
+    """Trains on uneven scenes, up to ``stop`` steps."""
     MODELS["plain"] = Plain
-    report.draw_rows = lambda *_: None
-    sharing._BLOCK = 1000  # weights: the model is small
     train_set, eval_set = Uneven("train", (48, 64), COUNT), Scenes("val", (48, 64), 2)
     if stop is not None:
         several = int(os.environ.get("WORLD_SIZE", 1))
@@ -75,7 +75,13 @@ def learn(config: TrainConfig, stop: int | None = None, **options: Any) -> dict[
             return read(index)
 
         train_set.read = interrupted  # type: ignore[method-assign]
-    return run(config, datasets=(train_set, eval_set), **options)
+    with without_pictures(), patch.object(sharing, "_BLOCK", 1000):  # weights: the model is small
+        return run(config, datasets=(train_set, eval_set), **options)
+
+
+def without_pictures() -> AbstractContextManager[object]:
+    """They take too long."""
+    return patch.object(report, "draw_rows", lambda *_: None)
 
 
 def resume(config: TrainConfig, stop: int | None = None) -> None:
