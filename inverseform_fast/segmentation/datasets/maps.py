@@ -139,6 +139,8 @@ def load_mat(path: Path, key: str) -> Any:
 
     try:
         content = loadmat(path, simplify_cells=True)
+    except MemoryError:
+        raise
     except Exception as error:  # the reader raises ValueError, TypeError, NotImplementedError, zlib.error and more
         raise ValueError(f"{path} must be a MATLAB file of a version before 7.3: {error}") from error
     if key not in content:
