@@ -27,12 +27,11 @@ ARMS = {
     for name, weights in {
         "ce": ((),),
         "dice-edge-f1": ((4, 4, 16), (1, 1, 4)),
-        "dice-edge-headless": ((1, 1, 1),),
         "dice": each(8, 1),
         "dice-edge": ((2, 4), (1, 1)),
         "lovasz": each(4, 1),
         "boundary-f1": each(16, 4),
-        "with-inverseform": each(0.3, 0.1),
+        "with-inverseform": each(0.1),
     }.items()
 }
 
