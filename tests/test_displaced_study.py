@@ -21,6 +21,7 @@ from benchmarks.studies.displaced.displacements import Setting, displaced, motio
 from benchmarks.studies.displaced.nearness import boundary_distance
 from benchmarks.studies.displaced.registration import Descent
 from benchmarks.studies.displaced.study import DisplacedJob, DisplacedStudy, derangement
+from benchmarks.studies.headless.study import CHOOSE
 from inverseform_fast import homography
 from inverseform_fast.functional import boundary_map, homography_warp
 from inverseform_fast.inverse_net.config import TuneConfig
@@ -156,10 +157,8 @@ def test_every_arm_is_done_once(small: DisplacedStudy, monkeypatch: pytest.Monke
     models = (small.models / "train/homography-8-0").glob("*.pt")
     assert sorted(path.name for path in models) == ["model0.pt", "model1.pt", "model2.pt"]
     assert found["homography 8 given"]["net"] is None
-    left = {
-        run["weights"][1]: run["metrics"]["after_px"] for run in small.finished[:4] if "homography 8" in run["label"]
-    }
-    assert len(left) == 2
+    tried = [run for run in small.finished if run["stage"] == CHOOSE and "homography 8" in run["label"]]
+    assert [run["weights"][1] for run in tried] == [1, 2]
     monkeypatch.setattr(study, "train_head", lambda *_: pytest.fail("trained again"))
     again = replace(small, finished=list(small.finished))
     for job in again.jobs():
@@ -174,15 +173,14 @@ def test_every_arm_is_done_once(small: DisplacedStudy, monkeypatch: pytest.Monke
         )
 
 
-def test_main_settings_come_first_seed_by_seed() -> None:
-    real = DisplacedStudy(arms={name: ARMS[name] for name in (GIVEN, TUNED)})
+def test_goals_come_first_seed_by_seed() -> None:
+    real = DisplacedStudy(arms={name: ARMS[name] for name in (GIVEN, ALIGNED, TUNED)})
     jobs = list(real.jobs())
-    assert [job.label for job in jobs[:6]] == [
-        f"{setting} {arm}" for setting in ("homography 8", "homography 16", "exact") for arm in (GIVEN, TUNED)
-    ]
-    assert {job.config.seed for job in jobs[:6]} == {0}
-    assert jobs[6].config.seed == 1
-    assert len(jobs) == 8 * 2 * 12
+    main = ("homography 8", "homography 16", "exact")
+    assert [job.label for job in jobs[:6]] == [f"{setting} {arm}" for setting in main for arm in (GIVEN, ALIGNED)]
+    assert [job.config.seed for job in jobs[: 6 * 12 : 6]] == list(range(12))
+    assert [job.label for job in jobs[6 * 12 :][:3]] == [f"{setting} {TUNED}" for setting in main]
+    assert len(jobs) == 6 * 12 + 3 * 3 + 5 * 3 * 3  # three seeds where no goal is set
     with pytest.raises(KeyError):
         DisplacedStudy().test(DESCENT, 0)
 
@@ -196,7 +194,7 @@ def pretended(job: DisplacedJob, f_score: float, **metrics: float) -> Json:
     }  # fmt: skip
 
 
-PLANNED = (7 * 8 + 6) * 12  # seven settings of eight arms, and exact labels
+PLANNED = 3 * 3 * 12 + (5 + 5 + 3) * 3 + 5 * 8 * 3  # where a goal is set; the rest there; five settings of eight arms
 
 
 def test_page_says_what_the_results_say(tmp_path: Path) -> None:

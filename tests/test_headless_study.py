@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.common import runs
+from benchmarks.common.paths import RESULTS
 from benchmarks.common.results import Json
 from benchmarks.pages import headless as page
 from benchmarks.studies.headless import __main__ as program
@@ -114,6 +116,18 @@ def test_an_arm_is_trained_once(small: Study, monkeypatch: pytest.MonkeyPatch) -
     assert small.finished == [run]
     with pytest.raises(ValueError, match=r"with another lr, weights: move them away"):
         small.run(replace(job, weights=(4,), config=replace(job.config, lr=1.0)), "this machine")
+
+
+@pytest.mark.parametrize("name", program.STUDIES)
+def test_committed_results_are_gone_on_from(name: str) -> None:
+    finished = runs.load(RESULTS / f"headless_{name}.json")
+    real = program.STUDIES[name](finished=list(finished))
+    for run in finished:
+        with suppress(KeyError):  # of an arm whose weights are not chosen yet
+            chosen = run["stage"] == TEST
+            job = real.test(run["arm"], run["seed"]) if chosen else real.candidate(run["arm"], tuple(run["weights"]))
+            real.run(job, "this machine")
+    assert real.finished == finished
 
 
 def test_weights_are_chosen_on_held_out_frames(small: Study) -> None:

@@ -12,7 +12,7 @@ from benchmarks.common.paired import block_interval
 from benchmarks.common.results import Json
 from benchmarks.common.runs import load
 from benchmarks.pages.headless import ENDPOINTS, NOTHING, TITLES, differences, paired, scores, spelled
-from benchmarks.studies.displaced.arms import ARMS, CHOSEN_ON, DESCENT, EXACT, GIVEN, MAIN, OTHERS, arms_of
+from benchmarks.studies.displaced.arms import ARMS, CHOSEN_ON, DESCENT, EXACT, GIVEN, MAIN, OTHERS, arms_of, seeds_of
 from benchmarks.studies.headless.study import CHOOSE, SEEDS, TEST, label
 
 MAIN_ENDPOINT = "boundary_f_3px"
@@ -55,7 +55,10 @@ def by_label(runs: Runs) -> dict[str, Runs]:
 
 
 def state(tried: Mapping[str, float], tested: Mapping[str, Runs]) -> str:
-    done, planned = sum(map(len, tested.values())), len(ALL) * len(SEEDS)
+    done = sum(map(len, tested.values()))
+    planned = sum(
+        len(seeds_of(name, setting, SEEDS)) for setting in (*MAIN, *OTHERS) for name in arms_of(setting)
+    )  # fmt: skip
     tries = len(CHOSEN_ON) * len(ARMS[DESCENT].weights)
     text = f"**{done} of {planned} trainings and {len(tried)} of {tries} tries of the descent are finished.**"
     seeds = min((len(tested.get(f"{setting.name} {GIVEN}", [])) for setting in MAIN), default=0)

@@ -32,6 +32,7 @@ from benchmarks.studies.displaced.arms import (
     TUNED,
     arms_of,
     default_loss,
+    seeds_of,
 )
 from benchmarks.studies.displaced.displacements import Displaced, Setting, displaced
 from benchmarks.studies.displaced.nearness import BATCH, boundary_distance, mean, nearness
@@ -51,7 +52,7 @@ from inverseform_fast.nets.weights import weight_file
 from inverseform_fast.segmentation.config import TrainConfig
 from inverseform_fast.segmentation.metrics import SegmentationMetrics
 
-SCHEMA = "inverseform_fast/displaced_study/2"
+SCHEMA = "inverseform_fast/displaced_study/3"
 MODELS = Path("runs/displaced")
 BLOCK = 10  # frames in a row, which are resampled together
 F3 = 1  # of the tolerances 1, 3 and 5 px
@@ -71,7 +72,7 @@ class DisplacedStudy(Study):
 
     Attributes:
         models: folder of models and of tuned networks, which several arms share.
-        settings: those to do, in order; all seeds of ``MAIN`` come first.
+        settings: those to do, in order.
         tuning: of the networks.
     """
 
@@ -81,13 +82,23 @@ class DisplacedStudy(Study):
     tuning: TuneConfig = field(default_factory=TuneConfig)
 
     def jobs(self) -> Iterator[DisplacedJob]:
+        """In the order in which they are to be done: those that a goal is set for come first."""
+        main, others = ([each for each in self.settings if each in group] for group in (MAIN, OTHERS))
+        yield from self.tests(main, [name for name in self.arms if name in ROUNDS])
         if DESCENT in self.arms:
             for weights in self.arms[DESCENT].weights:
                 yield from (self.candidate(DESCENT, weights, setting) for setting in CHOSEN_ON)
-        for group in (MAIN, OTHERS):
-            for seed in self.seeds:
-                for setting in (each for each in self.settings if each in group):
-                    yield from (self.test(name, seed, setting) for name in arms_of(setting) if name in self.arms)
+        yield from self.tests(main, [name for name in self.arms if name not in ROUNDS])
+        yield from self.tests(others, list(self.arms))
+
+    def tests(self, settings: Sequence[Setting], arms: Sequence[str]) -> Iterator[DisplacedJob]:
+        """The trainings to be scored on test frames, seed by seed."""
+        for seed in self.seeds:
+            for setting in settings:
+                names = (name for name in arms if name in arms_of(setting))
+                yield from (
+                    self.test(name, seed, setting) for name in names if seed in seeds_of(name, setting, self.seeds)
+                )
 
     def candidate(self, name: str, weights: Weights, setting: Setting = EXACT) -> DisplacedJob:
         config = self._config(name, 0, *self.held_out)
