@@ -1,43 +1,63 @@
-"""boundary_f1_loss: maps of the labels, a pass over the pixels for each class's sums, and one for the gradient.
+"""boundary_f1_loss: maps of the pixels, a walk over them for each class's sums, and one for the gradient.
 
-The maps say of each pixel whether it is true boundary, and near which classes' boundaries it lies. A program then owns
-a tile of full pixels (see :mod:`.tiles`). For each class it makes the probabilities, and takes their least in windows:
-of three along x, radius times, and of three of these along y, radius times. The gradient goes the same way back.
+The maps (see :mod:`.boundary_f1_maps`) say of each pixel whether it is true boundary, near which classes' boundaries it
+lies, and the logarithm of its sum of exponentials. Programs then walk down strips of pixels (see :mod:`.strips`), each
+with a few classes: the least probability within the radius is sought along x, and of these the least along y. The
+gradient goes the same way back. That by the probabilities is stored for one band of rows at a time, for it becomes that
+of the logits only when those of all classes are known.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import divide, exp
+from .boundary_f1_maps import INNER, NO_CLASS, VOID, Maps, maps_of_pixels
+from .elementary import exp
 from .layout import empty_gradient
-from .memory import VARYING, check_edges, plane_strides
-from .resize import cut_into_cells
-from .softmax import totals_of_classes
-from .tiles import (
-    EDGE,
-    WARPS,
-    add_band,
-    band_of,
-    bands,
-    corners_of,
-    in_tile,
-    largest_and_sum,
-    logit_at,
-    shift,
-    tile_of_image,
-    tiles,
+from .memory import VARYING, gather, plane_strides
+from .resize import (
+    Cells,
+    cells,
+    corner_offsets,
+    cut_into_cells,
+    full_positions,
+    owns_pixel,
+    upsample,
+    upsample_backward,
 )
+from .softmax import totals_of_classes
+from .strips import (
+    GROUP,
+    LANES,
+    QUAD,
+    SEGMENT,
+    cell_of,
+    classes_of,
+    columns_of,
+    groups,
+    in_strip,
+    least,
+    load_quads,
+    logits_of_cell,
+    padded,
+    row_size,
+    rows_of,
+    segments,
+    share_of_row,
+    store_quads,
+    strip_of_image,
+    strips,
+    sum_with_neighbors,
+    with_neighbors,
+)
+from .tiles import band_of, bands, blocks_of_band
 
-# What the map of kinds holds of a pixel that is not true boundary of its class: it is known; void is next to it; it is
-# void; its label is no class.
-INNER, UNCLEAR, VOID, NO_CLASS = tl.constexpr(-1), tl.constexpr(-2), tl.constexpr(-3), tl.constexpr(-4)
-OUTSIDE = tl.constexpr(2.0)  # stands for the probability of a pixel that does not exist, and is never the least
-BLOCK = 512  # pixels of a program that makes a map
-LARGEST_RADIUS = 3  # The margin of a larger one would leave little of a tile.
+LARGEST_RADIUS = 3  # A larger one would need more columns of the neighbors' than they have.
 
 
 def boundary_f1_loss(
@@ -66,15 +86,15 @@ def boundary_f1_sums(
     """Each class's sums over the pixels, ``[4, C]``, float64: see :func:`_mean_f1`."""
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
-    check_edges(*size, *full)
-    blocks = tiles(full[0], radius), tiles(full[1], radius)
+    maps = maps_of_pixels(logits, labels, radius, ignore_index, tolerance)
+    blocks = segments(full[0]), strips(full[1], radius)
     programs = n * blocks[0] * blocks[1]
     sums = logits.new_empty(4, classes, programs, dtype=torch.float32)
     if n:
-        kinds, near = _maps_of_labels(labels, classes, radius, ignore_index, tolerance)
-        _sums_of_boundaries[(programs,)](
-            logits, kinds, near, sums, programs, classes, *size, *full, *blocks,
-            *logits.stride()[:2], *plane_strides(logits), RADIUS=radius, RESIZED=tuple(size) != full, num_warps=WARPS,
+        _sums_of_boundaries[(programs * groups(classes),)](
+            logits, *maps, sums, programs, classes, *size, *full, *blocks,
+            *logits.stride()[:2], *plane_strides(logits), RADIUS=radius, RESIZED=tuple(size) != full,
+            num_warps=GROUP.value,
         )  # fmt: skip
     return totals_of_classes(sums)
 
@@ -91,147 +111,126 @@ def boundary_f1_loss_backward(
     n, classes, *size = logits.shape
     full = labels.shape[-2:]
     cut = cut_into_cells(size, full)
-    kinds, near = _maps_of_labels(labels, classes, radius, ignore_index, tolerance)
-    grad_full = logits.new_empty(n, classes, band_of(full[0]), full[1], dtype=torch.float32)
+    maps = maps_of_pixels(logits, labels, radius, ignore_index, tolerance)
+    band = logits.new_empty(n, classes, band_of(full[0]), padded(full[1]), dtype=torch.float32)
     grad_logits = empty_gradient(logits).zero_()
     for first, rows in bands(full[0]) if n else ():
-        blocks = tiles(rows, 2 * radius), tiles(full[1], 2 * radius)
-        _boundary_f1_loss_backward[(n * blocks[0] * blocks[1],)](
-            logits, kinds, near, slopes, grad_full, classes, *size, *full, first, rows, *blocks,
-            *logits.stride()[:2], *plane_strides(logits), *grad_full.stride()[:3],
-            RADIUS=radius, RESIZED=cut.resized, num_warps=WARPS,
-            maxnreg=128 if radius < LARGEST_RADIUS else None,  # two programs fit on a multiprocessor, if none spills
+        blocks = segments(rows), strips(full[1], 2 * radius)
+        _boundary_f1_loss_backward[(n * blocks[0] * blocks[1] * groups(classes),)](
+            logits, *maps, slopes, band, classes, *size, *full, first, rows, band.shape[2], *blocks,
+            *logits.stride()[:2], *plane_strides(logits),
+            RADIUS=radius, RESIZED=cut.resized, num_warps=GROUP.value, maxnreg=128,
         )  # fmt: skip
-        add_band(grad_full, grad_logits, full, first, rows, cut)
+        _add_band(logits, maps, band, grad_logits, full, first, rows, cut)
     return grad_logits.to(logits.dtype)
 
 
-def _maps_of_labels(
-    labels: Tensor,  # [N, H, W]
-    classes: int,
-    radius: int,
-    ignore_index: int,
-    tolerance: int,
-) -> tuple[Tensor, Tensor]:
-    """Two int32 maps: the class ``[N, H, W]`` of true boundary, or what else a pixel is; and ``[N, words, H, W]``, of
-    which bit ``c % 32`` of word ``c // 32`` tells whether true boundary of class c lies within the tolerance."""
-    n, height, width = labels.shape
-    words, blocks = triton.cdiv(classes, 32), triton.cdiv(height * width, BLOCK)
-    kinds = labels.new_empty(n, height, width, dtype=torch.int32)
-    along_x, near = (kinds.new_empty(n, words, height, width) for _ in range(2))
-    if n:
-        _kinds_of_pixels[(n * blocks,)](
-            labels, kinds, classes, height, width, blocks, labels.stride(0), *plane_strides(labels), ignore_index,
-            RADIUS=radius, BLOCK=BLOCK,
-        )  # fmt: skip
-        reach = min(tolerance, max(height, width))
-        _near_along_x[(n * words * blocks,)](kinds, along_x, words, height, width, blocks, reach, BLOCK=BLOCK)
-        _near_along_y[(n * words * blocks,)](along_x, near, height, width, blocks, reach, BLOCK=BLOCK)
-    return kinds, near
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _kinds_of_pixels(
-    labels,  # [N, H, W]
-    kinds,  # [N, H, W]
-    classes, full_height, full_width, blocks, labels_n, labels_y, labels_x, ignore_index,
-    RADIUS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    n, pixel, y, x = _pixels(full_width, blocks, BLOCK)
-    labels += n * labels_n
-    y = tl.minimum(y, full_height - 1)
-    label = tl.load(labels + (y * labels_y + x * labels_x)).to(tl.int64)
-    known, differs = label != ignore_index, label != label
-    # Clamping to the image moves a pixel of the window to another one of the window.
-    for dy in range(-RADIUS, RADIUS + 1):
-        row = labels + tl.minimum(tl.maximum(y + dy, 0), full_height - 1) * labels_y
-        for dx in range(-RADIUS, RADIUS + 1):
-            other = tl.load(row + tl.minimum(tl.maximum(x + dx, 0), full_width - 1) * labels_x).to(tl.int64)
-            known &= other != ignore_index
-            differs |= other != label
-    kind = tl.where(known, tl.where(differs, label, INNER), UNCLEAR)
-    kind = tl.where((label >= 0) & (label < classes), kind, NO_CLASS)
-    kind = tl.where(label == ignore_index, VOID, kind)
-    size = full_height * full_width
-    tl.store(kinds + n * size + pixel, kind.to(tl.int32), pixel < size)
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _near_along_x(
-    kinds,  # [N, H, W]
-    result,  # [N, words, H, W]
-    words, full_height, full_width, blocks, reach, BLOCK: tl.constexpr,
-):  # fmt: skip
-    plane, pixel, _, x = _pixels(full_width, blocks, BLOCK)
-    size = full_height * full_width
-    kinds += plane // words * size
-    near = tl.zeros([BLOCK], tl.int32)
-    for offset in range(-reach, reach + 1):
-        exists = (pixel < size) & (x + offset >= 0) & (x + offset < full_width)
-        kind = tl.load(kinds + (pixel + offset), exists, INNER)
-        near |= tl.where(kind >> 5 == plane % words, 1 << (kind & 31), 0)  # a negative kind is in no word
-    tl.store(result + plane * size + pixel, near, pixel < size)
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _near_along_y(
-    along_x,  # [N, words, H, W]
-    result,  # [N, words, H, W]
-    full_height, full_width, blocks, reach, BLOCK: tl.constexpr,
-):  # fmt: skip
-    plane, pixel, y, _ = _pixels(full_width, blocks, BLOCK)
-    size = full_height * full_width
-    along_x += plane * size
-    near = tl.zeros([BLOCK], tl.int32)
-    for offset in range(-reach, reach + 1):
-        exists = (y + offset >= 0) & (y + offset < full_height)
-        near |= tl.load(along_x + (pixel + offset * full_width), exists, 0)
-    tl.store(result + plane * size + pixel, near, pixel < size)
-
-
-@triton.jit
-def _pixels(width, blocks, BLOCK: tl.constexpr):
-    """This program's plane (int64), and the indices, rows and columns ``[BLOCK]`` of its pixels."""
-    program = tl.program_id(0)
-    pixel = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    y = pixel // width
-    return (program // blocks).to(tl.int64), pixel, y, pixel - y * width
+def _add_band(
+    logits: Tensor,  # [N, C, h, w]
+    maps: Maps,
+    band: Tensor,  # [N, C, band, padded W]: of the probabilities of the rows from ``first`` on
+    grad: Tensor,  # [N, C, h, w]: of the logits
+    full: Sequence[int],  # H, W
+    first: int,
+    rows: int,
+    cut: Cells,
+) -> None:
+    """Add to the gradient what a band of rows sends to it."""
+    n, classes, *size = logits.shape
+    first_block, blocks_y = blocks_of_band(first, rows, size[0], full[0])
+    _add_gradient_of_band[(n * blocks_y * cut.blocks[1],)](
+        logits, maps.kinds, maps.log_sums, band, grad, classes, *size, *full, first, rows, band.shape[2],
+        first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
+        *logits.stride()[:2], *plane_strides(logits), *grad.stride(),
+        KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=VARYING)
 def _sums_of_boundaries(
     logits,  # [N, C, h, w]
-    kinds,  # [N, H, W]
-    near,  # [N, words, H, W]
+    kinds,  # [N, H, padded W]
+    near,  # [N, words, H, padded W]
+    log_sums,  # [N, H, padded W]
     sums,  # [4, C, programs]
     programs, classes, height, width, full_height, full_width, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = tile_of_image(0, blocks_y, blocks_x, RADIUS)
-    inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
-    corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
-    logits += n * logits_n
-    largest, sum_exp = largest_and_sum(logits, logits_c, classes, corners, share_y, share_x, RESIZED)
-    scale = divide(1.0, sum_exp)
-    pixel, counted = y * full_width + x, inside & in_tile(RADIUS)
-    size = tl.cast(full_height, tl.int64) * full_width
-    kind = tl.load(kinds + n * size + pixel, counted, VOID)
-    near += n * ((classes + 31) // 32) * size + pixel  # added once, it spares registers here
-    step = tl.cast(programs, tl.int64)
-    sums += tl.program_id(0)
-    for c in range(classes):
-        chance = exp(logit_at(logits, corners, share_y, share_x, RESIZED) - largest) * scale
-        chance = tl.where(inside, chance, OUTSIDE)
-        least, _, _ = _least_of_window(_least_of_window(chance, 1, RADIUS)[0], EDGE, RADIUS)
-        boundary = tl.where(kind >= INNER, chance - least, 0.0)
-        boundary = tl.where(kind == NO_CLASS, float("nan"), boundary)  # it must not pass in silence
-        true = kind == c
-        tl.store(sums, tl.sum(boundary, 0))
-        tl.store(sums + classes * step, tl.sum(tl.where(_is_near(near + c // 32 * size, c, counted), boundary, 0.0), 0))
-        tl.store(sums + 2 * classes * step, tl.sum(tl.where(true, boundary, 0.0), 0))
-        tl.store(sums + 3 * classes * step, tl.sum(true.to(tl.float32), 0))
-        logits += logits_c
-        sums += step
+    n, first, first_class, first_quad = strip_of_image(0, blocks_y, blocks_x, classes, RADIUS)
+    size = full_height * row_size(full_width)
+    c = first_class + tl.arange(0, GROUP)[:, None]
+    known_c = tl.minimum(c, classes - 1)
+    logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
+    kinds += n * size
+    log_sums += n * size
+    near += (n * ((classes + 31) // 32) + first_class // 32) * size
+    bit = 1 << known_c % 32
+    columns = columns_of(first_quad, width, full_width, logits_x)
+    end = tl.minimum(first + SEGMENT, full_height)
+
+    chances, lows = (), ()  # of the last rows: the probabilities, and the least of them along x
+    for _ in tl.static_range(RADIUS * QUAD):
+        chances += (tl.zeros([GROUP, LANES], tl.int32),)
+        lows += (tl.zeros([GROUP, LANES], tl.int32), tl.zeros([GROUP, LANES], tl.int32))
+    total = ()
+    for _ in tl.static_range(4):
+        total += (tl.zeros([GROUP, LANES], tl.float32),)
+    for cell in range(cell_of(first - RADIUS, height, full_height), cell_of(end + RADIUS - 1, height, full_height) + 1):
+        of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
+        above, below = rows_of(cell, first - RADIUS, end + RADIUS, height, full_height)
+        for row in range(above, below):
+            chances += _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width)
+            lows += _least_along_x(chances[RADIUS * QUAD :], RADIUS)
+            center = row - RADIUS
+            kind = load_quads(kinds, center, first_quad, full_height, full_width, VOID)
+            words = load_quads(near, center, first_quad, full_height, full_width, 0)
+            for i in tl.static_range(QUAD):
+                boundary = _boundary(chances[i], least(lows, i, 2 * RADIUS + 1, QUAD))
+                boundary = tl.where(kind[i] >= INNER, boundary, 0.0)
+                boundary = tl.where(kind[i] == NO_CLASS, float("nan"), boundary)  # it must not pass in silence
+                true = kind[i] == c
+                if center >= first:
+                    total = (
+                        total[0] + boundary,
+                        total[1] + tl.where(words[i] & bit != 0, boundary, 0.0),
+                        total[2] + tl.where(true, boundary, 0.0),
+                        total[3] + true.to(tl.float32),
+                    )
+            chances, lows = chances[QUAD:], lows[QUAD:]
+    sums += tl.program_id(0) // tl.cdiv(classes, GROUP) + c * tl.cast(programs, tl.int64)
+    owned = in_strip(tl.arange(0, LANES)[None, :], RADIUS)
+    for i in tl.static_range(4):
+        added = tl.sum(tl.where(owned, total[i], 0.0), 1)[:, None]
+        tl.store(sums + i * classes * tl.cast(programs, tl.int64), added, c < classes)
+
+
+@triton.jit
+def _least_along_x(values, RADIUS: tl.constexpr):
+    """The least within the radius of each column of the quads."""
+    beside, result = with_neighbors(values, RADIUS), ()
+    for i in tl.static_range(QUAD):
+        result += (least(beside, i, 2 * RADIUS + 1, 1),)
+    return result
+
+
+@triton.jit
+def _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width):
+    """The probabilities of a row of a cell, by their bits; infinite, so never the least, where there are no pixels.
+
+    These whole numbers have the order of the probabilities, and NaN is the least of them.
+    """
+    upper, change = of_cell
+    share = share_of_row(row, cell, height, full_height)
+    log_sum, result = load_quads(log_sums, row, first_quad, full_height, full_width, float("-inf")), ()
+    for i in tl.static_range(QUAD):
+        chance = exp(upper[i] + share * change[i] - log_sum[i])
+        result += (tl.where(chance == chance, chance.to(tl.int32, bitcast=True), -1),)
+    return result
+
+
+@triton.jit
+def _boundary(chance, lowest):
+    return chance.to(tl.float32, bitcast=True) - lowest.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -267,85 +266,155 @@ def _mean_f1(
 
 # A class's b is p minus the least p of the window. So its derivative goes to the pixel's p, and with the other sign to
 # the p of the first pixel in the window, row by row, that has the least. The first row with the least and the first
-# pixel with the least of that row lead there. With g_c the derivative by a pixel's p_c, that by its logit z_c is
-# p_c (g_c - sum_k p_k g_k), which is known after g was made of all classes.
+# pixel with the least of that row lead there.
 @triton.jit(do_not_specialize=("first", *VARYING))
 def _boundary_f1_loss_backward(
     logits,  # [N, C, h, w]
-    kinds,  # [N, H, W]
-    near,  # [N, words, H, W]
+    kinds,  # [N, H, padded W]
+    near,  # [N, words, H, padded W]
+    log_sums,  # [N, H, padded W]
     slopes,  # [3, C]
-    grad_full,  # [N, C, rows, W]: of the upsampled logits of the rows from ``first`` on
-    classes, height, width, full_height, full_width, first, rows, blocks_y, blocks_x,
-    logits_n, logits_c, logits_y, logits_x, full_n, full_c, full_y, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
+    band,  # [N, C, rows, padded W]: of the probabilities of the rows from ``first`` on
+    classes, height, width, full_height, full_width, first, rows, band_rows, blocks_y, blocks_x,
+    logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
-    n, y, x = tile_of_image(first, blocks_y, blocks_x, 2 * RADIUS)
-    inside = (y >= 0) & (y < full_height) & (x >= 0) & (x < full_width)
-    corners, share_y, share_x = corners_of(y, x, height, width, full_height, full_width, logits_y, logits_x)
-    logits += n * logits_n
-    largest, sum_exp = largest_and_sum(logits, logits_c, classes, corners, share_y, share_x, RESIZED)
-    scale = divide(1.0, sum_exp)
-    size, pixel = tl.cast(full_height, tl.int64) * full_width, y * full_width + x
-    kind = tl.load(kinds + n * size + pixel, inside, VOID)
-    near += n * ((classes + 31) // 32) * size
-    owned = inside & in_tile(2 * RADIUS) & (y < first + rows)
-    grad_full += n * full_n
-    place = (y - first) * full_y + x
+    n, start, first_class, first_quad = strip_of_image(first, blocks_y, blocks_x, classes, 2 * RADIUS)
+    size = full_height * row_size(full_width)
+    c = first_class + tl.arange(0, GROUP)[:, None]
+    known_c = tl.minimum(c, classes - 1)
+    logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
+    kinds += n * size
+    log_sums += n * size
+    near += (n * ((classes + 31) // 32) + first_class // 32) * size
+    band += n * classes * band_rows * row_size(full_width)
+    by_predicted, by_precise, by_recalled = (
+        tl.load(slopes + known_c), tl.load(slopes + classes + known_c), tl.load(slopes + 2 * classes + known_c)
+    )  # fmt: skip
+    bit = 1 << known_c % 32
+    columns = columns_of(first_quad, width, full_width, logits_x)
+    end = tl.minimum(start + SEGMENT, first + rows)
 
-    channel, grad = logits, grad_full
-    dot = tl.zeros(y.shape, tl.float32)
-    for c in range(classes):
-        chance = exp(logit_at(channel, corners, share_y, share_x, RESIZED) - largest) * scale
-        chance = tl.where(inside, chance, OUTSIDE)
-        slope = tl.load(slopes + c)
-        slope += tl.where(_is_near(near + c // 32 * size + pixel, c, inside), tl.load(slopes + classes + c), 0.0)
-        slope += tl.where(kind == c, tl.load(slopes + 2 * classes + c), 0.0)
-        slope = tl.where(kind >= INNER, slope, 0.0)
-        least, before, here = _least_of_window(tl.where(chance == chance, chance, -1.0), 1, RADIUS)  # NaN is the least
-        _, above, beside = _least_of_window(least, EDGE, RADIUS)
-        grad_chance = slope - _sent(_sent(slope, above, beside, EDGE, RADIUS), before, here, 1, RADIUS)
-        tl.store(grad + place, grad_chance, owned)
-        dot += chance * grad_chance
-        channel += logits_c
-        grad += full_c
-
-    tl.debug_barrier()  # what is read now may have been written by another thread
-    for _ in range(classes):
-        chance = exp(logit_at(logits, corners, share_y, share_x, RESIZED) - largest) * scale
-        grad_logit = chance * (tl.load(grad_full + place, owned, 0) - dot)
-        tl.store(grad_full + place, tl.where(kind == VOID, 0.0, grad_logit), owned)
-        logits += logits_c
-        grad_full += full_c
-
-
-@triton.jit
-def _is_near(words, c, exists):
-    """Whether true boundary of class c is within the tolerance of each pixel."""
-    return (tl.load(words, exists, 0) >> (c % 32)) & 1 != 0
-
-
-@triton.jit
-def _least_of_window(values, STEP: tl.constexpr, RADIUS: tl.constexpr):
-    """The least of each value and those up to RADIUS steps before and behind it, by taking that of three RADIUS times.
-
-    Each time it is first met a step before a place, or here, or behind it: returns also which, from the first time on.
-    """
-    least, before, here = values, (), ()
-    for _ in tl.static_range(RADIUS):
-        previous, following = shift(least, -STEP), shift(least, STEP)
-        of_two = tl.minimum(previous, least, propagate_nan=tl.PropagateNan.ALL)
-        of_three = tl.minimum(of_two, following, propagate_nan=tl.PropagateNan.ALL)
-        is_before = previous == of_three
-        before += (is_before,)
-        here += ((least == of_three) & (is_before == 0),)
-        least = of_three
-    return least, before, here
+    empty, lowest = tl.zeros([GROUP, LANES], tl.float32), tl.zeros([GROUP, LANES], tl.int32)
+    # Of the last rows: the derivatives by b; the probabilities, the least of them along x, and the gradient of that.
+    gradients, chances, lows, sent = (), (), (), ()
+    for _ in tl.static_range(RADIUS * QUAD):
+        gradients += (empty,)
+        chances += (lowest, lowest)
+        lows += (lowest, lowest)
+        sent += (empty, empty)
+    top, bottom = start - 2 * RADIUS, end + 2 * RADIUS
+    for cell in range(cell_of(top, height, full_height), cell_of(bottom - 1, height, full_height) + 1):
+        of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
+        above, below = rows_of(cell, top, bottom, height, full_height)
+        for row in range(above, below):
+            chances += _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width)
+            lows += _least_along_x(chances[2 * RADIUS * QUAD :], RADIUS)
+            center, now = row - RADIUS, ()
+            kind = load_quads(kinds, center, first_quad, full_height, full_width, VOID)
+            words = load_quads(near, center, first_quad, full_height, full_width, 0)
+            for i in tl.static_range(QUAD):
+                slope = by_predicted + tl.where(words[i] & bit != 0, by_precise, 0.0)
+                slope += tl.where(kind[i] == c, by_recalled, 0.0)
+                now += (tl.where(kind[i] >= INNER, slope, 0.0),)
+            gradients += now
+            sent += (empty, empty, empty, empty)
+            sent = _send_along_y(now, lows, sent, RADIUS)
+            received, grad = _send_along_x(sent[:QUAD], chances[:QUAD], lows[:QUAD], RADIUS), ()
+            for i in tl.static_range(QUAD):
+                grad += (gradients[i] - received[i],)
+            done = row - 2 * RADIUS
+            if done >= start:
+                store_quads(
+                    band, band_rows, classes, first_class, done - first, first_quad, full_width, grad, 2 * RADIUS
+                )
+            gradients, chances, lows, sent = gradients[QUAD:], chances[QUAD:], lows[QUAD:], sent[QUAD:]
 
 
 @triton.jit
-def _sent(grad, before, here, STEP: tl.constexpr, RADIUS: tl.constexpr):
-    """What each place is sent if every place sends its gradient where the least of its window is first met."""
-    for i in tl.static_range(RADIUS - 1, -1, -1):
-        to_before, to_behind = tl.where(before[i], grad, 0.0), tl.where(before[i] | here[i], 0.0, grad)
-        grad = tl.where(here[i], grad, 0.0) + shift(to_before, STEP) + shift(to_behind, -STEP)
-    return grad
+def _send_along_y(grad, lows, sent, RADIUS: tl.constexpr):
+    """Adds the gradient of a row to what is sent to the first row of its window that has the least."""
+    result = ()
+    for i in tl.static_range(QUAD):
+        result += (grad[i],)
+    rest, lowest = result, ()
+    for i in tl.static_range(QUAD):
+        lowest += (least(lows, i, 2 * RADIUS + 1, QUAD),)
+    result = ()
+    for j in tl.static_range(2 * RADIUS + 1):
+        still = ()
+        for i in tl.static_range(QUAD):
+            first = lows[j * QUAD + i] == lowest[i]
+            received = tl.where(first, rest[i], 0.0)
+            result += (sent[j * QUAD + i] + received,)
+            still += (rest[i] - received,)
+        rest = still
+    return result
+
+
+@triton.jit
+def _send_along_x(grad, chances, lows, RADIUS: tl.constexpr):
+    """Sends the gradient of a row's least to the first column of the window that has it."""
+    beside = with_neighbors(chances, RADIUS)
+    received = ()
+    for _ in tl.static_range(QUAD + 2 * RADIUS):
+        received += (tl.zeros(grad[0].shape, tl.float32),)
+    for i in tl.static_range(QUAD):
+        rest, added = grad[i], ()
+        for j in tl.static_range(QUAD + 2 * RADIUS):
+            if (j >= i) and (j <= i + 2 * RADIUS):
+                part = tl.where(beside[j] == lows[i], rest, 0.0)
+                added += (received[j] + part,)
+                rest -= part
+            else:
+                added += (received[j],)
+        received = added
+    return sum_with_neighbors(received, RADIUS)
+
+
+# With g_c the derivative by a pixel's p_c, that by its logit z_c is p_c (g_c - sum_k p_k g_k).
+@triton.jit(do_not_specialize=("first", "first_block", *VARYING))
+def _add_gradient_of_band(
+    logits,  # [N, C, h, w]
+    kinds,  # [N, H, padded W]
+    log_sums,  # [N, H, padded W]
+    band,  # [N, C, rows, padded W]: of the probabilities of the rows from ``first`` on
+    grad,  # [N, C, h, w]: of the logits
+    classes, height, width, full_height, full_width, first, rows, band_rows, first_block, blocks_y, blocks_x,
+    parts_y, parts_x, logits_n, logits_c, logits_y, logits_x, grad_n, grad_c, grad_y, grad_x,
+    KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
+):  # fmt: skip
+    """Add to the gradient what this band of rows sends to it; the blocks are those that the band touches."""
+    program = tl.program_id(0)
+    n = (program // (blocks_y * blocks_x)).to(tl.int64)
+    cell_y, cell_x = cells(first_block + program // blocks_x % blocks_y, program % blocks_x)
+    corners = corner_offsets(cell_y, cell_x, height, width, logits_y, logits_x)
+    owned = owns_pixel(cell_y, cell_x, height, width)
+    size = full_height * row_size(full_width)
+    class_size = tl.cast(band_rows, tl.int64) * row_size(full_width)
+    for part_y in range(parts_y):
+        y, share_y, inside_y = full_positions(cell_y, part_y, height, full_height, KY)
+        inside_y = inside_y & (y >= first) & (y < first + rows)
+        for part_x in range(parts_x):
+            x, share_x, inside_x = full_positions(cell_x, part_x, width, full_width, KX)
+            inside = inside_y[:, None, :] & inside_x[None, :, :]
+            place = (y * row_size(full_width))[:, None, :] + x[None, :, :]
+            inside = inside & (gather(kinds + n * size, place, inside) != VOID)
+            log_sum = gather(log_sums + n * size, place, inside)
+            place -= first * row_size(full_width)
+            channel, by_chance = logits + n * logits_n, band + n * classes * class_size
+            dot = tl.zeros(place.shape, tl.float32)
+            for _ in range(classes):
+                chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - log_sum)
+                dot += chance * gather(by_chance, place, inside)
+                channel += logits_c
+                by_chance += class_size
+            channel, by_chance = logits + n * logits_n, band + n * classes * class_size
+            received = grad + n * grad_n + (cell_y * grad_y + cell_x * grad_x)
+            for _ in range(classes):
+                chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - log_sum)
+                grad_full = tl.where(inside, chance * (gather(by_chance, place, inside) - dot), 0.0)
+                sent = upsample_backward(grad_full, share_y, share_x, RESIZED)
+                tl.store(received, tl.load(received, owned, 0) + sent, owned)
+                channel += logits_c
+                by_chance += class_size
+                received += grad_c

@@ -10,7 +10,7 @@ MAX_EDGE = 32000
 # Whole numbers that differ between launches of a run: counts, sizes, and all strides but those of x. To know that one
 # of them is 1, or a multiple of 16, brings the kernels nothing, but Triton would compile them again when it changes.
 VARYING = (
-    *("n", "batch", "programs", "rows", "columns", "start", "blocks", "blocks_y", "blocks_x", "kept"),
+    *("n", "batch", "programs", "rows", "band_rows", "columns", "start", "blocks", "blocks_y", "blocks_x", "kept"),
     *("height", "width", "full_height", "full_width", "target_height", "target_width"),
     *(f"{of}_{axis}" for of in ("logits", "labels", "grad", "predicted", "target", "image", "full") for axis in "ncy"),
 )

@@ -111,8 +111,8 @@ def owns_full_pixels(cell_y, cell_x):
 @triton.jit
 def full_positions(cell, part, size, full, K: tl.constexpr):
     """The cells' full pixels ``[K, cells]``: positions, the second corner's share in each, and which of them exist."""
-    start = _first_in(cell, size, full)
-    end = tl.minimum(_first_in(cell + 1, size, full), full)
+    start = first_of_cell(cell, size, full)
+    end = tl.minimum(first_of_cell(cell + 1, size, full), full)
     position = start[None, :] + part * K + tl.arange(0, K)[:, None]
     share = ((2 * position + 1) * size - full - 2 * full * cell[None, :]).to(tl.float32) / (2 * full)
     share = tl.where(cell[None, :] < 0, 1.0, tl.where(cell[None, :] >= size - 1, 0.0, share))
@@ -120,7 +120,7 @@ def full_positions(cell, part, size, full, K: tl.constexpr):
 
 
 @triton.jit
-def _first_in(cell, size, full):
+def first_of_cell(cell, size, full):
     """The first full pixel of a cell."""
     return tl.where(cell < 0, 0, ((2 * cell + 1) * full + size - 1) // (2 * size))
 

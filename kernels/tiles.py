@@ -47,7 +47,7 @@ def add_band(
 ) -> None:
     """Add to the gradient what a band of rows sends to it."""
     n, channels, height, _ = grad.shape
-    first_block, blocks_y = _blocks_of_band(first, rows, height, full[0])
+    first_block, blocks_y = blocks_of_band(first, rows, height, full[0])
     _upsample_band_backward[(n * channels * blocks_y * cut.blocks[1],)](
         grad_full, grad, *grad.shape[1:], *full, first, rows,
         first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
@@ -56,7 +56,7 @@ def add_band(
     )  # fmt: skip
 
 
-def _blocks_of_band(first: int, rows: int, height: int, full_height: int) -> tuple[int, int]:
+def blocks_of_band(first: int, rows: int, height: int, full_height: int) -> tuple[int, int]:
     """The first of the blocks of cells that hold the full rows from ``first`` on, and how many blocks these are."""
     ends = first, first + rows - 1
     first_cell, last_cell = (((2 * y + 1) * height - full_height) // (2 * full_height) for y in ends)

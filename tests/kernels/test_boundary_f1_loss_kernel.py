@@ -18,13 +18,17 @@ def test_windows_of_every_size(radius: int, tolerance: int) -> None:
     assert_three_way("boundary_f1_loss", logits, labels, radius=radius, tolerance=tolerance)
 
 
-def test_several_tiles_and_bands() -> None:
-    assert_three_way("boundary_f1_loss", random(1, 2, 35, 9), random_labels(2, 1, 140, 36, void=0.01))
+def test_several_segments_and_bands() -> None:
+    assert_three_way("boundary_f1_loss", random(1, 2, 24, 3), random_labels(2, 1, 95, 9, void=0.01))
+
+
+def test_several_strips() -> None:
+    assert_three_way("boundary_f1_loss", random(1, 2, 2, 70), random_labels(2, 1, 5, 250, void=0.01))
 
 
 def test_classes_of_several_words() -> None:
-    labels = 31 + random_labels(3, 1, 12, 14, void=0)  # the last of the first word, and two of the second
-    assert_three_way("boundary_f1_loss", random(1, 65, 6, 7), labels)
+    labels = 31 + random_labels(3, 1, 6, 7, void=0)  # the last of the first word, and two of the second
+    assert_three_way("boundary_f1_loss", random(1, 34, 3, 4), labels)
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3])
