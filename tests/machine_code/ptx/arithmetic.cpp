@@ -266,6 +266,8 @@ const bool defined = [] {
   wide_products<int16_t, int32_t>("s16"), wide_products<uint16_t, uint32_t>("u16");
   wide_products<int32_t, int64_t>("s32"), wide_products<uint32_t, uint64_t>("u32");
   bit_fields<int32_t>("s32"), bit_fields<uint32_t>("u32"), bit_fields<int64_t>("s64"), bit_fields<uint64_t>("u64");
+  elementwise("min.relu.s32", [](int32_t x, int32_t y) { return std::max(std::min(x, y), 0); });
+  elementwise("max.relu.s32", [](int32_t x, int32_t y) { return std::max({x, y, 0}); });
   elementwise("shf.l.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return high_of_shifted_left(x, y, n & 31); });
   elementwise("shf.r.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return low_of_shifted_right(x, y, n & 31); });
   elementwise("prmt.b32", [](uint32_t low, uint32_t high, uint32_t choice) { return bytes_picked(low, high, choice); });
