@@ -61,6 +61,7 @@ CUDA: dict[str, Any] = {  # of torch.cuda
     "is_current_stream_capturing": lambda: False,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
+    "get_device_capability": lambda *_: divmod(CAPABILITY, 10),
     "get_device_name": lambda *_: "dry run of an H200",
     "device": nullcontext,
     "Event": _Event,

@@ -19,17 +19,18 @@ if MISSING["triton"]:
 
 from benchmarks import launches
 from benchmarks.common import results
-from benchmarks.launches import CASES, FIRST, SIZES, Book, gpu, make_step
+from benchmarks.compiled.steps import Size, make_step
+from benchmarks.launches import CASES, FIRST, SIZES, Book, gpu
 
 COMMITTED = results.read(launches.RESULTS)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_launches_and_compiles_what_the_book_says(case: str, size: str) -> None:
-    (committed,) = (book for book in COMMITTED["books"] if (book["case"], book["size"]) == (case, size))
-    found = json.loads(json.dumps(launches.book_of(CASES[case], SIZES[size])))
-    assert {"case": case, "size": size, **found} == committed, f"run {launches.COMMAND}"
+def test_a_step_launches_and_compiles_what_the_book_says(case: str, size: Size) -> None:
+    (committed,) = (book for book in COMMITTED["books"] if (book["case"], book["size"]) == (case, str(size)))
+    found = json.loads(json.dumps(launches.book_of(CASES[case], size)))
+    assert {"case": case, "size": str(size), **found} == committed, f"run {launches.COMMAND}"
 
 
 def book_of(step: Callable[[], object]) -> Book:
@@ -139,7 +140,7 @@ def test_make_graphed_callables_takes_the_criterion(case: str, monkeypatch: pyte
     for name in ("CUDAGraph", "Stream", "graph", "graph_pool_handle", "stream", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     monkeypatch.setattr(torch.cuda.graphs, "graph_pool_handle", MagicMock())
-    weights, has_head = CASES[case]
+    weights, has_head, _ = CASES[case]
     logits = [torch.randn(2, channels, 16, 16, requires_grad=True) for channels in ((4, 1) if has_head else (4,))]
     inputs = (logits[0], torch.randint(4, (2, 64, 64)), *logits[1:])
     graphed = torch.cuda.make_graphed_callables(BoundaryAwareLoss(**weights), inputs)
