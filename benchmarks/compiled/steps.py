@@ -31,9 +31,10 @@ UNREAD = {"nll_loss2d_forward": 0, "nll_loss2d_backward": 1}
 class Case(NamedTuple):
     """A loss, and what it is called with."""
 
-    weights: dict[str, Any] | None  # of the loss's terms; the others have their defaults; None: stock cross-entropy
+    weights: dict[str, Any]  # of the loss's terms; the others have their defaults
     has_head: bool = False
     memory_format: torch.memory_format = torch.contiguous_format  # of the logits
+    is_stock: bool = False  # it is PyTorch's cross-entropy
 
 
 class Size(NamedTuple):
@@ -52,7 +53,7 @@ LOSSES = {
     "default": Case({}),
     "channels_last": Case({}, memory_format=torch.channels_last),
     "paper": Case(PAPER, has_head=True),
-    "stock": Case(None),
+    "stock": Case({}, is_stock=True),
 }
 
 
@@ -65,15 +66,14 @@ def make_step(
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Make a step of the loss on logits of a quarter of the labels' resolution; it returns the logits' gradients."""
     n, height, width, classes = size
-    low, kind = (math.ceil(height / 4), math.ceil(width / 4)), {"dtype": dtype, "device": device}
+    low = math.ceil(height / 4), math.ceil(width / 4)
     logits = [
-        torch.zeros(n, channels, *low, **kind).to(memory_format=case.memory_format).requires_grad_()
+        torch.zeros(n, channels, *low, dtype=dtype, device=device).to(memory_format=case.memory_format).requires_grad_()
         for channels in ((classes, 1) if case.has_head else (classes,))
     ]
     labels = torch.zeros(n, height, width, dtype=torch.int64, device=device)
-    criterion: Callable[..., Any] = release.segmentation_loss
-    if case.weights is not None:
-        criterion = iff.BoundaryAwareLoss(**case.weights, inverseform=inverseform)
+    ours = iff.BoundaryAwareLoss(**case.weights, inverseform=inverseform)
+    criterion: Callable[..., Any] = release.segmentation_loss if case.is_stock else ours
 
     def step() -> tuple[Tensor, ...]:
         segmentation_logits, *head = logits
