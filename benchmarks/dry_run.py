@@ -29,7 +29,7 @@ from inverseform_fast.ops import backend, library
 
 CAPABILITY = 90
 CROP, IMAGES = (64, 96), 2
-GPU_MEMORY = 2**28  # bytes of the largest tensor that fits
+GPU_MEMORY, LARGE_CROP = 2**26, (256, 512)  # bytes of the largest tensor that fits, which are those of six images
 
 
 class _Event:
@@ -61,6 +61,7 @@ CUDA: dict[str, Any] = {  # of torch.cuda
     "is_current_stream_capturing": lambda: False,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
+    "get_device_capability": lambda *_: divmod(CAPABILITY, 10),
     "get_device_name": lambda *_: "dry run of an H200",
     "device": nullcontext,
     "Event": _Event,
@@ -131,13 +132,17 @@ def _make_sizes_small() -> None:
 
     inputs.ON_GPU, inputs.BATCH, (inputs.HEIGHT, inputs.WIDTH) = False, IMAGES, CROP
     harness.SPENT, harness.COLD, timing.SHORTEST = 0.01, 1, 0.0
+    plan.CLASSES, plan.TILES = plan.CLASSES[:2], plan.TILES[:2]
     real = plan.plan_of
 
     def small(on_gpu: bool) -> plan.Plan:
         made = real(on_gpu)
         settings = {name: _small(setting) for name, setting in made.settings.items()}
-        largest = replace(_small(made.largest), crop=(512, 1024))  # so that few images fill the memory
-        return replace(made, settings=settings, scaled=_small(made.scaled), largest=largest, crops=(CROP,))
+        largest = replace(_small(made.largest), crop=LARGE_CROP)
+        batches, crops = made.batches[:2], (CROP,)
+        return replace(
+            made, settings=settings, scaled=_small(made.scaled), largest=largest, batches=batches, crops=crops
+        )
 
     plan.plan_of = small
 

@@ -9,7 +9,6 @@ as on a GPU. ``python -m benchmarks.launches`` writes ``results/launches.json``;
 from __future__ import annotations
 
 import argparse
-import math
 import resource
 import tempfile
 import time
@@ -19,15 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from triton import knobs
 from triton.compiler import CompiledKernel
 
@@ -35,47 +32,29 @@ from benchmarks.common import paths, results
 from benchmarks.common.machine import machine
 from benchmarks.common.results import Json
 from benchmarks.compiled.driver import Grid, fake_gpu
-from inverseform_fast import BoundaryAwareLoss, InverseFormLoss, checks
+from benchmarks.compiled.steps import PAPER, Case, Op, Ops, Size, make_step
+from inverseform_fast import InverseFormLoss, checks
 from inverseform_fast.bench.timing import in_turns, spread
 from inverseform_fast.nets import Align
-from inverseform_fast.ops import library
 
 RESULTS = paths.RESULTS / "launches.json"
 COMMAND = "python -m benchmarks.launches"
 CAPABILITY = 90
-PAPER = {"beta": 10, "gamma": 0.3, "edge": 0, "dice": 0, "f1": 0}
-
-
-class Case(NamedTuple):
-    weights: dict[str, Any]  # of the loss's terms; the others have their defaults
-    has_head: bool
-
-
-class Size(NamedTuple):
-    images: int
-    height: int
-    width: int
-    classes: int
-
 
 CASES = {
-    "default, headless": Case({}, False),
-    "paper, with a head": Case(PAPER, True),
-    "paper, headless": Case(PAPER, False),
+    "default, headless": Case({}),
+    "paper, with a head": Case(PAPER, has_head=True),
+    "paper, headless": Case(PAPER),
 }
-SIZES = {
-    "8 x 512 x 1024, 19 classes": Size(8, 512, 1024, 19),
-    "16 x 480 x 480, 150 classes": Size(16, 480, 480, 150),
-}
+SIZES = (Size(8, 512, 1024, 19), Size(16, 480, 480, 150))
 # The steps of a run: the first, then ten of other sizes. The last three are tiles, which InverseForm does not resize.
-FIRST = Size(8, 512, 1024, 19)
+FIRST = SIZES[0]
 LATER = [
     *(FIRST._replace(images=images) for images in (1, 7, 16)),
     *(Size(8, height, width, 19) for height, width in ((256, 512), (360, 640), (375, 1242), (1024, 2048))),
     *(Size(images, 224, 448, 19) for images in (1, 3, 32)),
 ]
-# Ops that only reserve memory, and functions that copy numbers of the host.
-RESERVING = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+# Functions that copy numbers of the host.
 COPYING = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # by a list of numbers, they copy it
 COMPILE_ROUNDS, HOST_ROUNDS = 3, 100
@@ -98,38 +77,15 @@ class Book:
         """Count the launches of each Triton kernel."""
         return Counter(name_of(kernel) for kernel, _ in self.launches)
 
-
-class Writer(TorchDispatchMode):
-    """Writes ATen's ops into a book. It sees what is left of an op below autograd."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.book = Book()
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if op.namespace == library.LIBRARY.ns:  # it does what it does for CUDA tensors, and that is seen, too
-            kernel, keys = torch.library.get_kernel(op, "CUDA"), torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-            with self:
-                return kernel.call_boxed(keys, *args, **kwargs)
-        with self:
-            parts = op.decompose(*args, **kwargs)  # Some ops are nothing but others, on every device.
-        if parts is not NotImplemented:
-            return parts
-        result = op(*args, **kwargs)
-        self._write(op, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)], tree_leaves(result))
-        return result
-
-    def _write(self, op: Any, inputs: list[Tensor], outputs: list[Any]) -> None:
-        name = op._schema.name.removeprefix("aten::")
-        if any(x.device.type == "cpu" for x in (*inputs, *outputs)):
-            self.book.host.append(name)
-        if not any(x.numel() for x in outputs) or not (op._schema.is_mutable or _storages(outputs) - _storages(inputs)):
-            self.book.views += 1
-        elif name in RESERVING:
-            self.book.buffers += [x.nbytes for x in outputs]
+    def write(self, op: Op) -> None:
+        if any(x.device.type == "cpu" for x in (*op.inputs, *op.outputs)):
+            self.host.append(op.name)
+        if op.is_view:
+            self.views += 1
+        elif op.reserves:
+            self.buffers += [x.nbytes for x in op.outputs]
         else:
-            self.book.aten.append(name)
+            self.aten.append(op.name)
 
 
 class HostWriter(TorchFunctionMode):
@@ -147,33 +103,29 @@ class HostWriter(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _storages(tensors: list[Tensor]) -> set[int]:
-    return {x.untyped_storage()._cdata for x in tensors}
-
-
 class Gpu:
     """A GPU that is not there: it begins with no kernel compiled, and writes a book of each step."""
 
     def __init__(self) -> None:
-        self._writer = Writer()
+        self._book = Book()
         self._began = 0.0
 
     def write(self, step: Callable[[], object]) -> Book:
         """Take a step, whose tensors must be on ``meta``, and return its book."""
-        self._writer.book = book = Book()
-        with self._writer, HostWriter(book):
+        self._book = Book()
+        with Ops(self._book.write), HostWriter(self._book):
             step()
-        return book
+        return self._book
 
     def launch(self, kernel: CompiledKernel, grid: Grid, arguments: tuple[object, ...]) -> None:
-        self._writer.book.launches.append((kernel, grid))
+        self._book.launches.append((kernel, grid))
 
     def before_compiling(self, **_: object) -> bool:
         self._began = cpu_seconds()
         return False  # "not compiled elsewhere"
 
     def after_compiling(self, *, fn: Any, **_: object) -> None:
-        self._writer.book.compiled.append((fn.name.lstrip("_"), cpu_seconds() - self._began))
+        self._book.compiled.append((fn.name.lstrip("_"), cpu_seconds() - self._began))
 
 
 @contextmanager
@@ -193,30 +145,6 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and of the assemblers that it ran."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def make_step(
-    case: Case,
-    maps: Size,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str = "meta",
-    inverseform: InverseFormLoss | None = None,
-) -> Callable[[], tuple[Tensor, ...]]:
-    """Make a step of the loss on logits of a quarter of the labels' resolution; it returns the logits' gradients."""
-    n, height, width, classes = maps
-    channels = (classes, 1) if case.has_head else (classes,)
-    size = math.ceil(height / 4), math.ceil(width / 4)
-    logits = [torch.zeros(n, c, *size, dtype=dtype, device=device) for c in channels]
-    labels = torch.zeros(n, height, width, dtype=torch.int64, device=device)
-    criterion = BoundaryAwareLoss(**case.weights, inverseform=inverseform)
-    for each in logits:
-        each.requires_grad_()
-
-    def step() -> tuple[Tensor, ...]:
-        segmentation_logits, *head = logits
-        return torch.autograd.grad(criterion(segmentation_logits, labels, *head).total, logits)
-
-    return step
 
 
 def specialization(kernel: CompiledKernel) -> Json:
@@ -317,25 +245,26 @@ def fills_if_deterministic() -> Json:
             torch.use_deterministic_algorithms(False)
 
 
+# What differs from machine to machine comes first, in case there is no time for the rest.
+PARTS: dict[str, Callable[[], Any]] = {
+    "host_ms": host_ms,
+    "compile_cpu_s": lambda: {name: compile_cpu_s(case) for name, case in CASES.items()},
+    "books": lambda: [
+        {"case": name, "size": str(size), **book_of(case, size)} for name, case in CASES.items() for size in SIZES
+    ],
+    "fills_if_deterministic": fills_if_deterministic,
+    "compiled_later": lambda: {name: compiled_later(case) for name, case in CASES.items()},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file")
     out = parser.parse_args().out
-    books = [
-        {"case": name, "size": size_name, **book_of(case, size)}
-        for name, case in CASES.items()
-        for size_name, size in SIZES.items()
-    ]
-    result: Json = {
-        "machine": machine(on_gpu=False),
-        "capability": CAPABILITY,
-        "books": books,
-        "compile_cpu_s": {name: compile_cpu_s(case) for name, case in CASES.items()},
-        "host_ms": host_ms(),
-        "fills_if_deterministic": fills_if_deterministic(),
-        "compiled_later": {name: compiled_later(case) for name, case in CASES.items()},
-    }
-    results.write(out, result)
+    result: Json = {"machine": machine(on_gpu=False), "capability": CAPABILITY}
+    for name, part in PARTS.items():
+        result[name] = part()
+        results.write(out, result)
 
 
 if __name__ == "__main__":

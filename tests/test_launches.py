@@ -19,17 +19,19 @@ if MISSING["triton"]:
 
 from benchmarks import launches
 from benchmarks.common import results
-from benchmarks.launches import CASES, FIRST, SIZES, Book, gpu, make_step
+from benchmarks.compiled.steps import Size, make_step
+from benchmarks.launches import CASES, FIRST, SIZES, Book, gpu
+from benchmarks.pages.launches import compile_table
 
 COMMITTED = results.read(launches.RESULTS)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_launches_and_compiles_what_the_book_says(case: str, size: str) -> None:
-    (committed,) = (book for book in COMMITTED["books"] if (book["case"], book["size"]) == (case, size))
-    found = json.loads(json.dumps(launches.book_of(CASES[case], SIZES[size])))
-    assert {"case": case, "size": size, **found} == committed, f"run {launches.COMMAND}"
+def test_a_step_launches_and_compiles_what_the_book_says(case: str, size: Size) -> None:
+    (committed,) = (book for book in COMMITTED["books"] if (book["case"], book["size"]) == (case, str(size)))
+    found = json.loads(json.dumps(launches.book_of(CASES[case], size)))
+    assert {"case": case, "size": str(size), **found} == committed, f"run {launches.COMMAND}"
 
 
 def book_of(step: Callable[[], object]) -> Book:
@@ -139,7 +141,7 @@ def test_make_graphed_callables_takes_the_criterion(case: str, monkeypatch: pyte
     for name in ("CUDAGraph", "Stream", "graph", "graph_pool_handle", "stream", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     monkeypatch.setattr(torch.cuda.graphs, "graph_pool_handle", MagicMock())
-    weights, has_head = CASES[case]
+    weights, has_head, *_ = CASES[case]
     logits = [torch.randn(2, channels, 16, 16, requires_grad=True) for channels in ((4, 1) if has_head else (4,))]
     inputs = (logits[0], torch.randint(4, (2, 64, 64)), *logits[1:])
     graphed = torch.cuda.make_graphed_callables(BoundaryAwareLoss(**weights), inputs)
@@ -148,3 +150,12 @@ def test_make_graphed_callables_takes_the_criterion(case: str, monkeypatch: pyte
     torch.testing.assert_close(tuple(terms), tuple(BoundaryAwareLoss(**weights)(*inputs)))
     gradients = torch.autograd.grad(terms.total, logits)
     assert [gradient.shape for gradient in gradients] == [each.shape for each in logits]
+
+
+def test_the_page_says_whether_a_first_step_compiles_quickly_enough() -> None:
+    seconds = {"of one": {"a": [3.0, 2.0], "b": [2.9]}, "of another": {"a": [3.0]}}
+    text = compile_table({"compile_cpu_s": seconds})
+    assert "(of one: 3 kernels in 7.9 s; of another: 1 kernels in 3.0 s)" in text
+    assert "at most 8 s, which all of these meet." in text
+    seconds["of another"]["b"] = [5.1]
+    assert "at most 8 s, which not all of these meet." in compile_table({"compile_cpu_s": seconds})

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from benchmarks.common.paths import ROOT
 
+GRACE = 20  # seconds to end in
 EXITS = {0: "passed", 1: "some failed", 2: "could not be read", 5: "no tests"}  # pytest's exit codes
 
 
@@ -42,7 +43,7 @@ def execute(arguments: Sequence[str], seconds: float, log: TextIO, **environment
         status = f"stopped after {seconds:.0f} s"
         child.send_signal(signal.SIGINT)  # pytest then writes what it has
         with suppress(subprocess.TimeoutExpired):
-            child.wait(5)
+            child.wait(GRACE)
     finally:
         _kill_group(child)
     return status, time.monotonic() - start

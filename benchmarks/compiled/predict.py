@@ -12,7 +12,6 @@ what starting a kernel costs is left out.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 from benchmarks.common import paths, results
 from benchmarks.common.results import Json
@@ -48,7 +47,7 @@ def _step(loss: str, size: Size, recorded: Recorded, codes: dict[str, Json]) -> 
         launches.setdefault(str(row), row | {"launches": 0} | {"us": predicted_us(code, row)})["launches"] += 1
     total_bytes = sum(moved for _, moved in recorded.aten)
     aten = {"launches": len(recorded.aten), "bytes": total_bytes, "us": _memory_us(total_bytes)}
-    return {"loss": loss, "size": asdict(size), "launches": list(launches.values()), "aten": aten}
+    return {"loss": loss, "size": size._asdict(), "launches": list(launches.values()), "aten": aten}
 
 
 def counted(launch: Launch, loops: int) -> Json:

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import inverseform_fast as iff
-from benchmarks import launches
 from benchmarks.common import results
 from benchmarks.common.results import Json
+from benchmarks.compiled.steps import PAPER
 from inverseform_fast.bench.street import street_labels
 from inverseform_fast.bench.timing import in_turns, spread
 from inverseform_fast.whole_batch import COUNTS
 
 PROCESSES, IMAGES, CROP, CLASSES, STRIDE = 2, 1, (256, 512), 19, 4
-LOSSES: dict[str, dict[str, Any]] = {"default, headless": {}, "paper, headless": launches.PAPER}
+LOSSES: dict[str, dict[str, Any]] = {"default, headless": {}, "paper, headless": PAPER}
 
 
 class Exchanged(TorchDispatchMode):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from inverseform_fast.bench.setting import Setting
 
-CLASSES = (11, 19, 40, 150)
-TILES = ((224, 224), (224, 448), (448, 448), (448, 896), (896, 896))
+CLASSES: tuple[int, ...] = (11, 19, 40, 150)
+TILES: tuple[tuple[int, int], ...] = ((224, 224), (224, 448), (448, 448), (448, 896), (896, 896))
 
 
 @dataclass(frozen=True)

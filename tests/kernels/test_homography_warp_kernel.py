@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,12 +16,20 @@ from torch import Tensor
 
 from inverseform_fast import homography, reference
 from inverseform_fast.functional import homography_warp
+from inverseform_fast.ops import backend
+from inverseform_fast.ops.backend import INTERPRETED
 
 pytestmark = pytest.mark.kernel
-# On a GPU the kernel's quotients may err by 2 units in the last place; the reference's are rounded correctly.
-assert_three_way = partial(three_way.assert_three_way, factor=4)
-
 paddings = pytest.mark.parametrize("padding", ["zeros", "border"])
+
+
+def is_compiled() -> bool:
+    """Whether quotients may err by 2 units in the last place, as a GPU's do; elsewhere they are rounded correctly."""
+    return backend.chosen() == "triton" and not INTERPRETED
+
+
+def assert_three_way(*inputs: Any, **options: Any) -> None:
+    three_way.assert_three_way("homography_warp", *inputs, factor=6 if is_compiled() else 2, **options)
 
 
 def some_theta(*batch: int, strength: float = 0.3) -> Tensor:
@@ -36,18 +43,18 @@ def test_the_kernel_is_as_accurate_as_the_reference(
     channels: int, image: tuple[int, int], size: tuple[int, int], mode: str, padding: str
 ) -> None:
     inputs = random(2, channels, *image), some_theta(2)
-    assert_three_way("homography_warp", *inputs, size=size, mode=mode, padding=padding)
+    assert_three_way(*inputs, size=size, mode=mode, padding=padding)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_every_dtype_is_as_accurate_as_the_reference(dtype: torch.dtype) -> None:
-    assert_three_way("homography_warp", random(2, 2, 12, 16, dtype=dtype), some_theta(2), size=(8, 10))
+    assert_three_way(random(2, 2, 12, 16, dtype=dtype), some_theta(2), size=(8, 10))
 
 
 @paddings
 def test_views_of_an_image(padding: str) -> None:
     image, theta = random(2, 2, 12, 16), some_theta(2, 3)
-    assert_three_way("homography_warp", image, theta, size=(6, 7), padding=padding)
+    assert_three_way(image, theta, size=(6, 7), padding=padding)
     one = homography_warp(image, theta[:, 1], (6, 7), padding=padding)
     assert homography_warp(image, theta, (6, 7), padding=padding)[:, 1].equal(one)
 
@@ -55,13 +62,14 @@ def test_views_of_an_image(padding: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
 def test_labels_by_nearest(dtype: torch.dtype) -> None:
     labels = torch.randint(20, (2, 1, 12, 16)).to(dtype).to(DEVICE)
-    assert_three_way("homography_warp", labels, some_theta(2), size=(9, 9), mode="nearest", padding="border")
+    assert_three_way(labels, some_theta(2), size=(9, 9), mode="nearest", padding="border")
 
 
 def test_the_identity_copies() -> None:
     image = random(2, 2, 9, 13)
     identity = torch.eye(3).expand(2, 3, 3).to(DEVICE)
-    torch.testing.assert_close(homography_warp(image, identity), image, rtol=3e-5, atol=3e-5)
+    error = 3e-5 if is_compiled() else 1e-5
+    torch.testing.assert_close(homography_warp(image, identity), image, rtol=error, atol=error)
     assert homography_warp(image, identity, mode="nearest").equal(image)
 
 
@@ -75,9 +83,8 @@ def test_the_identity_copies() -> None:
 def test_any_shape_is_as_accurate_as_the_reference(
     image: tuple[int, int], size: tuple[int, int], channels: int, padding: str
 ) -> None:
-    assert_three_way(
-        "homography_warp", random(1, channels, *image), some_theta(1), size=size, padding=padding, factor=10
-    )  # the errors of a few pixels scatter
+    # The errors of a few pixels scatter, so there are several images.
+    assert_three_way(random(8, channels, *image), some_theta(8), size=size, padding=padding)
 
 
 @ways

@@ -91,7 +91,7 @@ def test_the_same_readings_are_noise() -> None:
     labels = drawn.repeat_interleave(8, 1).repeat_interleave(8, 2).roll(6, -1)
     found, expected = register_labels(logits, labels), reference.register_labels(logits.double(), labels)
     assert torch.equal(found.any(-1), expected.any(-1))
-    assert n / 4 <= expected.any(-1).sum() <= 3 * n / 4 or n < 40
+    assert 0 < expected.any(-1).sum() < n or n < 40
 
 
 def test_impossible_classes_and_an_empty_batch() -> None:

@@ -18,8 +18,8 @@ struct Half {
   operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
 };
 
-struct Halves {
-  Half low, high;
+template <class T> struct Pair {
+  T low, high;
 };
 
 struct Floats {
@@ -230,15 +230,20 @@ template <class T> void short_floats(const std::string& type) {
   elementwise("neg." + type, [](T x) -> uint16_t { return x.bits ^ 0x8000; });
 }
 
-// Compares two pairs of float16, and writes two predicates.
-template <class Function> void pairwise(const std::string& name, Function) {
-  define("setp." + name + ".f16x2 2 1 1", [](Warp& warp, const Op& op, Mask mask) {
+// Compares two pairs, and writes two predicates.
+template <class T, class Function> void pairwise(const std::string& name) {
+  define("setp." + name + "x2 2 1 1", [](Warp& warp, const Op& op, Mask mask) {
     each_lane(mask, [&](int lane) {
-      const Halves x = get<Halves>(warp.operand(op, 2)[lane]), y = get<Halves>(warp.operand(op, 3)[lane]);
+      const auto x = get<Pair<T>>(warp.operand(op, 2)[lane]), y = get<Pair<T>>(warp.operand(op, 3)[lane]);
       warp.operand(op, 0)[lane] = Function{}(x.low, y.low);
       warp.operand(op, 1)[lane] = Function{}(x.high, y.high);
     });
   });
+}
+
+template <class T> void comparisons_of_pairs(const std::string& type) {
+  pairwise<T, std::less<float>>("lt." + type), pairwise<T, std::less_equal<float>>("le." + type);
+  pairwise<T, std::greater<float>>("gt." + type), pairwise<T, std::greater_equal<float>>("ge." + type);
 }
 
 template <class T> void bit_fields(const std::string& type) {
@@ -266,6 +271,8 @@ const bool defined = [] {
   wide_products<int16_t, int32_t>("s16"), wide_products<uint16_t, uint32_t>("u16");
   wide_products<int32_t, int64_t>("s32"), wide_products<uint32_t, uint64_t>("u32");
   bit_fields<int32_t>("s32"), bit_fields<uint32_t>("u32"), bit_fields<int64_t>("s64"), bit_fields<uint64_t>("u64");
+  elementwise("min.relu.s32", [](int32_t x, int32_t y) { return std::max(std::min(x, y), 0); });
+  elementwise("max.relu.s32", [](int32_t x, int32_t y) { return std::max({x, y, 0}); });
   elementwise("shf.l.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return high_of_shifted_left(x, y, n & 31); });
   elementwise("shf.r.wrap.b32", [](uint32_t x, uint32_t y, uint32_t n) { return low_of_shifted_right(x, y, n & 31); });
   elementwise("prmt.b32", [](uint32_t low, uint32_t high, uint32_t choice) { return bytes_picked(low, high, choice); });
@@ -275,8 +282,7 @@ const bool defined = [] {
   approximations<as_is<float>>("f32"), approximations<flushed<float>>("ftz.f32");
   orders<float>("f32"), orders<double>("f64"), unordered<float>("f32"), unordered<double>("f64");
   short_floats<BFloat>("bf16"), short_floats<Half>("f16");
-  pairwise("lt", std::less<float>()), pairwise("le", std::less_equal<float>());
-  pairwise("gt", std::greater<float>()), pairwise("ge", std::greater_equal<float>());
+  comparisons_of_pairs<BFloat>("bf16"), comparisons_of_pairs<Half>("f16");
   elementwise("add.f32x2", [](Floats x, Floats y) { return Floats{x.low + y.low, x.high + y.high}; });
   elementwise("sub.f32x2", [](Floats x, Floats y) { return Floats{x.low - y.low, x.high - y.high}; });
   elementwise("mul.f32x2", [](Floats x, Floats y) { return Floats{x.low * y.low, x.high * y.high}; });

@@ -29,6 +29,8 @@ INTEGERS = [
     ("rem.u32", "II>I", (2**32 - 1, 10), 5), ("neg.s32", "i>i", (LOW,), LOW), ("abs.s32", "i>i", (-5,), 5),
     ("min.s32", "ii>i", (-1, 1), -1), ("max.s32", "ii>i", (-1, 1), 1), ("min.u32", "II>I", (2**32 - 1, 1), 1),
     ("max.u32", "II>I", (2**32 - 1, 1), 2**32 - 1), ("shl.b32", "iI>i", (1, 31), LOW),
+    ("min.relu.s32", "ii>i", (-1, 1), 0), ("min.relu.s32", "ii>i", (3, 2), 2), ("max.relu.s32", "ii>i", (-1, -2), 0),
+    ("max.relu.s32", "ii>i", (-1, 2), 2),
     ("shl.b32", "iI>i", (1, 32), 0), ("shl.b64", "qI>q", (1, 40), 2**40), ("shl.b16", "HI>H", (3, 15), 2**15),
     ("shr.s32", "iI>i", (-8, 1), -4), ("shr.s32", "iI>i", (-8, 99), -1), ("shr.u32", "II>I", (2**31, 31), 1),
     ("shr.u32", "II>I", (2**31, 32), 0), ("shr.u16", "HI>H", (2**15, 9), 64),
@@ -132,12 +134,11 @@ def test_comparisons(name: str, types: str, values: tuple[float, ...], expected:
     assert evaluate(f"setp.{name}", f"{types}>B", *values) == expected
 
 
+@pytest.mark.parametrize(("type_", "dtype"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
 @pytest.mark.parametrize(("name", "expected"), [("lt", 0), ("le", 2), ("gt", 1), ("ge", 3)])
-def test_a_comparison_of_pairs_has_two_predicates(name: str, expected: int) -> None:
-    x, y = (
-        torch.tensor([pair], dtype=torch.float16).repeat(32, 1).view(torch.int32)[:, 0] for pair in ([2, 1], [-1, 1])
-    )
-    body = f"setp.{name}.f16x2 %p1|%p2, %r1, %r2;\nselp.b32 %r3, 1, 0, %p1;\nselp.b32 %r4, 2, 0, %p2;\n"
+def test_a_comparison_of_pairs_has_two_predicates(name: str, expected: int, type_: str, dtype: torch.dtype) -> None:
+    x, y = (torch.tensor([pair], dtype=dtype).repeat(32, 1).view(torch.int32)[:, 0] for pair in ([2, 1], [-1, 1]))
+    body = f"setp.{name}.{type_}x2 %p1|%p2, %r1, %r2;\nselp.b32 %r3, 1, 0, %p1;\nselp.b32 %r4, 2, 0, %p2;\n"
     assert (lane_values(f"{body}or.b32 %r100, %r3, %r4;", x.contiguous(), y.contiguous()) == expected).all()
 
 
