@@ -6,11 +6,13 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from multi_task_files import make_nyud
 from rich.console import Console
 from training_runs import run, scalars
 
@@ -221,6 +223,14 @@ def test_a_folder_with_runs_of_other_options_is_refused(two_rows: PaperTable, tm
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match=r"out must hold runs of these options, .*: steps is 3 there, not 2"):
         reproduce_table("table3", None, tmp_path, tiny=True, device="cpu", console=Console(file=io.StringIO()))
+
+
+def test_what_a_later_row_lacks_is_said_before_the_first_one_is_trained(tmp_path: Path) -> None:
+    make_nyud(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/normals")  # the fourth row is the first one that needs it
+    with pytest.raises(FileNotFoundError, match="root must hold the folder of normals"):
+        reproduce_table("table1", str(tmp_path / "data"), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_unknown_or_missing_is_named(tmp_path: Path) -> None:

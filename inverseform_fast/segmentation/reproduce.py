@@ -25,7 +25,7 @@ from .paper_tables import RECIPES, TABLES, PaperTable, Row
 from .progress import say
 from .report import METRICS
 from .tasks import TASKS, SemanticTask
-from .training.run import train
+from .training.run import open_datasets, train
 
 TABLE, FIGURE = "table.md", "figure5.png"
 _TINY: dict[str, Any] = {
@@ -90,15 +90,21 @@ def reproduce_table(
     table, console = TABLES[name], console or Console()
     own: dict[str, Any] = {"root": None if tiny else root, "device": device, "workers": workers, "threads": threads}
 
-    def metrics_of(recipe: str, task: str | None = None) -> dict[str, float]:
+    def config_of(recipe: str, task: str | None = None) -> TrainConfig:
         folder = out / recipe / (task or "")
-        config = dataclasses.replace(recipe_config(name, recipe, task, tiny=tiny), out=str(folder), **own)
+        return dataclasses.replace(recipe_config(name, recipe, task, tiny=tiny), out=str(folder), **own)
+
+    def metrics_of(recipe: str, task: str | None = None) -> dict[str, float]:
+        config = config_of(recipe, task)
         metrics = _metrics_of(config, console)
         if tiny:  # the checkpoints of Table 3 take 14 GB, and nobody needs them
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            (Path(config.out) / CHECKPOINT).unlink(missing_ok=True)
         return metrics
 
     with locked(out):
+        for row in table.rows:  # what is missing is said now, and not after the first row has trained for days
+            if not _is_complete(config := config_of(row.recipe)):
+                open_datasets(config)
         results = []
         for row in table.rows:
             metrics = metrics_of(row.recipe)
@@ -132,15 +138,27 @@ def recipe_config(table: str, recipe: str, task: str | None = None, *, tiny: boo
     return config
 
 
-def _metrics_of(config: TrainConfig, console: Console) -> dict[str, float]:
-    """Returns the metrics of a run, which is trained, or trained to its end, if it is not complete."""
+def _is_complete(config: TrainConfig) -> bool:
+    """Whether the folder of a run holds all of it.
+
+    Raises:
+        ValueError: that run has other options.
+    """
     out = Path(config.out)
     if not (out / METRICS).exists():
-        say(console, f"training {out}")
-        return train(config, resume=(out / CHECKPOINT).exists(), console=console)
+        return False
     if changes := TrainConfig.from_file(out / "config.json").difference(config):
         text = "; ".join(f"{field} is {old!r} there, not {new!r}" for field, (old, new) in changes.items())
         raise ValueError(f"out must hold runs of these options, but {out} has others: {text}")
+    return True
+
+
+def _metrics_of(config: TrainConfig, console: Console) -> dict[str, float]:
+    """Returns the metrics of a run, which is trained, or trained to its end, if it is not complete."""
+    out = Path(config.out)
+    if not _is_complete(config):
+        say(console, f"training {out}")
+        return train(config, resume=(out / CHECKPOINT).exists(), console=console)
     metrics = json.loads((out / METRICS).read_text())
     return {metric: math.nan if value is None else value for metric, value in metrics.items()}
 
