@@ -1,6 +1,6 @@
 """``python -m benchmarks.loading`` measures what loading data takes beside a step of the training.
 
-One process trains on one thread: it loads the data itself, or two other processes do. The files of NYU-Depth-v2 are made
+One process trains on one thread. It loads the data itself, or two others do. The files of NYU-Depth-v2 are made
 ones of the true size, so no data set is needed. ``make docs`` shows the result in docs/measured/loading.md.
 """
 
