@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from stand_ins import Values, values
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import run, scalars, tiny_config
 
 from inverseform_fast.segmentation.checkpoint import load_checkpoint
@@ -114,6 +116,49 @@ def test_a_stage_costs_what_its_task_does_without_boundary_terms(net: str) -> No
     assert {name: staged[name] for name in alone if name != "total"} == {n: x for n, x in alone.items() if n != "total"}
     assert staged["semantic/early/total"] == plain["semantic/total"] == plain["semantic/segmentation"]
     torch.testing.assert_close(staged["total"], alone["total"] + plain["total"])
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run, by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[op.name()] += 1
+        return op(*args, **(kwargs or {}))
+
+
+def test_losses_of_classes_and_edges_are_fused_and_nothing_is_enlarged_for_them(net: str) -> None:
+    names = ["semantic", "parts", "edges", "saliency"]
+    scenes = Scenes("train", size=(48, 64), length=1, tasks=names)
+    targets = {name: scenes.read(0)[name][None] for name in names}
+    predictions = {name: torch.randn(1, task.channels, 12, 16).requires_grad_() for name, task in scenes.tasks.items()}
+    predictions |= {f"{name}/initial": x.detach().clone().requires_grad_() for name, x in predictions.items()}
+    criterion = Criterion(tiny_config(Path(), net, loss="ce", gamma=0.3, boundary_head=False), scenes.tasks)
+    with Operations() as seen:
+        terms = criterion(predictions, targets, 0)
+        terms["total"].backward()
+    assert terms["edges/inverseform"] > 0
+    assert seen.counts["inverseform_fast::segmentation_loss"] == len(predictions)
+    assert seen.counts["inverseform_fast::segmentation_loss_backward"] == len(predictions)
+    unfused = ("upsample", "softmax", "nll_loss", "cross_entropy", "log_sigmoid")
+    assert [name for name in seen.counts if any(word in name for word in unfused)] == []
+
+
+@pytest.mark.parametrize(("model", "backbone", "backwards"), [("mti_net", SMALL, 1), ("astmt", "seresnet26", 2)])
+def test_a_step_goes_backward_once_or_once_for_each_task_in_turn(
+    model: str, backbone: str, backwards: int, tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+    backward = Tensor.backward
+    monkeypatch.setattr(Tensor, "backward", lambda total: (calls.append(total), backward(total)))
+    config = tiny_config(
+        tmp_path, net, data="bright-scenes", model=model, backbone=backbone, boundary_head=False, steps=2
+    )
+    run(config)
+    assert len(calls) == config.steps * backwards
 
 
 def test_only_tasks_with_a_target_have_a_loss() -> None:

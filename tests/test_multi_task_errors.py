@@ -20,6 +20,8 @@ from multi_task_files import (
     write_list,
     write_parts,
 )
+from scipy.io import loadmat, savemat
+from training_runs import run, tiny_config
 
 from inverseform_fast.segmentation.datasets import build_dataset
 
@@ -36,14 +38,16 @@ TARGETS = {  # a file that a task of the only image of "val" is read from
 }
 LENGTH = "normals {file} must be vectors of length 1, or 0 where missing, got"
 SIZES = "depth {file} must have the size of its image {image}, 32x24 (width x height), got"
+NUMPY = "{file} must be a NumPy file of an array of numbers: "
 METRES = "depth {file} must be in metres, from 0 (missing) to 100, got"
 
 
 @pytest.mark.parametrize(
     ("target", "content", "message"),
     [
-        ("depth", b"text", "{file} must be a NumPy file of an array of numbers: "),
-        ("depth", np.array([None]), "{file} must be a NumPy file of an array of numbers: "),
+        ("depth", b"text", NUMPY),
+        ("depth", b"\x93NUMPY\x01\x00\x16\x00{'descr': ('<f4', 'fo\n", NUMPY),
+        ("depth", np.array([None]), NUMPY),
         ("depth", np.full(SIZE, 2500, np.uint16), f"{METRES} 2500 to 2500"),
         ("depth", np.full(SIZE, np.nan), f"{METRES} nan to nan"),
         ("depth", np.full(SIZE, -1.0), f"{METRES} -1 to -1"),
@@ -52,6 +56,7 @@ METRES = "depth {file} must be in metres, from 0 (missing) to 100, got"
         ("depth", np.ones((8, 9)), f"{SIZES} 9x8"),
         ("vectors", np.full((*SIZE, 3), 255, np.uint8), f"{LENGTH} 441.673"),
         ("vectors", np.full((*SIZE, 3), np.nan), f"{LENGTH} nan"),
+        ("vectors", np.full((*SIZE, 3), 1e300), f"{LENGTH} inf"),
         ("vectors", np.ones((3, *SIZE)), "normals {file} must be numbers (H, W, 3), got float64 (3, 24, 32)"),
         ("map", np.full(SIZE, 255.0), "map {file} must hold 0 and 1, got 255 to 255"),
         ("labels", np.full(SIZE, 21, np.uint8), "label {file} must have class ids 0..20 or 255 for void, also got 21"),
@@ -82,11 +87,19 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, target: str, content:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("parts", [[("tail", mask(slice(2), slice(2)))], [("head", np.ones((3, 3)))]])
-def test_unknown_parts_and_masks_of_another_size_are_named(tmp_path: Path, parts: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "area"),
+    [
+        (15, "tail", mask(slice(2), slice(2))),
+        (15, "head", np.ones((3, 3))),
+        (15, "head", np.array(["a"])),
+        (np.array([15, 15]), "head", mask(slice(2), slice(2))),
+    ],
+)
+def test_unknown_parts_and_bad_masks_are_named(tmp_path: Path, kind: Any, name: str, area: np.ndarray) -> None:
     make_pascal(tmp_path)
     path = tmp_path / "human_parts/2010_000004.mat"
-    write_parts(path, [(15, parts)])
+    write_parts(path, [(kind, [(name, area)])])
     with pytest.raises(ValueError, match=rf"parts {path} must hold anno.objects of PASCAL-Part"):
         build_dataset("pascal_mt", "val", tmp_path, tasks=["parts"])[0]
 
@@ -168,7 +181,7 @@ def test_a_split_without_any_truth_is_refused(tmp_path: Path) -> None:
     for name in ("0001", "0002"):
         write(tmp_path / "depth" / f"{name}.npy", np.zeros(SIZE))
     dataset = build_dataset("nyud_mt", "train", tmp_path, tasks=NYUD)
-    with pytest.raises(ValueError, match="depth must have a pixel with a truth, but all 2 images are void"):
+    with pytest.raises(ValueError, match="depth must have a pixel with a truth, but none of the 2 images has one"):
         dataset.check_for_training()
     build_dataset("nyud_mt", "train", tmp_path, tasks=["semantic", "normals"]).check_for_training()
     make_pascal(tmp_path)
@@ -176,3 +189,66 @@ def test_a_split_without_any_truth_is_refused(tmp_path: Path) -> None:
     write_list(tmp_path / "ImageSets/Context/train.txt", ["2008_000002"])
     with pytest.raises(ValueError, match="people must be false where no image of the split shows a part of a person"):
         build_dataset("pascal_mt", "train", tmp_path, tasks=["parts"], people=True)
+
+
+def cut(path: Path) -> None:
+    """Takes the second half of a file away; the header stays."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_bad_file_stops_a_training_before_it_begins(tmp_path: Path, name: str, split: str) -> None:
+    make, tasks = MAKERS[name]
+    make(tmp_path / "data")
+    last = build_dataset(name, split, tmp_path / "data", tasks=tasks).names[-1]
+    image = next((tmp_path / "data").rglob(f"{last}.jpg"))
+    cut(image)
+    options: Any = {"data": name, "root": str(tmp_path / "data"), "data_options": {"tasks": tasks}}
+    with pytest.raises(ValueError, match=rf"image {image} must be a readable image file: "):
+        run(tiny_config(tmp_path, "compact", loss="ce", boundary_head=False, **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_depth_are_read_before_a_training(tmp_path: Path) -> None:
+    make_rgbd(tmp_path)
+    cut(tmp_path / "HHA/12.jpg")
+    build_dataset("nyud_rgbd", "train", tmp_path).check_files([0])
+    dataset = build_dataset("nyud_rgbd", "train", tmp_path, hha=True)
+    with pytest.raises(ValueError, match=rf"image {tmp_path}/HHA/12\.jpg must be a readable image file"):
+        dataset.check_files([0])
+
+
+def test_edges_whose_values_are_misread_are_refused(tmp_path: Path) -> None:
+    make_nyud(tmp_path, older=True)
+    for path in tmp_path.glob("edge/*.png"):
+        write(path, np.ones(SIZE, np.uint8))  # an edge is 255, not 1
+    dataset = build_dataset("nyud_mt", "train", tmp_path, tasks=["edges"])
+    with pytest.raises(ValueError, match="edges must have a pixel with the value 1, but none of the 2 images has one"):
+        dataset.check_for_training()
+
+
+@pytest.mark.parametrize("target", ["depth", "context"])
+def test_a_file_that_does_not_fit_into_memory_is_named(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, task, file = TARGETS[target]
+    MAKERS[name][0](tmp_path)
+    dataset = build_dataset(name, "val", tmp_path, tasks=[task])
+
+    def load(*args: Any, **options: Any) -> None:
+        raise MemoryError("9 GiB")
+
+    monkeypatch.setattr("numpy.load", load)
+    monkeypatch.setattr("scipy.io.loadmat", load)
+    with pytest.raises(MemoryError, match=rf"{tmp_path / file} must fit into memory: 9 GiB"):
+        dataset[0]
+
+
+def test_only_the_variable_that_is_asked_for_is_read(tmp_path: Path) -> None:
+    make_pascal(tmp_path)
+    path = tmp_path / "pascal-context/trainval/2010_000004.mat"
+    good = loadmat(path)["LabelMap"]
+    savemat(path, {"LabelMap": good, "other": np.arange(1000)})
+    cut(path)  # within the other one
+    assert build_dataset("pascal_mt", "val", tmp_path, tasks=["edges"])[0]["edges"].any()

@@ -6,11 +6,13 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from multi_task_files import make_nyud
 from rich.console import Console
 from training_runs import run, scalars
 
@@ -37,6 +39,7 @@ PARAMETERS = {  # of the published networks
     "astmt_seresnet50": 49_387_041,
     "astmt_seresnet101": 85_392_225,
     "mti_net_hrnet_w18": 24_494_171,
+    "mti_net_resnet18": 271_653_629,  # nobody has published this one: it is counted by the layers of MTI-Net
 }
 
 
@@ -44,6 +47,35 @@ def tasks_of(config: TrainConfig) -> dict[str, Task]:
     classes = {"nyud_mt": nyud.CLASSES, "pascal_mt": pascal.CLASSES}[config.data]
     names = config.data_options["tasks"]
     return {name: SemanticTask(classes=classes) if name == "semantic" else TASKS[name]() for name in names}  # type: ignore[call-arg]
+
+
+def basic_block(channels: int, out: int) -> int:
+    """The weights of a residual block of two 3x3 convolutions with BatchNorms, and of its shortcut if it has one."""
+    shortcut = channels * out + 2 * out if channels != out else 0
+    return 9 * channels * out + 9 * out * out + 4 * out + shortcut
+
+
+@pytest.mark.parametrize(
+    ("trunk", "widths", "recipe"),
+    [
+        (3_860_720, (18, 36, 72, 144), "mti_net_hrnet_w18"),
+        (11_176_512, (64, 128, 256, 512), "mti_net_resnet18"),
+    ],
+)
+def test_weights_of_mti_net_are_those_of_its_layers(trunk: int, widths: tuple[int, ...], recipe: str) -> None:
+    channels = [21, 1, 1, 7, 3]
+    count, total = len(channels), trunk
+    for width, passed in zip(widths, (*widths[1:], 0), strict=True):
+        total += sum(basic_block(width + passed, width) + basic_block(width, width) for _ in channels)  # features
+        total += sum(n * (width + 1) for n in channels)  # initial predictions
+        total += count * (count - 1) * 2 * 9 * width**2  # distillation: a message and its gate
+    for width in widths[1:]:  # what the coarser scales pass on
+        joint, hidden = count * width, max(width // 16, 1)
+        total += basic_block(joint, joint // 4) + basic_block(joint // 4, joint // 4) + joint * (joint // 4 + 1)
+        total += basic_block(joint, width) + count * (2 * width * hidden + hidden + width)
+    head = sum(widths)
+    total += count * (head * head + 3 * head) + sum(n * (head + 1) for n in channels)
+    assert total == PARAMETERS[recipe]
 
 
 def plain(recipe: str) -> str:
@@ -72,8 +104,7 @@ def test_a_recipe_builds_the_published_network(name: str, recipe: str) -> None:
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if config.boundary_head:  # a 1x1 convolution on all branches
         found -= 1 + {"hrnet_w18_small_v2": 270, "hrnet_w48": 720}[config.backbone]
-    if config.backbone != "resnet18":  # nobody has published that one
-        assert found == PARAMETERS[plain(recipe)]
+    assert found == PARAMETERS[plain(recipe)]
 
 
 def test_rows_with_inverseform_differ_in_the_loss_alone() -> None:
@@ -176,9 +207,12 @@ def test_a_table_is_trained_once_and_shown_beside_the_paper(
             assert result.values[5] == pytest.approx(gain)
         else:
             assert math.isnan(result.values[5])
+        assert result.parameters == PARAMETERS[plain(row.recipe)]
+        assert result.multiply_adds / 1e9 == pytest.approx(30.31, rel=0.01)
         numbers = [f"{value:.2f} ({paper:.2f})" for value, paper in zip(scores, row.paper, strict=False)]
         assert f"| {row.title} | {' | '.join(numbers)} |" in table
     assert "the numbers mean nothing" in table
+    assert not list(tmp_path.rglob("last.pt"))
 
 
 def test_a_folder_with_runs_of_other_options_is_refused(two_rows: PaperTable, tmp_path: Path) -> None:
@@ -189,6 +223,14 @@ def test_a_folder_with_runs_of_other_options_is_refused(two_rows: PaperTable, tm
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match=r"out must hold runs of these options, .*: steps is 3 there, not 2"):
         reproduce_table("table3", None, tmp_path, tiny=True, device="cpu", console=Console(file=io.StringIO()))
+
+
+def test_what_a_later_row_lacks_is_said_before_the_first_one_is_trained(tmp_path: Path) -> None:
+    make_nyud(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/normals")  # the fourth row is the first one that needs it
+    with pytest.raises(FileNotFoundError, match="root must hold the folder of normals"):
+        reproduce_table("table1", str(tmp_path / "data"), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_unknown_or_missing_is_named(tmp_path: Path) -> None:

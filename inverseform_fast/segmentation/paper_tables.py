@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from .datasets import nyud, pascal
+
 RECIPES = Path(__file__).parents[1] / "recipes"  # a link to the folder of this name beside the package's
 
 
@@ -51,9 +53,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table: a title, columns and rows; its recipes are in the folder of its name."""
+    """A table: a title, the data set's classes, columns and rows; its recipes are in the folder of its name."""
 
     title: str
+    classes: Sequence[str]
     columns: Sequence[Column]
     rows: Sequence[Row]
 
@@ -61,6 +64,7 @@ class PaperTable:
 TABLES = {
     "table1": PaperTable(
         "Table 1, NYU-Depth-v2",
+        nyud.CLASSES,
         (Column("mIoU", "semantic", "miou"), Column("mBA", "semantic", "mba")),
         (
             Row("hrnet_w18_s", "HRNet-w18, S", (33.18, 37.46)),
@@ -77,6 +81,7 @@ TABLES = {
     ),
     "table3": PaperTable(
         "Table 3, PASCAL",
+        pascal.CLASSES,
         (
             Column("Seg", "semantic", "miou"),
             Column("Edge", "edges", "odsf"),

@@ -101,7 +101,8 @@ def write_report(
     If the picture cannot be drawn, the report says why.
     """
     write_metrics(out / METRICS, metrics)
-    title = f"{config.backbone} on {config.data}, loss: {config.loss}"
+    gamma = f", gamma: {config.gamma:g}" if config.gamma else ""
+    title = f"{config.model} with {config.backbone} on {config.data}, loss: {config.loss}{gamma}"
 
     def draw() -> None:
         rows = predict_rows(dataset, 4, {"prediction": model}, tasks, config.eval_size)

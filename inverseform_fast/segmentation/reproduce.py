@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..checks import check_choice
 from ..files import locked, write_atomically
-from .checkpoint import CHECKPOINT, load_checkpoint
+from .checkpoint import CHECKPOINT
 from .config import TrainConfig
 from .markup import markdown, picture_or_reason
 from .metrics.multitask import delta_m
@@ -24,8 +24,8 @@ from .models import build_model
 from .paper_tables import RECIPES, TABLES, PaperTable, Row
 from .progress import say
 from .report import METRICS
-from .tasks import Task
-from .training.run import train
+from .tasks import TASKS, SemanticTask
+from .training.run import open_datasets, train
 
 TABLE, FIGURE = "table.md", "figure5.png"
 _TINY: dict[str, Any] = {
@@ -90,11 +90,21 @@ def reproduce_table(
     table, console = TABLES[name], console or Console()
     own: dict[str, Any] = {"root": None if tiny else root, "device": device, "workers": workers, "threads": threads}
 
+    def config_of(recipe: str, task: str | None = None) -> TrainConfig:
+        folder = out / recipe / (task or "")
+        return dataclasses.replace(recipe_config(name, recipe, task, tiny=tiny), out=str(folder), **own)
+
     def metrics_of(recipe: str, task: str | None = None) -> dict[str, float]:
-        config = recipe_config(name, recipe, task, tiny=tiny)
-        return _metrics_of(dataclasses.replace(config, out=str(out / recipe / (task or "")), **own), console)
+        config = config_of(recipe, task)
+        metrics = _metrics_of(config, console)
+        if tiny:  # the checkpoints of Table 3 take 14 GB, and nobody needs them
+            (Path(config.out) / CHECKPOINT).unlink(missing_ok=True)
+        return metrics
 
     with locked(out):
+        for row in table.rows:  # what is missing is said now, and not after the first row has trained for days
+            if not _is_complete(config := config_of(row.recipe)):
+                open_datasets(config)
         results = []
         for row in table.rows:
             metrics = metrics_of(row.recipe)
@@ -102,8 +112,7 @@ def reproduce_table(
             if row.single:
                 singles = [column.value(metrics_of(row.single, column.task), column.task) for column in table.columns]
                 values.append(_gain(table, values, singles))
-            tasks = load_checkpoint(out / row.recipe).tasks
-            results.append(Result(tuple(values), *_size(recipe_config(name, row.recipe), tasks)))
+            results.append(Result(tuple(values), *_size(recipe_config(name, row.recipe), table.classes)))
         _write(out, table, results, tiny, console)
     return results
 
@@ -129,15 +138,27 @@ def recipe_config(table: str, recipe: str, task: str | None = None, *, tiny: boo
     return config
 
 
-def _metrics_of(config: TrainConfig, console: Console) -> dict[str, float]:
-    """Returns the metrics of a run, which is trained, or trained to its end, if it is not complete."""
+def _is_complete(config: TrainConfig) -> bool:
+    """Whether the folder of a run holds all of it.
+
+    Raises:
+        ValueError: that run has other options.
+    """
     out = Path(config.out)
     if not (out / METRICS).exists():
-        say(console, f"training {out}")
-        return train(config, resume=(out / CHECKPOINT).exists(), console=console)
+        return False
     if changes := TrainConfig.from_file(out / "config.json").difference(config):
         text = "; ".join(f"{field} is {old!r} there, not {new!r}" for field, (old, new) in changes.items())
         raise ValueError(f"out must hold runs of these options, but {out} has others: {text}")
+    return True
+
+
+def _metrics_of(config: TrainConfig, console: Console) -> dict[str, float]:
+    """Returns the metrics of a run, which is trained, or trained to its end, if it is not complete."""
+    out = Path(config.out)
+    if not _is_complete(config):
+        say(console, f"training {out}")
+        return train(config, resume=(out / CHECKPOINT).exists(), console=console)
     metrics = json.loads((out / METRICS).read_text())
     return {metric: math.nan if value is None else value for metric, value in metrics.items()}
 
@@ -151,8 +172,10 @@ def _gain(table: PaperTable, values: Sequence[float], singles: Sequence[float]) 
     return delta_m(dict(zip(titles, values, strict=True)), dict(zip(titles, singles, strict=True)), errors)
 
 
-def _size(config: TrainConfig, tasks: Mapping[str, Task]) -> tuple[int, int]:
-    """Returns the number of trainable parameters and of multiply-adds of a network."""
+def _size(config: TrainConfig, classes: Sequence[str]) -> tuple[int, int]:
+    """Returns the number of trainable parameters and of multiply-adds of a recipe's network."""
+    semantic = {"semantic": SemanticTask(classes=tuple(classes))}
+    tasks = {name: semantic.get(name) or TASKS[name]() for name in config.data_options["tasks"]}  # type: ignore[call-arg]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = build_model(
             config.model, config.backbone, tasks, boundary_head=config.boundary_head, **config.model_options

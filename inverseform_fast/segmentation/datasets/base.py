@@ -99,6 +99,15 @@ class SegmentationDataset(Dataset[Sample]):
         """Returns what a sample's label file holds, (H, W), where its labels are ``labels``: the class ids as uint8."""
         return labels.to(torch.uint8).numpy()
 
+    def check_files(self, indices: Sequence[int]) -> None:
+        """Reads the files of samples before a training, so that a bad one does not stop it hours later.
+
+        By default it does not look.
+
+        Raises:
+            ValueError: a file is bad; the message names it.
+        """
+
     def check_for_training(self) -> None:
         """Raises a ValueError if nothing can be learned from the split's targets; by default it does not look."""
 

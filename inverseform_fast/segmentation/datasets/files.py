@@ -201,6 +201,17 @@ def parallel_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[
         yield from pool.map(function, items)
 
 
+def read_all(dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+    """Reads samples, to see that their files are good."""
+    logging.getLogger("inverseform_fast").info("reading the files of %d images", len(indices))
+
+    def look(index: int) -> None:  # a sample that is returned would stay in memory
+        dataset.read(index)
+
+    for _ in parallel_map(look, indices):
+        pass
+
+
 def _read_pair(pair: Pair, label_map: LabelMap) -> tuple[Sample, np.ndarray, int]:
     """Reads and checks a sample; returns it, the pixels of each value of its label file, and the orientation."""
     image, orientation = read_image(pair.image)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def read_normals(path: Path, axes: Sequence[str] = ("x", "y", "z")) -> Tensor:
     vectors = load_npy(path) if path.suffix == ".npy" else _decoded(path)
     if vectors.ndim != 3 or vectors.shape[2] != 3 or vectors.dtype.kind not in "fiu":
         raise ValueError(f"normals {path} must be numbers (H, W, 3), got {vectors.dtype} {vectors.shape}")
-    vectors = vectors.astype(np.float32)
-    length = np.linalg.norm(vectors, axis=2, keepdims=True)
+    with np.errstate(all="ignore"):  # numbers that are too large become infinite
+        vectors = vectors.astype(np.float32)
+        length = np.linalg.norm(vectors, axis=2, keepdims=True)
     if not length.max() <= _LONGEST:  # nor NaN
         raise ValueError(f"normals {path} must be vectors of length 1, or 0 where missing, got {length.max():g}")
     places = [[name.removeprefix("-") for name in axes].index(axis) for axis in "xyz"]
@@ -119,11 +121,10 @@ def load_npy(path: Path) -> np.ndarray:
 
     Raises:
         ValueError: the file is none; the message names it.
+        MemoryError: it is too large; the message names it.
     """
-    try:
+    with _reading(path, "a NumPy file of an array of numbers"):
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be a NumPy file of an array of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} must be a NumPy file of one array, got several: {', '.join(array)}")
     return array
@@ -134,16 +135,24 @@ def load_mat(path: Path, key: str) -> Any:
 
     Raises:
         ValueError: the file is none, or has no such variable; the message names it.
+        MemoryError: the variable is too large; the message names the file.
     """
-    from scipy.io import loadmat  # few data sets need SciPy
+    from scipy.io import loadmat, whosmat  # few data sets need SciPy
 
-    try:
-        content = loadmat(path, simplify_cells=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # the reader raises ValueError, TypeError, NotImplementedError, zlib.error and more
-        raise ValueError(f"{path} must be a MATLAB file of a version before 7.3: {error}") from error
+    with _reading(path, "a MATLAB file of a version before 7.3"):
+        content = loadmat(path, variable_names=[key], simplify_cells=True)
+        found = [name for name, *_ in whosmat(path)] if key not in content else []
     if key not in content:
-        found = ", ".join(name for name in content if not name.startswith("__")) or "none"
-        raise ValueError(f"{path} must hold the variable {key}, got {found}")
+        raise ValueError(f"{path} must hold the variable {key}, got {', '.join(found) or 'none'}")
     return content[key]
+
+
+@contextmanager
+def _reading(path: Path, form: str) -> Iterator[None]:
+    """Lets errors of the library that reads a file name it, in one line, and say what it must be."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{path} must fit into memory: {error}") from error
+    except Exception as error:  # they raise OSError, ValueError, TypeError, tokenize.TokenError, zlib.error and more
+        raise ValueError(f"{path} must be {form}: {' '.join(str(error).split())}") from error

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ..tasks import Task
+from ..tasks.binary import BinaryTask
 from .base import Sample, SegmentationDataset, Transform, check_names
-from .files import check_root, check_size_of, read_image, read_names, relabeled
+from .files import check_root, check_size_of, read_all, read_image, read_names, relabeled
 from .label_map import LabelMap
 
 Places = Sequence[str]  # files of which the first one that exists is read; {} stands for the name of an image
@@ -35,7 +36,8 @@ class Source:
 class MultiTaskFiles(SegmentationDataset):
     """Reads each sample from an image file and a file or two for each task, when it is asked for.
 
-    At the start it only looks whether all files are there. A file that cannot be read is an error that names it.
+    At the start it only looks whether all files are there. A file that cannot be read is an error that names it, and
+    ``check_files`` finds it before a training.
 
     Args:
         split: one of ``splits``.
@@ -92,19 +94,24 @@ class MultiTaskFiles(SegmentationDataset):
             check_size_of(sample[name], f"{name} {files[0]}", sample["image"], path)
         return sample
 
+    def check_files(self, indices: Sequence[int]) -> None:
+        read_all(self, indices)
+
     def check_for_training(self) -> None:
-        """Reads samples until each task has shown a pixel with a truth.
+        """Reads samples until each task has shown something to learn.
 
         Raises:
-            ValueError: a task has none in the whole split.
+            ValueError: a task has nothing in the whole split.
         """
-        void = dict(self.tasks)
+        unseen = dict(self.tasks)
         for index in range(len(self)):
             sample = self.read(index)
-            void = {name: task for name, task in void.items() if bool((sample[name] == task.void).all())}
-            if not void:
+            unseen = {name: task for name, task in unseen.items() if not _teaches(sample[name], task)}
+            if not unseen:
                 return
-        raise ValueError(f"{', '.join(void)} must have a pixel with a truth, but all {len(self)} images are void")
+        name, task = next(iter(unseen.items()))
+        wanted = "the value 1" if isinstance(task, BinaryTask) else "a truth"
+        raise ValueError(f"{name} must have a pixel with {wanted}, but none of the {len(self)} images has one")
 
     def label_file(self, index: int) -> Path | None:
         return self._files["semantic"][0][index] if "semantic" in self._files else None
@@ -112,6 +119,12 @@ class MultiTaskFiles(SegmentationDataset):
     def label_values(self, index: int, labels: Tensor) -> np.ndarray:
         """Returns values that the label map reads as ``labels``; see :func:`.files.relabeled`."""
         return relabeled(self._files["semantic"][0][index], labels, self._label_map)
+
+
+def _teaches(target: Tensor, task: Task) -> bool:
+    """Whether there is something to learn: files of edges whose values are misread have none."""
+    taught = target == 1 if isinstance(task, BinaryTask) else target != task.void
+    return bool(taught.any())
 
 
 def _find(root: Path, role: str, places: Places, names: Sequence[str]) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..tasks import DepthTask, EdgeTask, NormalsTask, SemanticTask
 from .base import Sample, Transform
-from .files import FileDataset, Pair, check_root, check_size_of, read_image, read_label, read_names
+from .files import FileDataset, Pair, check_root, check_size_of, read_all, read_image, read_label, read_names
 from .label_map import LabelMap, Pairs
 from .maps import check_axes, read_binary, read_depth, read_normals
 from .multi_task import MultiTaskFiles, Source
@@ -117,6 +117,10 @@ class NYUDRGBD(FileDataset):
         labels = _LABELS if label_map is None else LabelMap(label_map)
         names = [pair.image.stem for pair in pairs]
         super().__init__(split, pairs, names, SemanticTask(classes=CLASSES), cache, transform, labels)
+
+    def check_files(self, indices: Sequence[int]) -> None:
+        if self._hha:  # the other files were read at the start
+            read_all(self, indices)
 
     def read(self, index: int) -> Sample:
         sample = super().read(index)

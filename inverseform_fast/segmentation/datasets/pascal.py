@@ -126,11 +126,12 @@ def _read_parts(path: Path, image: Path) -> Tensor:
     """Reads the parts of people (H, W) as uint8; where masks overlap, the later one in the file counts."""
     with Image.open(image) as picture:
         parts = np.zeros((picture.height, picture.width), np.uint8)
+    anno = load_mat(path, "anno")
     try:
-        for thing in _each(load_mat(path, "anno")["objects"]):
+        for thing in _each(anno["objects"]):
             for part in _each(thing["parts"]) if thing["class_ind"] == _PERSON else ():
                 parts[part["mask"].astype(bool)] = _PARTS[part["part_name"]]
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
             f"parts {path} must hold anno.objects of PASCAL-Part, each with class_ind and parts, and a part_name and a "
             f"mask of the size of {image} in each part, got {error!r}"

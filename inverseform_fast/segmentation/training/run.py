@@ -105,6 +105,8 @@ def train(
             if config.threads:
                 torch.set_num_threads(config.threads)
             datasets = datasets or open_datasets(config)
+            for dataset in datasets:
+                dataset.check_files(share_of(len(dataset)))
             if processes.size > 1:
                 processes.require_same("data", _fingerprints(datasets))
             tasks = _tasks(datasets, config, checkpoint)
