@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .boundary_f1_maps import INNER, NO_CLASS, VOID, Maps, maps_of_pixels
-from .elementary import exp
+from .elementary import add_tuples, exp, repeated
 from .layout import empty_gradient
 from .memory import VARYING, gather, plane_strides
 from .resize import (
@@ -168,13 +168,10 @@ def _sums_of_boundaries(
     columns = columns_of(first_quad, width, full_width, logits_x)
     end = tl.minimum(first + SEGMENT, full_height)
 
-    chances, lows = (), ()  # of the last rows: the probabilities, and the least of them along x
-    for _ in tl.static_range(RADIUS * QUAD):
-        chances += (tl.zeros([GROUP, LANES], tl.int32),)
-        lows += (tl.zeros([GROUP, LANES], tl.int32), tl.zeros([GROUP, LANES], tl.int32))
-    total = ()
-    for _ in tl.static_range(4):
-        total += (tl.zeros([GROUP, LANES], tl.float32),)
+    # Of the last rows: the probabilities, and the least of them along x.
+    zero = tl.zeros([GROUP, LANES], tl.int32)
+    chances, lows = repeated(zero, RADIUS * QUAD), repeated(zero, 2 * RADIUS * QUAD)
+    total = repeated(tl.zeros([GROUP, LANES], tl.float32), 4)
     for cell in range(cell_of(first - RADIUS, height, full_height), cell_of(end + RADIUS - 1, height, full_height) + 1):
         of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
         above, below = rows_of(cell, first - RADIUS, end + RADIUS, height, full_height)
@@ -190,12 +187,8 @@ def _sums_of_boundaries(
                 boundary = tl.where(kind[i] == NO_CLASS, float("nan"), boundary)  # it must not pass in silence
                 true = kind[i] == c
                 if center >= first:
-                    total = (
-                        total[0] + boundary,
-                        total[1] + tl.where(words[i] & bit != 0, boundary, 0.0),
-                        total[2] + tl.where(true, boundary, 0.0),
-                        total[3] + true.to(tl.float32),
-                    )
+                    close, found = tl.where(words[i] & bit != 0, boundary, 0.0), tl.where(true, boundary, 0.0)
+                    total = add_tuples(total, (boundary, close, found, true.to(tl.float32)))
             chances, lows = chances[QUAD:], lows[QUAD:]
     sums += tl.program_id(0) // tl.cdiv(classes, GROUP) + c * tl.cast(programs, tl.int64)
     owned = in_strip(tl.arange(0, LANES)[None, :], RADIUS)
@@ -294,14 +287,10 @@ def _boundary_f1_loss_backward(
     columns = columns_of(first_quad, width, full_width, logits_x)
     end = tl.minimum(start + SEGMENT, first + rows)
 
-    empty, lowest = tl.zeros([GROUP, LANES], tl.float32), tl.zeros([GROUP, LANES], tl.int32)
     # Of the last rows: the derivatives by b; the probabilities, the least of them along x, and the gradient of that.
-    gradients, chances, lows, sent = (), (), (), ()
-    for _ in tl.static_range(RADIUS * QUAD):
-        gradients += (empty,)
-        chances += (lowest, lowest)
-        lows += (lowest, lowest)
-        sent += (empty, empty)
+    empty, zero = tl.zeros([GROUP, LANES], tl.float32), tl.zeros([GROUP, LANES], tl.int32)
+    gradients, sent = repeated(empty, RADIUS * QUAD), repeated(empty, 2 * RADIUS * QUAD)
+    chances, lows = repeated(zero, 2 * RADIUS * QUAD), repeated(zero, 2 * RADIUS * QUAD)
     top, bottom = start - 2 * RADIUS, end + 2 * RADIUS
     for cell in range(cell_of(top, height, full_height), cell_of(bottom - 1, height, full_height) + 1):
         of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
@@ -317,8 +306,7 @@ def _boundary_f1_loss_backward(
                 slope += tl.where(kind[i] == c, by_recalled, 0.0)
                 now += (tl.where(kind[i] >= INNER, slope, 0.0),)
             gradients += now
-            sent += (empty, empty, empty, empty)
-            sent = _send_along_y(now, lows, sent, RADIUS)
+            sent = _send_along_y(now, lows, sent + repeated(empty, QUAD), RADIUS)
             received, grad = _send_along_x(sent[:QUAD], chances[:QUAD], lows[:QUAD], RADIUS), ()
             for i in tl.static_range(QUAD):
                 grad += (gradients[i] - received[i],)
@@ -333,13 +321,9 @@ def _boundary_f1_loss_backward(
 @triton.jit
 def _send_along_y(grad, lows, sent, RADIUS: tl.constexpr):
     """Adds the gradient of a row to what is sent to the first row of its window that has the least."""
-    result = ()
-    for i in tl.static_range(QUAD):
-        result += (grad[i],)
-    rest, lowest = result, ()
+    rest, lowest, result = grad, (), ()
     for i in tl.static_range(QUAD):
         lowest += (least(lows, i, 2 * RADIUS + 1, QUAD),)
-    result = ()
     for j in tl.static_range(2 * RADIUS + 1):
         still = ()
         for i in tl.static_range(QUAD):
@@ -355,9 +339,7 @@ def _send_along_y(grad, lows, sent, RADIUS: tl.constexpr):
 def _send_along_x(grad, chances, lows, RADIUS: tl.constexpr):
     """Sends the gradient of a row's least to the first column of the window that has it."""
     beside = with_neighbors(chances, RADIUS)
-    received = ()
-    for _ in tl.static_range(QUAD + 2 * RADIUS):
-        received += (tl.zeros(grad[0].shape, tl.float32),)
+    received = repeated(tl.zeros(grad[0].shape, tl.float32), QUAD + 2 * RADIUS)
     for i in tl.static_range(QUAD):
         rest, added = grad[i], ()
         for j in tl.static_range(QUAD + 2 * RADIUS):

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import log
+from .elementary import log, repeated
 from .memory import VARYING, check_edges, plane_strides, scatter
 from .resize import cells, corner_offsets, cut_into_cells, full_positions, owns_full_pixels, part_of_image
 from .softmax import largest_and_chosen, sum_of_exponentials
@@ -77,12 +77,8 @@ def _kinds_of_pixels(
     kinds += n * full_height * size
     log_sums += n * full_height * size
     # Of the last rows: the labels, and the lowest and the highest along x.
-    own, lowest, highest = (), (), ()
-    for _ in tl.static_range(RADIUS):
-        own += (tl.full([BLOCK], VOID, tl.int32),)
-    for _ in tl.static_range(2 * RADIUS):
-        lowest += (tl.full([BLOCK], VOID, tl.int32),)
-        highest += (tl.full([BLOCK], VOID, tl.int32),)
+    none = tl.full([BLOCK], VOID, tl.int32)
+    own, lowest, highest = repeated(none, RADIUS), repeated(none, 2 * RADIUS), repeated(none, 2 * RADIUS)
     for y in range(first - RADIUS, tl.minimum(first + SEGMENT, full_height) + RADIUS):
         # Clamping to the image moves a pixel of the window to another one of the window.
         row = labels + tl.minimum(tl.maximum(y, 0), full_height - 1) * labels_y

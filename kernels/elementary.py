@@ -115,3 +115,12 @@ def add_tuples(first, second):
     for i in tl.static_range(len(first)):
         result += (first[i] + second[i],)
     return result
+
+
+@triton.jit
+def repeated(value, COUNT: tl.constexpr):
+    """A tuple of COUNT times the same."""
+    result = ()
+    for _ in tl.static_range(COUNT):
+        result += (value,)
+    return result

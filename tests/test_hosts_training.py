@@ -153,7 +153,12 @@ def test_a_step_goes_backward_once_or_once_for_each_task_in_turn(
 ) -> None:
     calls: list[Tensor] = []
     backward = Tensor.backward
-    monkeypatch.setattr(Tensor, "backward", lambda total: (calls.append(total), backward(total)))
+
+    def counted(total: Tensor) -> None:
+        calls.append(total)
+        backward(total)
+
+    monkeypatch.setattr(Tensor, "backward", counted)
     config = tiny_config(
         tmp_path, net, data="bright-scenes", model=model, backbone=backbone, boundary_head=False, steps=2
     )

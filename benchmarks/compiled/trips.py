@@ -6,6 +6,7 @@ and its trips are those of one pass through the outer one. A kernel that is not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.compiled.cubins import Launch
 from inverseform_fast.kernels.align_sizes import MATCH_GROUP, NORM_GROUP, SPAN, K
+from inverseform_fast.kernels.strips import SEGMENT
 
 Count = Callable[[dict[str, Any]], float]  # of a launch's arguments by name
 
@@ -33,8 +35,17 @@ def _window(arguments: dict[str, Any]) -> float:
     return int(2 * arguments["reach"] + 1)
 
 
-def _rows_of_window(arguments: dict[str, Any]) -> float:
-    return int(2 * arguments["RADIUS"] + 1)
+def _rows_of_segment(margins: int) -> Count:
+    """The rows that a program walks down: its segment, which may be shorter, and so many radii."""
+    return lambda a: min(SEGMENT.value, a.get("rows", a["full_height"])) + margins * a["RADIUS"]
+
+
+def _cells_of_segment(margins: int) -> Count:
+    return lambda a: math.ceil(_rows_of_segment(margins)(a) / _rows_of_cell(a))
+
+
+def _rows_of_cell(arguments: dict[str, Any]) -> float:
+    return float(arguments["full_height"] / arguments["height"])
 
 
 def _norm_blocks(unrolled: int) -> Count:
@@ -62,11 +73,13 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "sums_of_classes": (CLASSES, CLASSES, CLASSES),
     "totals_of_classes": (SUMS,),
     "dice_loss_backward": (CLASSES, CLASSES, CLASSES),
-    "kinds_of_pixels": (_rows_of_window,),  # the compiler unrolls each row
+    "kinds_of_pixels": (_rows_of_segment(2),),
     "near_along_x": (_window,),
     "near_along_y": (_window,),
-    "sums_of_boundaries": (CLASSES, CLASSES, CLASSES),
-    "boundary_f1_loss_backward": (CLASSES, CLASSES, CLASSES, CLASSES),
+    "log_sums": (CLASSES, CLASSES),
+    "sums_of_boundaries": (_cells_of_segment(2), _rows_of_cell),
+    "boundary_f1_loss_backward": (_cells_of_segment(4), _rows_of_cell),
+    "add_gradient_of_band": (CLASSES, CLASSES),
     "soft_boundary_map": (CHANNELS, CHANNELS, CHANNELS),
     "soft_boundary_map_backward": (CHANNELS, CHANNELS, CHANNELS, CHANNELS),
     "extract_tiles": (_argument("ROWS"),),
@@ -99,7 +112,10 @@ def _rows_of(part: str, whole: str) -> Count:
 # How much of a tensor a launch reads or writes, where it is not the whole, once.
 TOUCHED: dict[str, dict[str, Count]] = {
     "soft_boundary_map_backward": {"logits": _band, "grad_log": _band},
-    "boundary_f1_loss_backward": dict.fromkeys(("logits", "kinds", "near"), _band) | {"grad_full": _fixed(3)},
+    "kinds_of_pixels": {"log_sums": _fixed(0)},  # next to nothing
+    "boundary_f1_loss_backward": dict.fromkeys(("logits", "kinds", "near", "log_sums"), _band),
+    "add_gradient_of_band": dict.fromkeys(("logits", "kinds", "log_sums"), _band)
+    | {"grad": lambda arguments: 2 * _band(arguments)},  # adds to it
     "upsample_band_backward": {"grad_logits": lambda arguments: 2 * _band(arguments)},  # adds to it
     "homography_warp_backward": {"grad_fixed": _fixed(2)},  # adds to it
     "group_norm_backward": dict.fromkeys(("raw", "second_linear", "statistics"), _rows_of("grad", "raw")),

@@ -48,9 +48,9 @@ def main() -> None:
 
 def configs(root: str) -> dict[str, TrainConfig]:
     """The trainings that are measured, by name; ``root`` has the files of NYU-Depth-v2."""
-    common = {"threads": 1, "device": "cpu"}
+    common: Json = {"threads": 1, "device": "cpu"}
     recipe = dataclasses.replace(recipe_config("table1", "mti_net_sden_inverseform"), pretrained=False)
-    six = {"length": IMAGES, "tasks": ["semantic", "parts", "edges", "saliency", "normals", "depth"]}
+    six: Json = {"length": IMAGES, "tasks": ["semantic", "parts", "edges", "saliency", "normals", "depth"]}
     return {
         "`nyud_mt`, four tasks": dataclasses.replace(recipe, root=root, batch_size=BATCH, **common),
         "`scenes`, classes": TrainConfig(data_options={"length": IMAGES}, **common),
