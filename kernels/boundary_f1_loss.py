@@ -119,7 +119,7 @@ def boundary_f1_loss_backward(
         _boundary_f1_loss_backward[(n * blocks[0] * blocks[1] * groups(classes),)](
             logits, *maps, slopes, band, classes, *size, *full, first, rows, band.shape[2], *blocks,
             *logits.stride()[:2], *plane_strides(logits),
-            RADIUS=radius, RESIZED=cut.resized, num_warps=GROUP.value, maxnreg=128,
+            RADIUS=radius, RESIZED=cut.resized, num_warps=GROUP.value,
         )  # fmt: skip
         _add_band(logits, maps, band, grad_logits, full, first, rows, cut)
     return grad_logits.to(logits.dtype)
