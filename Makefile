@@ -1,7 +1,8 @@
 # `make demo` trains a small model without and with the loss; `make test` runs the whole suite; `make lint` checks the
 # style and the types; `make bench` measures the ops; `make docs` fills docs/measured/; `make cubins` reads the
 # kernels' machine code and predicts times from it; `make machine-code` runs all tests of Triton's kernels on their machine
-# code, which needs no GPU but hours. Each of them sets up .venv first.
+# code, and its mutants, with no GPU: with about a fifth of a core, sm_90 took 47 minutes and the mutants 50. Each of them
+# sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip installs nvcc for the extension's CUDA half; `make NVCC=` uses the CUDA toolkit of the machine instead, if any.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_what_matters_most_comes_first_and_each_part_has_its_share(
     assert commands[-1][:2] == ["-m", "benchmarks.studies.camvid_study"]
     assert commands[-1][2:] == ["--root", str(tmp_path), "--out", str(out / "camvid_study.json")]
     # Nothing took any time before, so each part may run until the next one must begin.
-    assert seconds[:4] == pytest.approx([120, 240, 390, 420], abs=5)
+    assert seconds[:4] == pytest.approx([120, 240, 390, 450], abs=5)
     assert seconds[-1] == pytest.approx(1200, abs=5)
     assert gpu.programs(out, None).keys() == {"training", "launches"}
 
@@ -198,6 +199,18 @@ def test_each_tests_first_case_comes_first(tmp_path: Path) -> None:
         execute([*gpu.PYTEST, "-p", "benchmarks.common.in_turns", "--collect-only", str(tmp_path)], 60, file)
     collected = [line.rpartition("::")[2] for line in log.read_text().splitlines() if "::" in line]
     assert collected == ["test_a[1]", "test_other_a", "test_b[1]", "test_other_b", "test_a[2]", "test_b[2]"]
+
+
+def test_a_program_that_takes_too_long_writes_what_it_has(tmp_path: Path) -> None:
+    """In a job in the background, too, which ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wait = "try: print('ready', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('wrote')"
+    try:
+        with (tmp_path / "log").open("w") as log:
+            status, _ = execute(["-c", f"import time\n{wait}"], 3, log)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert (status, (tmp_path / "log").read_text()) == ("stopped after 3 s", "ready\nwrote\n")
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TextIO
 
 from benchmarks.common.paths import ROOT
@@ -35,6 +36,7 @@ def execute(arguments: Sequence[str], seconds: float, log: TextIO, **environment
         stderr=log,
         env=inherited | environment,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     try:
         code = child.wait(seconds)

@@ -8,6 +8,7 @@ what the whole kernel makes. Otherwise :data:`WITHOUT_EFFECT` says why it may be
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -75,12 +76,11 @@ def _without(kernel: Kernel, i: int) -> Kernel:
 
 
 class Recorded(NamedTuple):
-    """A launch, and all bytes of its tensors' memory before and after it."""
+    """A launch, and all bytes of its tensors' memory before and after it, for one or more beginnings."""
 
     assembled: Assembled
     launch: Launch
-    before: list[Tensor]
-    after: list[Tensor]
+    states: list[tuple[list[Tensor], list[Tensor]]]
 
 
 class Recorder(Interpreter):
@@ -91,11 +91,28 @@ class Recorder(Interpreter):
         self.recorded: dict[str, Recorded] = {}  # by kernel
 
     def run(self, assembled: Assembled, launch: Launch) -> None:
-        before = [x.clone() for x in memory(launch)]
-        super().run(assembled, launch)
-        after = [x.clone() for x in memory(launch)]
-        name = assembled.kernel.name.lstrip("_")
-        self.recorded.setdefault(name, Recorded(assembled, launch, before, after))
+        name, states = assembled.kernel.name.lstrip("_"), []
+        for readings in thresholds(assembled, launch) if name == "drop_noise" else (None,):
+            if readings is not None:
+                launch.tensors["a"].copy_(readings)
+            before = [x.clone() for x in memory(launch)]
+            super().run(assembled, launch)
+            states.append((before, [x.clone() for x in memory(launch)]))
+        self.recorded.setdefault(name, Recorded(assembled, launch, states))
+
+
+def thresholds(assembled: Assembled, launch: Launch) -> list[Tensor]:
+    """Scale the readings of tiles until they are just dropped as noise, and just kept: any other noise is then seen."""
+    a = launch.tensors["a"]
+    readings = a.clone()
+    dropped, kept = torch.zeros_like(a[..., :1]), torch.ones_like(a[..., :1])  # scales
+    for _ in range(24):
+        scale = (dropped + kept) / 2
+        a.copy_(readings * scale)
+        run(assembled, launch, 0)
+        is_kept = a.any(-1, keepdim=True)
+        dropped, kept = torch.where(is_kept, dropped, scale), torch.where(is_kept, scale, kept)
+    return [readings * dropped, readings * kept]
 
 
 def memory(launch: Launch) -> list[Tensor]:
@@ -106,9 +123,8 @@ def memory(launch: Launch) -> list[Tensor]:
 
 def seen(mutant: Kernel, recorded: Recorded) -> str | None:
     """Run a mutant of the recorded kernel; return how it is seen, or None."""
-    _, launch, before, after = recorded
-    assembled = assemble(mutant, find)
-    for seed in range(ORDERS):
+    assembled, launch = assemble(mutant, find), recorded.launch
+    for (before, after), seed in itertools.product(recorded.states, range(ORDERS)):
         for now, then in zip(memory(launch), before, strict=True):
             now.copy_(then)
         try:

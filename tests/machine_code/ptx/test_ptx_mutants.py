@@ -49,7 +49,7 @@ def by_kind(again: str) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
     launch = Launch(1, (("p0", torch.zeros(64, dtype=torch.int32)),), 256)
     before = [x.clone() for x in memory(launch)]
     run(assembled := assemble(kernel, find), launch, 0)
-    recorded = Recorded(assembled, launch, before, [x.clone() for x in memory(launch)])
+    recorded = Recorded(assembled, launch, [(before, [x.clone() for x in memory(launch)])])
     return {row["left out"]: (row["seen"], row["without effect"]) for row in examine(recorded)}
 
 
