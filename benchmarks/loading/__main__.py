@@ -11,6 +11,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ def main() -> None:
 
 def configs(root: str) -> dict[str, TrainConfig]:
     """The trainings that are measured, by name; ``root`` has the files of NYU-Depth-v2."""
-    common = {"threads": 1, "device": "cpu"}
+    common: dict[str, Any] = {"threads": 1, "device": "cpu"}
     recipe = dataclasses.replace(recipe_config("table1", "mti_net_sden_inverseform"), pretrained=False)
     six = {"length": IMAGES, "tasks": ["semantic", "parts", "edges", "saliency", "normals", "depth"]}
     return {
