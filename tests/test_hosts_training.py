@@ -104,6 +104,24 @@ def test_astmt_trains_one_task_after_another(tmp_path: Path, net: str) -> None:
         run(dataclasses.replace(config, accumulate=2, out=str(tmp_path / "other")))
 
 
+@pytest.mark.parametrize(
+    ("model", "backbone"), [("hrnet", SMALL), ("pad_net", SMALL), ("mti_net", SMALL), ("astmt", "seresnet26")]
+)
+def test_hosts_take_inverseform_headless_and_the_aligner_and_neither(model: str, backbone: str, tmp_path: Path) -> None:
+    config = tiny_config(
+        tmp_path, "compact", model=model, backbone=backbone, boundary_head=False, steps=2, log_every=1,
+        align_labels=True, align_start=1,
+    )  # fmt: skip
+    config = dataclasses.replace(config, net=None)  # the aligner's own choice
+    run(config)
+    logs = scalars(config)
+    assert logs["loss/semantic/inverseform"][2] > 0
+    assert {2} == {step for tag, values in logs.items() if tag.startswith("align/") for step in values}
+    off = dataclasses.replace(config, loss="ce", align_labels=False, out=str(tmp_path / "off"))
+    run(off)
+    assert not [tag for tag in scalars(off) if "inverseform" in tag or tag.startswith("align/")]
+
+
 def test_a_stage_costs_what_its_task_does_without_boundary_terms(net: str) -> None:
     config = tiny_config(Path(), net, tasks={"semantic": 2.0})
     tasks = {"semantic": Scenes("train", size=(48, 64), length=1).tasks["semantic"]}

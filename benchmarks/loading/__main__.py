@@ -11,6 +11,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,9 +49,9 @@ def main() -> None:
 
 def configs(root: str) -> dict[str, TrainConfig]:
     """The trainings that are measured, by name; ``root`` has the files of NYU-Depth-v2."""
-    common: Json = {"threads": 1, "device": "cpu"}
+    common: dict[str, Any] = {"threads": 1, "device": "cpu"}
     recipe = dataclasses.replace(recipe_config("table1", "mti_net_sden_inverseform"), pretrained=False)
-    six: Json = {"length": IMAGES, "tasks": ["semantic", "parts", "edges", "saliency", "normals", "depth"]}
+    six = {"length": IMAGES, "tasks": ["semantic", "parts", "edges", "saliency", "normals", "depth"]}
     return {
         "`nyud_mt`, four tasks": dataclasses.replace(recipe, root=root, batch_size=BATCH, **common),
         "`scenes`, classes": TrainConfig(data_options={"length": IMAGES}, **common),
