@@ -3,11 +3,13 @@
 A mutant lacks a barrier, a wait or fence of asynchronous work, or the mask of an access to memory; or its lanes keep
 their own values where they should shuffle them. It is *seen* if it faults, or if any bit of any tensor differs from
 what the whole kernel makes. Otherwise :data:`WITHOUT_EFFECT` says why it may be left out.
-``PYTHONPATH=.:tests python -m machine_code.ptx.mutants`` writes ``benchmarks/results/ptx_mutants.json``.
+``PYTHONPATH=.:tests python -m machine_code.ptx.mutants`` writes ``benchmarks/results/ptx_mutants.json``; ``--cases``
+does those cases anew, and keeps what the file has of the other ones.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
@@ -19,7 +21,7 @@ from helpers import deterministic, results_and_gradients
 from torch import Tensor
 
 from benchmarks.common import paths
-from benchmarks.common.results import Json, write
+from benchmarks.common.results import Json, read, write
 from benchmarks.compiled.driver import fake_gpu
 from inverseform_fast import functional
 
@@ -169,13 +171,18 @@ def examine(recorded: Recorded, kinds: Collection[str] = KINDS) -> list[Json]:
 
 
 def main() -> None:
-    rows = []
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], metavar="CASE")
+    cases = parser.parse_args().cases
+    rows = [row for row in read(RESULTS)["rows"] if row["case"] not in cases]
+    elsewhere = {(row["kernel"], row["sm"]) for row in rows}
     for capability in CAPABILITIES:
         kinds, done = KINDS if capability == THOROUGH else KINDS[:2], set()
-        for name, case in CASES.items():
-            for kernel, recorded in launches(case, capability).items():
+        for name in cases:
+            for kernel, recorded in launches(CASES[name], capability).items():
                 statements = recorded.assembled.kernel.statements
-                if statements not in done:  # some kernels are the same with and without TF32
+                # Some kernels are the same with and without TF32, or serve several ops.
+                if statements not in done and (kernel, capability) not in elsewhere:
                     row = {"case": name, "kernel": kernel, "sm": capability}
                     rows += [row | of_kind for of_kind in examine(recorded, kinds)]
                     print(f"sm_{capability}, {name}: {kernel}", flush=True)
