@@ -139,7 +139,7 @@ def _add_band(
     n, classes, *size = logits.shape
     first_block, blocks_y = blocks_of_band(first, rows, size[0], full[0])
     _add_gradient_of_band[(n * blocks_y * cut.blocks[1],)](
-        logits, maps.kinds, maps.log_sums, band, grad, classes, *size, *full, first, rows, band.shape[2],
+        logits, maps.kinds, maps.largest, maps.scales, band, grad, classes, *size, *full, first, rows, band.shape[2],
         first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
         *logits.stride()[:2], *plane_strides(logits), *grad.stride(),
         KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
@@ -151,7 +151,8 @@ def _sums_of_boundaries(
     logits,  # [N, C, h, w]
     kinds,  # [N, H, padded W]
     near,  # [N, words, H, padded W]
-    log_sums,  # [N, H, padded W]
+    largest,  # [N, H, padded W]
+    scales,  # [N, H, padded W]
     sums,  # [4, C, programs]
     programs, classes, height, width, full_height, full_width, blocks_y, blocks_x,
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
@@ -162,7 +163,8 @@ def _sums_of_boundaries(
     known_c = tl.minimum(c, classes - 1)
     logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
     kinds += n * size
-    log_sums += n * size
+    largest += n * size
+    scales += n * size
     near += (n * ((classes + 31) // 32) + first_class // 32) * size
     bit = 1 << known_c % 32
     columns = columns_of(first_quad, width, full_width, logits_x)
@@ -176,7 +178,7 @@ def _sums_of_boundaries(
         of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
         above, below = rows_of(cell, first - RADIUS, end + RADIUS, height, full_height)
         for row in range(above, below):
-            chances += _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width)
+            chances += _chances(of_cell, cell, largest, scales, row, first_quad, height, full_height, full_width)
             lows += _least_along_x(chances[RADIUS * QUAD :], RADIUS)
             center = row - RADIUS
             kind = load_quads(kinds, center, first_quad, full_height, full_width, VOID)
@@ -207,16 +209,17 @@ def _least_along_x(values, RADIUS: tl.constexpr):
 
 
 @triton.jit
-def _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width):
+def _chances(of_cell, cell, largest, scales, row, first_quad, height, full_height, full_width):
     """The probabilities of a row of a cell, by their bits; infinite, so never the least, where there are no pixels.
 
     These whole numbers have the order of the probabilities, and NaN is the least of them.
     """
     upper, change = of_cell
     share = share_of_row(row, cell, height, full_height)
-    log_sum, result = load_quads(log_sums, row, first_quad, full_height, full_width, float("-inf")), ()
+    most = load_quads(largest, row, first_quad, full_height, full_width, float("-inf"))
+    scale, result = load_quads(scales, row, first_quad, full_height, full_width, 1.0), ()
     for i in tl.static_range(QUAD):
-        chance = exp(upper[i] + share * change[i] - log_sum[i])
+        chance = exp(upper[i] + share * change[i] - most[i]) * scale[i]
         result += (tl.where(chance == chance, chance.to(tl.int32, bitcast=True), -1),)
     return result
 
@@ -265,7 +268,8 @@ def _boundary_f1_loss_backward(
     logits,  # [N, C, h, w]
     kinds,  # [N, H, padded W]
     near,  # [N, words, H, padded W]
-    log_sums,  # [N, H, padded W]
+    largest,  # [N, H, padded W]
+    scales,  # [N, H, padded W]
     slopes,  # [3, C]
     band,  # [N, C, rows, padded W]: of the probabilities of the rows from ``first`` on
     classes, height, width, full_height, full_width, first, rows, band_rows, blocks_y, blocks_x,
@@ -277,7 +281,8 @@ def _boundary_f1_loss_backward(
     known_c = tl.minimum(c, classes - 1)
     logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
     kinds += n * size
-    log_sums += n * size
+    largest += n * size
+    scales += n * size
     near += (n * ((classes + 31) // 32) + first_class // 32) * size
     band += n * classes * band_rows * row_size(full_width)
     by_predicted, by_precise, by_recalled = (
@@ -296,7 +301,7 @@ def _boundary_f1_loss_backward(
         of_cell = logits_of_cell(logits, cell, columns, height, logits_y, RESIZED)
         above, below = rows_of(cell, top, bottom, height, full_height)
         for row in range(above, below):
-            chances += _chances(of_cell, cell, log_sums, row, first_quad, height, full_height, full_width)
+            chances += _chances(of_cell, cell, largest, scales, row, first_quad, height, full_height, full_width)
             lows += _least_along_x(chances[2 * RADIUS * QUAD :], RADIUS)
             center, now = row - RADIUS, ()
             kind = load_quads(kinds, center, first_quad, full_height, full_width, VOID)
@@ -358,7 +363,8 @@ def _send_along_x(grad, chances, lows, RADIUS: tl.constexpr):
 def _add_gradient_of_band(
     logits,  # [N, C, h, w]
     kinds,  # [N, H, padded W]
-    log_sums,  # [N, H, padded W]
+    largest,  # [N, H, padded W]
+    scales,  # [N, H, padded W]
     band,  # [N, C, rows, padded W]: of the probabilities of the rows from ``first`` on
     grad,  # [N, C, h, w]: of the logits
     classes, height, width, full_height, full_width, first, rows, band_rows, first_block, blocks_y, blocks_x,
@@ -381,20 +387,22 @@ def _add_gradient_of_band(
             inside = inside_y[:, None, :] & inside_x[None, :, :]
             place = (y * row_size(full_width))[:, None, :] + x[None, :, :]
             inside = inside & (gather(kinds + n * size, place, inside) != VOID)
-            log_sum = gather(log_sums + n * size, place, inside)
-            place -= first * row_size(full_width)
+            most = gather(largest + n * size, place, inside)
+            in_band = place - first * row_size(full_width)
             channel, by_chance = logits + n * logits_n, band + n * classes * class_size
             dot = tl.zeros(place.shape, tl.float32)
             for _ in range(classes):
-                chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - log_sum)
-                dot += chance * gather(by_chance, place, inside)
+                weight = exp(upsample(channel, corners, share_y, share_x, RESIZED) - most)
+                dot += weight * gather(by_chance, in_band, inside)
                 channel += logits_c
                 by_chance += class_size
+            scale = gather(scales + n * size, place, inside)
+            dot *= scale
             channel, by_chance = logits + n * logits_n, band + n * classes * class_size
             received = grad + n * grad_n + (cell_y * grad_y + cell_x * grad_x)
             for _ in range(classes):
-                chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - log_sum)
-                grad_full = tl.where(inside, chance * (gather(by_chance, place, inside) - dot), 0.0)
+                chance = exp(upsample(channel, corners, share_y, share_x, RESIZED) - most) * scale
+                grad_full = tl.where(inside, chance * (gather(by_chance, in_band, inside) - dot), 0.0)
                 sent = upsample_backward(grad_full, share_y, share_x, RESIZED)
                 tl.store(received, tl.load(received, owned, 0) + sent, owned)
                 channel += logits_c

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import log, repeated
+from .elementary import divide, repeated
 from .memory import VARYING, check_edges, plane_strides, scatter
 from .resize import cells, corner_offsets, cut_into_cells, full_positions, owns_full_pixels, part_of_image
 from .softmax import largest_and_chosen, sum_of_exponentials
@@ -25,7 +25,8 @@ PIXELS = 512  # of a program that makes another map
 class Maps(NamedTuple):
     kinds: Tensor  # [N, H, padded W], int32: the class of true boundary, or what else a pixel is
     near: Tensor  # [N, words, H, padded W], int32: bit c % 32 of word c // 32 tells of class c
-    log_sums: Tensor  # [N, H, padded W], float32: log sum_c e^logit_c
+    largest: Tensor  # [N, H, padded W], float32: the largest logit
+    scales: Tensor  # [N, H, padded W], float32: 1 / sum_c e^(logit_c - largest)
 
 
 def maps_of_pixels(
@@ -42,29 +43,30 @@ def maps_of_pixels(
     words, blocks = triton.cdiv(classes, 32), triton.cdiv(height * padded(width), PIXELS)
     columns = triton.cdiv(padded(width), BLOCK)
     kinds = labels.new_empty(n, height, padded(width), dtype=torch.int32)
-    log_sums = torch.empty_like(kinds, dtype=torch.float32)
+    largest, scales = (torch.empty_like(kinds, dtype=torch.float32) for _ in range(2))
     along_x, near = (kinds.new_empty(n, words, height, padded(width)) for _ in range(2))
     if n:
         _kinds_of_pixels[(n * segments(height) * columns,)](
-            labels, kinds, log_sums, classes, height, width, segments(height), columns,
+            labels, kinds, largest, scales, classes, height, width, segments(height), columns,
             labels.stride(0), *plane_strides(labels), ignore_index, RADIUS=radius, BLOCK=BLOCK,
         )  # fmt: skip
         reach = min(tolerance, max(height, width))
         _near_along_x[(n * words * blocks,)](kinds, along_x, words, height, width, blocks, reach, PIXELS=PIXELS)
         _near_along_y[(n * words * blocks,)](along_x, near, height, width, blocks, reach, PIXELS=PIXELS)
-        _log_sums[(n * cut.programs,)](
-            logits, log_sums, classes, *size, *full, *cut.blocks, *cut.parts_yx,
+        _largest_and_scales[(n * cut.programs,)](
+            logits, largest, scales, classes, *size, *full, *cut.blocks, *cut.parts_yx,
             *logits.stride()[:2], *plane_strides(logits),
             KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps,
         )  # fmt: skip
-    return Maps(kinds, near, log_sums)
+    return Maps(kinds, near, largest, scales)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def _kinds_of_pixels(
     labels,  # [N, H, W]
     kinds,  # [N, H, padded W]
-    log_sums,  # [N, H, padded W], of which only what is not in the image is written
+    largest,  # [N, H, padded W], of which only what is not in the image is written
+    scales,  # [N, H, padded W], likewise
     classes, full_height, full_width, blocks_y, blocks_x, labels_n, labels_y, labels_x, ignore_index,
     RADIUS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -75,7 +77,8 @@ def _kinds_of_pixels(
     labels += n * labels_n
     size = row_size(full_width)
     kinds += n * full_height * size
-    log_sums += n * full_height * size
+    largest += n * full_height * size
+    scales += n * full_height * size
     # Of the last rows: the labels, and the lowest and the highest along x.
     none = tl.full([BLOCK], VOID, tl.int32)
     own, lowest, highest = repeated(none, RADIUS), repeated(none, 2 * RADIUS), repeated(none, 2 * RADIUS)
@@ -98,9 +101,10 @@ def _kinds_of_pixels(
         kind = tl.where(low == VOID, UNCLEAR, tl.where(low != high, own[0], INNER))
         kind = tl.where(own[0] < 0, own[0], kind)
         place, owned = (y - RADIUS) * size + x, (y - RADIUS >= first) & (x < size)
-        # What is not in the image counts for nothing, and its probability is never the least.
+        # What is not in the image counts for nothing, and its probability is infinite, so never the least.
         tl.store(kinds + place, tl.where(x < full_width, kind, VOID), owned)
-        tl.store(log_sums + place, float("-inf"), owned & (x >= full_width))
+        tl.store(largest + place, float("-inf"), owned & (x >= full_width))
+        tl.store(scales + place, 1.0, owned & (x >= full_width))
         own, lowest, highest = own[1:], lowest[1:], highest[1:]
 
 
@@ -153,9 +157,10 @@ def _pixels(height, width, blocks, PIXELS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _log_sums(
+def _largest_and_scales(
     logits,  # [N, C, h, w]
-    log_sums,  # [N, H, padded W]
+    largest,  # [N, H, padded W]
+    scales,  # [N, H, padded W]
     classes, height, width, full_height, full_width, blocks_y, blocks_x, parts_y, parts_x,
     logits_n, logits_c, logits_y, logits_x, KY: tl.constexpr, KX: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
@@ -167,6 +172,8 @@ def _log_sums(
     inside = inside_y[:, None, :] & (inside_x & owns_full_pixels(cell_y, cell_x)[None, :])[None, :, :]
     place = (y * row_size(full_width))[:, None, :] + x[None, :, :]
     logits += n * logits_n
-    largest, _ = largest_and_chosen(logits, logits_c, classes, place, corners, share_y, share_x, RESIZED)
-    total = sum_of_exponentials(logits, logits_c, classes, largest, corners, share_y, share_x, RESIZED)
-    scatter(log_sums + n * full_height * row_size(full_width), place, largest + log(total), inside)
+    most, _ = largest_and_chosen(logits, logits_c, classes, place, corners, share_y, share_x, RESIZED)
+    total = sum_of_exponentials(logits, logits_c, classes, most, corners, share_y, share_x, RESIZED)
+    image = n * full_height * row_size(full_width)
+    scatter(largest + image, place, most, inside)
+    scatter(scales + image, place, divide(1.0, total), inside)

@@ -76,7 +76,7 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "kinds_of_pixels": (_rows_of_segment(2),),
     "near_along_x": (_window,),
     "near_along_y": (_window,),
-    "log_sums": (CLASSES, CLASSES),
+    "largest_and_scales": (CLASSES, CLASSES),
     "sums_of_boundaries": (_cells_of_segment(2), _rows_of_cell),
     "boundary_f1_loss_backward": (_cells_of_segment(4), _rows_of_cell),
     "add_gradient_of_band": (CLASSES, CLASSES),
@@ -112,9 +112,9 @@ def _rows_of(part: str, whole: str) -> Count:
 # How much of a tensor a launch reads or writes, where it is not the whole, once.
 TOUCHED: dict[str, dict[str, Count]] = {
     "soft_boundary_map_backward": {"logits": _band, "grad_log": _band},
-    "kinds_of_pixels": {"log_sums": _fixed(0)},  # next to nothing
-    "boundary_f1_loss_backward": dict.fromkeys(("logits", "kinds", "near", "log_sums"), _band),
-    "add_gradient_of_band": dict.fromkeys(("logits", "kinds", "log_sums"), _band)
+    "kinds_of_pixels": dict.fromkeys(("largest", "scales"), _fixed(0)),  # next to nothing
+    "boundary_f1_loss_backward": dict.fromkeys(("logits", "kinds", "near", "largest", "scales"), _band),
+    "add_gradient_of_band": dict.fromkeys(("logits", "kinds", "largest", "scales"), _band)
     | {"grad": lambda arguments: 2 * _band(arguments)},  # adds to it
     "upsample_band_backward": {"grad_logits": lambda arguments: 2 * _band(arguments)},  # adds to it
     "homography_warp_backward": {"grad_fixed": _fixed(2)},  # adds to it
