@@ -27,6 +27,7 @@ from .resize import (
     cut_into_cells,
     full_positions,
     owns_pixel,
+    share_of_second,
     upsample,
     upsample_backward,
 )
@@ -48,7 +49,6 @@ from .strips import (
     row_size,
     rows_of,
     segments,
-    share_of_row,
     store_quads,
     strip_of_image,
     strips,
@@ -215,7 +215,7 @@ def _chances(of_cell, cell, largest, scales, row, first_quad, height, full_heigh
     These whole numbers have the order of the probabilities, and NaN is the least of them.
     """
     upper, change = of_cell
-    share = share_of_row(row, cell, height, full_height)
+    share = share_of_second(row, cell, height, full_height)
     most = load_quads(largest, row, first_quad, full_height, full_width, float("-inf"))
     scale, result = load_quads(scales, row, first_quad, full_height, full_width, 1.0), ()
     for i in tl.static_range(QUAD):

@@ -114,9 +114,14 @@ def full_positions(cell, part, size, full, K: tl.constexpr):
     start = first_of_cell(cell, size, full)
     end = tl.minimum(first_of_cell(cell + 1, size, full), full)
     position = start[None, :] + part * K + tl.arange(0, K)[:, None]
-    share = ((2 * position + 1) * size - full - 2 * full * cell[None, :]).to(tl.float32) / (2 * full)
-    share = tl.where(cell[None, :] < 0, 1.0, tl.where(cell[None, :] >= size - 1, 0.0, share))
-    return position, share, position < end[None, :]
+    return position, share_of_second(position, cell[None, :], size, full), position < end[None, :]
+
+
+@triton.jit
+def share_of_second(position, cell, size, full):
+    """The second corner's share in a full position of a cell."""
+    share = ((2 * position + 1) * size - full - 2 * full * cell) * (0.5 / full)
+    return tl.where(cell < 0, 1.0, tl.where(cell >= size - 1, 0.0, share))
 
 
 @triton.jit
@@ -140,9 +145,10 @@ def upsample(plane, corners, share_y, share_x, RESIZED: tl.constexpr):
     """Full pixels ``[KY, KX, cells]`` of the map at ``plane``, from the offsets of the cells' corners."""
     if not RESIZED:
         return load(plane + corners[0])[None, None, :]
-    left = lerp(load(plane + corners[0])[None, :], load(plane + corners[2])[None, :], share_y)
-    right = lerp(load(plane + corners[1])[None, :], load(plane + corners[3])[None, :], share_y)
-    return lerp(left[:, None, :], right[:, None, :], share_x[None, :, :])
+    # Along x first, as everywhere: differences of equal logits must be 0.
+    top = lerp(load(plane + corners[0])[None, :], load(plane + corners[1])[None, :], share_x)
+    bottom = lerp(load(plane + corners[2])[None, :], load(plane + corners[3])[None, :], share_x)
+    return lerp(top[None, :, :], bottom[None, :, :], share_y[:, None, :])
 
 
 @triton.jit

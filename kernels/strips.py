@@ -94,13 +94,6 @@ def rows_of(cell, start, end, height, full_height):
 
 
 @triton.jit
-def share_of_row(row, cell, height, full_height):
-    """The share of the lower logits of a cell in a full row."""
-    share = ((2 * row + 1) * height - full_height - 2 * full_height * cell) * (0.5 / full_height)
-    return tl.where(cell < 0, 1.0, tl.where(cell >= height - 1, 0.0, share))
-
-
-@triton.jit
 def logits_of_cell(logits, cell, columns, height, logits_y, RESIZED: tl.constexpr):
     """Each column's logits in the upper row of a cell, and how much more they are in the lower row.
 
