@@ -138,11 +138,12 @@ def _add_band(
     """Add to the gradient what a band of rows sends to it."""
     n, classes, *size = logits.shape
     first_block, blocks_y = blocks_of_band(first, rows, size[0], full[0])
+    k = min(cut.k[0], 2)  # a thread that held more rows would spill
     _add_gradient_of_band[(n * blocks_y * cut.blocks[1],)](
         logits, maps.kinds, maps.largest, maps.scales, band, grad, classes, *size, *full, first, rows, band.shape[2],
-        first_block, blocks_y, cut.blocks[1], *cut.parts_yx,
+        first_block, blocks_y, cut.blocks[1], cut.parts_yx[0] * cut.k[0] // k, cut.parts_yx[1],
         *logits.stride()[:2], *plane_strides(logits), *grad.stride(),
-        KY=cut.k[0], KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
+        KY=k, KX=cut.k[1], RESIZED=cut.resized, num_warps=cut.warps, maxnreg=128,
     )  # fmt: skip
 
 

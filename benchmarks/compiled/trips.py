@@ -87,7 +87,7 @@ TRIPS: dict[str, tuple[Count, ...]] = {
     "largest_and_scales": (CLASSES, CLASSES),
     "sums_of_boundaries": (_cells_of_segment(2), _rows_of_cell),
     "boundary_f1_loss_backward": (_cells_of_segment(4), _rows_of_cell),
-    "add_gradient_of_band": (CLASSES, CLASSES),
+    "add_gradient_of_band": (_argument("parts_y"), CLASSES, CLASSES),
     "soft_boundary_map": (CHANNELS, CHANNELS, CHANNELS),
     "soft_boundary_map_backward": (CHANNELS, CHANNELS, CHANNELS, CHANNELS),
     "extract_tiles": (_argument("ROWS"),),
