@@ -24,7 +24,7 @@ from inverseform_fast.segmentation.metrics.multitask import delta_m
 from inverseform_fast.segmentation.models import build_model
 from inverseform_fast.segmentation.paper_tables import RECIPES, TABLES, PaperTable
 from inverseform_fast.segmentation.reproduce import recipe_config, reproduce_table
-from inverseform_fast.segmentation.tasks import TASKS, SemanticTask, Task
+from inverseform_fast.segmentation.tasks import Task, task_from_dict
 
 ROWS = [(name, row.recipe) for name, table in TABLES.items() for row in table.rows]
 SINGLES = sorted({str(row.single) for row in TABLES["table3"].rows})
@@ -46,7 +46,8 @@ PARAMETERS = {  # of the published networks
 def tasks_of(config: TrainConfig) -> dict[str, Task]:
     classes = {"nyud_mt": nyud.CLASSES, "pascal_mt": pascal.CLASSES}[config.data]
     names = config.data_options["tasks"]
-    return {name: SemanticTask(classes=classes) if name == "semantic" else TASKS[name]() for name in names}  # type: ignore[call-arg]
+    fields = {"semantic": {"classes": classes}}
+    return {name: task_from_dict({"type": name, **fields.get(name, {})}) for name in names}
 
 
 def basic_block(channels: int, out: int) -> int:

@@ -24,7 +24,7 @@ from .models import build_model
 from .paper_tables import RECIPES, TABLES, PaperTable, Row
 from .progress import say
 from .report import METRICS
-from .tasks import TASKS, SemanticTask
+from .tasks import task_from_dict
 from .training.run import open_datasets, train
 
 TABLE, FIGURE = "table.md", "figure5.png"
@@ -174,8 +174,8 @@ def _gain(table: PaperTable, values: Sequence[float], singles: Sequence[float]) 
 
 def _size(config: TrainConfig, classes: Sequence[str]) -> tuple[int, int]:
     """Returns the number of trainable parameters and of multiply-adds of a recipe's network."""
-    semantic = {"semantic": SemanticTask(classes=tuple(classes))}
-    tasks = {name: semantic.get(name) or TASKS[name]() for name in config.data_options["tasks"]}  # type: ignore[call-arg]
+    fields = {"semantic": {"classes": tuple(classes)}}
+    tasks = {name: task_from_dict({"type": name, **fields.get(name, {})}) for name in config.data_options["tasks"]}
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = build_model(
             config.model, config.backbone, tasks, boundary_head=config.boundary_head, **config.model_options
