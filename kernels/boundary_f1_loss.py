@@ -159,12 +159,14 @@ def _sums_of_boundaries(
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
     n, first, first_class, first_quad = strip_of_image(0, blocks_y, blocks_x, classes, RADIUS)
+    size = full_height * row_size(full_width)
     c = first_class + tl.arange(0, GROUP)[:, None]
     known_c = tl.minimum(c, classes - 1)
     logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
-    kinds, near, largest, scales = _maps_of_image(
-        n, first_class, classes, full_height * row_size(full_width), kinds, near, largest, scales
-    )
+    kinds += n * size
+    largest += n * size
+    scales += n * size
+    near += (n * ((classes + 31) // 32) + first_class // 32) * size
     bit = 1 << known_c % 32
     columns = columns_of(first_quad, width, full_width, logits_x)
     end = tl.minimum(first + SEGMENT, full_height)
@@ -196,13 +198,6 @@ def _sums_of_boundaries(
     for i in tl.static_range(4):
         added = tl.sum(tl.where(owned, total[i], 0.0), 1)[:, None]
         tl.store(sums + i * classes * tl.cast(programs, tl.int64), added, c < classes)
-
-
-@triton.jit
-def _maps_of_image(n, first_class, classes, size, kinds, near, largest, scales):
-    """The maps of image n, each of ``size`` places, with the bits of the classes around the first."""
-    word = n * ((classes + 31) // 32) + first_class // 32
-    return kinds + n * size, near + word * size, largest + n * size, scales + n * size
 
 
 @triton.jit
@@ -282,12 +277,14 @@ def _boundary_f1_loss_backward(
     logits_n, logits_c, logits_y, logits_x, RADIUS: tl.constexpr, RESIZED: tl.constexpr,
 ):  # fmt: skip
     n, start, first_class, first_quad = strip_of_image(first, blocks_y, blocks_x, classes, 2 * RADIUS)
+    size = full_height * row_size(full_width)
     c = first_class + tl.arange(0, GROUP)[:, None]
     known_c = tl.minimum(c, classes - 1)
     logits += n * logits_n + classes_of(first_class, classes).to(tl.int64) * logits_c
-    kinds, near, largest, scales = _maps_of_image(
-        n, first_class, classes, full_height * row_size(full_width), kinds, near, largest, scales
-    )
+    kinds += n * size
+    largest += n * size
+    scales += n * size
+    near += (n * ((classes + 31) // 32) + first_class // 32) * size
     band += n * classes * band_rows * row_size(full_width)
     by_predicted, by_precise, by_recalled = (
         tl.load(slopes + known_c), tl.load(slopes + classes + known_c), tl.load(slopes + 2 * classes + known_c)
