@@ -1,4 +1,4 @@
-"""The kernels of boundary_f1_loss go by windows, tiles and bands; test_class_losses_kernel.py has the rest."""
+"""The kernels of boundary_f1_loss go by windows, strips and bands; test_class_losses_kernel.py has the rest."""
 
 from __future__ import annotations
 
